@@ -3,5 +3,16 @@
 //! Pure: no clock, file, process, environment or randomness is reachable from here (`clippy.toml` forbids
 //! them). Whoever needs a time or a random byte passes it in. Bytes once written are never reinterpreted.
 
+pub mod actor;
+pub mod allocation;
+pub mod codec;
+pub mod event;
+pub mod fact;
+pub mod header;
 pub mod ids;
+pub mod intent;
 pub mod name;
+pub mod record;
+pub mod segment;
+pub mod step;
+pub mod subject;

@@ -1,0 +1,311 @@
+//! Events: what happened, in the past tense. A kind and its version name a payload's shape for ever.
+//!
+//! Decoding is per version; what a later program wrote stays opaque here and is shown as such.
+
+use serde::{Deserialize, Serialize};
+
+use crate::allocation::Allocation;
+use crate::codec;
+use crate::header::Outcome;
+use crate::ids::{Blob, Hash, OperationId, Seq};
+use crate::intent::Intent;
+use crate::step::{Captured, PlannedStep, StepDone, StepFailure};
+use crate::subject::Subject;
+
+/// The log began.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogCreated {
+    /// The version of the program that made it.
+    pub tool_version: String,
+}
+
+/// An inventory was read, and is kept whole.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InventoryRecorded {
+    /// The file's path as given.
+    pub path: String,
+    /// BLAKE3 of the text.
+    pub hash: Hash,
+    /// The text.
+    pub text: Blob,
+}
+
+/// A container was given an address, a MAC and ports, or what it has was changed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AllocationMade {
+    /// All it has now.
+    pub allocation: Allocation,
+}
+
+/// A container's address, MAC and ports are free again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AllocationReleased {
+    /// All it had.
+    pub allocation: Allocation,
+}
+
+/// An operation began: what was asked, and what it claims. The fence of its steps is this event.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OperationIntended {
+    /// What was asked.
+    pub intent: Intent,
+    /// The `inventory.recorded` it runs with.
+    pub inventory: Seq,
+    /// What nobody else may change while it runs.
+    pub claims: Vec<Subject>,
+}
+
+/// The plan of an operation, fixed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OperationPlanned {
+    /// Its steps; their positions are their indices.
+    pub steps: Vec<PlannedStep>,
+}
+
+/// Somebody took an unfinished operation up again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OperationResumed {}
+
+/// The program stopped on purpose with the operation unfinished.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OperationInterrupted {
+    /// Why, for people.
+    pub reason: String,
+}
+
+/// All steps succeeded. Its claims are free.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OperationSucceeded {
+    /// How many events the operation has, this one included: a gap shows.
+    pub events: u64,
+}
+
+/// A step failed; the operation can be resumed or rolled back, and keeps its claims.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OperationFailed {
+    /// Why, for people.
+    pub reason: String,
+}
+
+/// All of it was taken back. Its claims are free.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OperationRolledBack {
+    /// The operation that did so.
+    pub by: OperationId,
+}
+
+/// A step's outcome can't be told or its undo failed; somebody has to decide.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OperationStuck {
+    /// Why, for people.
+    pub reason: String,
+}
+
+/// A step is about to act.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StepStarted {
+    /// Its kind.
+    pub kind: String,
+}
+
+/// How the outcome of a step became known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Resolution {
+    /// The agent reported it as it happened.
+    Reported,
+    /// It was read from the agent's receipt afterwards.
+    Receipt,
+    /// It was seen by looking at the host.
+    Probe,
+}
+
+/// A step ended well.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StepSucceeded {
+    /// How that is known.
+    pub resolution: Resolution,
+    /// What it reported. Captured output has events of its own.
+    pub done: StepDone,
+}
+
+/// A step failed, and that is known.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StepFailed {
+    /// How that is known.
+    pub resolution: Resolution,
+    /// What it reported. Captured output has events of its own.
+    pub failure: StepFailure,
+}
+
+/// Whether a started step had its effect is not known.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StepDoubted {
+    /// Why, and what was seen.
+    pub why: String,
+}
+
+/// A started step is known never to have acted: the agent's receipts, or the batch it was in, say so.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StepUnstarted {
+    /// How that is known.
+    pub why: String,
+}
+
+/// What a program printed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OutputCaptured {
+    /// The output.
+    pub captured: Captured,
+}
+
+/// How a path differs after a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ChangeKind {
+    /// It was not there before.
+    Added,
+    /// It is different.
+    Modified,
+    /// It is gone.
+    Removed,
+}
+
+/// One path that a session changed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PathChange {
+    /// How.
+    pub change: ChangeKind,
+    /// The path in the container.
+    pub path: Blob,
+}
+
+/// Somebody worked in a container; this is what can be told of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SessionRecorded {
+    /// The argument vector that ran.
+    pub argv: Vec<String>,
+    /// Whether a terminal was attached.
+    pub terminal: bool,
+    /// Microseconds since 1970-01-01 UTC, by the host's clock.
+    pub started_unix_us: u64,
+    /// Microseconds since 1970-01-01 UTC, by the host's clock.
+    pub ended_unix_us: u64,
+    /// Exit status; `None` when a signal or a lost line ended it.
+    pub exit: Option<i32>,
+    /// What the terminal showed (never what was typed), up to a bound.
+    pub output: Blob,
+    /// How many bytes beyond the bound were dropped.
+    pub dropped_bytes: u64,
+    /// What changed in the root file system, up to a bound.
+    pub changes: Vec<PathChange>,
+    /// How many more changes there were.
+    pub changes_dropped: u64,
+}
+
+/// A payload that could not be encoded or decoded.
+#[derive(Debug, thiserror::Error)]
+#[error("payload of kind {kind:?} version {version}")]
+pub struct Error {
+    /// The kind.
+    pub kind: String,
+    /// Its version.
+    pub version: u16,
+    /// Why.
+    #[source]
+    pub source: codec::Error,
+}
+
+macro_rules! events {
+    ($($variant:ident = $kind:literal @ $version:literal => $outcome:ident,)*) => {
+        /// Something that happened.
+        #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+        #[serde(untagged)]
+        pub enum Event {
+            $(
+                #[doc = concat!("`", $kind, "`")]
+                $variant($variant),
+            )*
+            /// Of a kind or a version that this program does not know.
+            Unknown(Blob),
+        }
+
+        /// Every kind with its newest version.
+        pub const KINDS: &[(&str, u16)] = &[$(($kind, $version),)*];
+
+        impl Event {
+            /// The kind and version to store; `None` for an unknown one, which is never written.
+            pub const fn kind(&self) -> Option<(&'static str, u16)> {
+                match self {
+                    $(Event::$variant(_) => Some(($kind, $version)),)*
+                    Event::Unknown(_) => None,
+                }
+            }
+
+            /// The outcome that the header carries.
+            pub const fn outcome(&self) -> Outcome {
+                match self {
+                    $(Event::$variant(_) => Outcome::$outcome,)*
+                    Event::Unknown(_) => Outcome::None,
+                }
+            }
+
+            /// The payload's bytes.
+            ///
+            /// # Errors
+            /// When it has no MessagePack form.
+            pub fn encode(&self) -> Result<Vec<u8>, Error> {
+                match self {
+                    $(Event::$variant(payload) => codec::encode(payload).map_err(|source| Error {
+                        kind: $kind.to_owned(),
+                        version: $version,
+                        source,
+                    }),)*
+                    Event::Unknown(bytes) => Ok(bytes.0.clone()),
+                }
+            }
+
+            /// Reads a payload of the given kind and version.
+            ///
+            /// # Errors
+            /// When the kind and version are known and the bytes are not such a payload.
+            pub fn decode(kind: &str, version: u16, payload: &[u8]) -> Result<Self, Error> {
+                match (kind, version) {
+                    $(($kind, $version) => codec::decode(payload).map(Event::$variant).map_err(|source| {
+                        Error { kind: kind.to_owned(), version, source }
+                    }),)*
+                    _ => Ok(Event::Unknown(Blob(payload.to_vec()))),
+                }
+            }
+        }
+
+        $(
+            impl From<$variant> for Event {
+                fn from(payload: $variant) -> Event {
+                    Event::$variant(payload)
+                }
+            }
+        )*
+    };
+}
+
+events! {
+    LogCreated = "log.created" @ 1 => None,
+    InventoryRecorded = "inventory.recorded" @ 1 => None,
+    AllocationMade = "allocation.made" @ 1 => None,
+    AllocationReleased = "allocation.released" @ 1 => None,
+    OperationIntended = "operation.intended" @ 1 => None,
+    OperationPlanned = "operation.planned" @ 1 => None,
+    OperationResumed = "operation.resumed" @ 1 => None,
+    OperationInterrupted = "operation.interrupted" @ 1 => InDoubt,
+    OperationSucceeded = "operation.succeeded" @ 1 => Succeeded,
+    OperationFailed = "operation.failed" @ 1 => Failed,
+    OperationRolledBack = "operation.rolled_back" @ 1 => Succeeded,
+    OperationStuck = "operation.stuck" @ 1 => InDoubt,
+    StepStarted = "step.started" @ 1 => None,
+    StepSucceeded = "step.succeeded" @ 1 => Succeeded,
+    StepFailed = "step.failed" @ 1 => Failed,
+    StepDoubted = "step.doubted" @ 1 => InDoubt,
+    StepUnstarted = "step.unstarted" @ 1 => None,
+    OutputCaptured = "output.captured" @ 1 => None,
+    SessionRecorded = "session.recorded" @ 1 => None,
+}
