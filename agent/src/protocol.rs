@@ -1,0 +1,263 @@
+//! What controller and agent say to each other: frames of MessagePack on the agent's stdin and stdout.
+//!
+//! A frame is a length (u32, little endian) and that many bytes. The controller speaks first with `Hello`; what
+//! it asks for next decides what the rest of the conversation is: a batch of steps, probes, receipts, the
+//! sending end of a transfer, or a session in a container. One conversation a process.
+
+use std::collections::BTreeMap;
+use std::io::{self, Read, Write};
+
+use serde::{Deserialize, Serialize};
+use tallybook_events::codec;
+use tallybook_events::event::SessionRecorded;
+use tallybook_events::ids::{Blob, BootId, Generation, LogId, OperationId, StepIndex};
+use tallybook_events::name::{ContainerName, HostName, TemplateName};
+use tallybook_events::step::{Action, Fence, Receipt, Seen, StepFailure, StepKey};
+
+/// The version of this protocol. Both ends must have the same: the agent is pushed by its hash.
+pub const PROTOCOL: u16 = 1;
+/// The most bytes a frame may have.
+pub const FRAME_LEN_MAX: usize = 16 * 1024 * 1024;
+
+/// One step to carry out or to look at.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Call {
+    /// Which start of which step.
+    pub key: StepKey,
+    /// Its kind.
+    pub kind: String,
+    /// Its parameters.
+    pub params: Blob,
+    /// Which way.
+    pub action: Action,
+}
+
+/// Steps of one operation, to be carried out in order; the first failure ends it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Batch {
+    /// The claim they are carried out under.
+    pub fence: Fence,
+    /// The steps.
+    pub calls: Vec<Call>,
+    /// What earlier steps of the operation reported, on this host or another.
+    pub outputs: BTreeMap<StepIndex, Blob>,
+}
+
+/// A tree that can be sent: read-only, nothing is changed by it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum SendSource {
+    /// A generation of a template.
+    Template {
+        /// The template.
+        template: TemplateName,
+        /// The generation.
+        generation: Generation,
+    },
+    /// What a step of the running operation staged on this host.
+    Staged {
+        /// The operation.
+        operation: OperationId,
+        /// The step.
+        step: StepIndex,
+    },
+}
+
+/// A command to run in a container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SessionRequest {
+    /// The container.
+    pub container: ContainerName,
+    /// The argument vector; empty means the login shell of root.
+    pub argv: Vec<String>,
+    /// Columns and rows, when a terminal is to be attached.
+    pub terminal: Option<(u16, u16)>,
+    /// The terminal's type, for `TERM`.
+    pub term: String,
+}
+
+/// What the controller says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Request {
+    /// First of all.
+    Hello {
+        /// The controller's [`PROTOCOL`].
+        protocol: u16,
+        /// Its log.
+        log: LogId,
+        /// What it calls this host.
+        host: HostName,
+    },
+    /// Carry out a batch.
+    Run(Batch),
+    /// Look at the effect of steps, and change nothing.
+    Probe(Batch),
+    /// Say what receipts there are of an operation. Waits while another agent still carries out a step of it.
+    Receipts {
+        /// The operation.
+        operation: OperationId,
+    },
+    /// Be the sending end of a transfer.
+    Send(SendSource),
+    /// Bytes from the other end of a transfer.
+    Peer(Blob),
+    /// The other end of a transfer is gone; why.
+    PeerLost(String),
+    /// Run a command in a container.
+    Session(SessionRequest),
+    /// What was typed.
+    Input(Blob),
+    /// Nothing more will be typed.
+    InputEnd,
+    /// The terminal has another size.
+    Resize {
+        /// Columns.
+        columns: u16,
+        /// Rows.
+        rows: u16,
+    },
+    /// Finish the step that runs, begin no other.
+    Stop,
+}
+
+/// What an agent knows of an operation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReceiptReport {
+    /// Whether a receipt journal of this log is there and whole. Only then does a missing receipt prove that a
+    /// step was never started.
+    pub journal_is_live: bool,
+    /// The newest receipt of each start of each step of the operation.
+    pub receipts: Vec<Receipt>,
+}
+
+/// What the agent says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Reply {
+    /// Answer to `Hello`.
+    Hello {
+        /// The agent's [`PROTOCOL`].
+        protocol: u16,
+        /// The host's boot.
+        boot: BootId,
+        /// The host name by its kernel.
+        hostname: String,
+        /// Microseconds since 1970-01-01 UTC by the host's clock.
+        time_unix_us: u64,
+    },
+    /// A step's receipt says started; its first effect follows.
+    Started(StepKey),
+    /// How far the running step is.
+    Progress {
+        /// The step.
+        key: StepKey,
+        /// What it is doing, for people.
+        what: String,
+        /// How much is done, in bytes or pieces.
+        done: u64,
+        /// How much there is to do; 0 when that is not known.
+        total: u64,
+    },
+    /// A step ended; this is its receipt, durable on the host before it is sent.
+    Finished(Receipt),
+    /// The batch ended; these steps were never started.
+    BatchEnded {
+        /// Their keys.
+        unstarted: Vec<StepKey>,
+    },
+    /// What a probe saw.
+    Probed {
+        /// The step.
+        key: StepKey,
+        /// What was seen.
+        seen: Seen,
+    },
+    /// Answer to `Receipts`.
+    Receipts(ReceiptReport),
+    /// Bytes for the other end of a transfer.
+    Peer(Blob),
+    /// The transfer's sending end has nothing more to say.
+    SendEnded,
+    /// What the command in the container printed.
+    Output {
+        /// The bytes.
+        bytes: Blob,
+        /// Whether they came on standard error (never with a terminal).
+        stderr: bool,
+    },
+    /// The command in the container ended.
+    SessionEnded(SessionRecorded),
+    /// The request can't be carried out; nothing was done.
+    Refused(StepFailure),
+}
+
+/// A frame that could not be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The line is gone.
+    #[error("the line to the other end failed")]
+    Io(#[from] io::Error),
+    /// The frame's length is beyond the limit.
+    #[error("a frame of {0} bytes is longer than {FRAME_LEN_MAX}")]
+    TooLong(usize),
+    /// The frame does not hold what it should.
+    #[error("a frame can't be understood")]
+    Codec(#[from] codec::Error),
+}
+
+/// The bytes of one frame.
+///
+/// # Errors
+/// When the message has no encoding, or is too long.
+pub fn encode_frame<T: Serialize>(message: &T) -> Result<Vec<u8>, Error> {
+    let body = codec::encode(message)?;
+    let len = u32::try_from(body.len()).unwrap_or(u32::MAX);
+    if body.len() > FRAME_LEN_MAX {
+        return Err(Error::TooLong(body.len()));
+    }
+    let mut frame = Vec::with_capacity(4 + body.len());
+    frame.extend_from_slice(&len.to_le_bytes());
+    frame.extend_from_slice(&body);
+    Ok(frame)
+}
+
+/// The body length that a frame's first four bytes give.
+///
+/// # Errors
+/// When it is beyond the limit.
+pub fn frame_len(head: [u8; 4]) -> Result<usize, Error> {
+    let len = u32::from_le_bytes(head) as usize;
+    if len > FRAME_LEN_MAX {
+        return Err(Error::TooLong(len));
+    }
+    Ok(len)
+}
+
+/// Writes one frame and flushes.
+///
+/// # Errors
+/// When the line fails, or the message can't be encoded.
+pub fn write_frame<T: Serialize>(mut to: impl Write, message: &T) -> Result<(), Error> {
+    to.write_all(&encode_frame(message)?)?;
+    to.flush()?;
+    Ok(())
+}
+
+/// Reads one frame; `None` when the other end closed the line between frames.
+///
+/// # Errors
+/// When the line fails inside a frame, or the frame can't be understood.
+pub fn read_frame<T: for<'de> Deserialize<'de>>(mut from: impl Read) -> Result<Option<T>, Error> {
+    let mut head = [0; 4];
+    let mut have = 0;
+    while have < head.len() {
+        match from.read(&mut head[have..]) {
+            Ok(0) if have == 0 => return Ok(None),
+            Ok(0) => return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
+            Ok(count) => have += count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    let mut body = vec![0; frame_len(head)?];
+    from.read_exact(&mut body)?;
+    Ok(Some(codec::decode(&body)?))
+}

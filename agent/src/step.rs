@@ -1,0 +1,370 @@
+//! What a step is: parameters with a probe, a forward and an undo, and the row it has in the table of all steps.
+//!
+//! `probe` changes nothing. `forward` and `undo` are safe to repeat, whole or after being cut at any point.
+//! A step never deletes what it can't show to be its own.
+
+use std::collections::BTreeMap;
+use std::marker::PhantomData;
+use std::path::Path;
+use std::time::Duration;
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use tallybook_events::codec;
+use tallybook_events::fact::Fact;
+use tallybook_events::ids::{Blob, OperationId, StepIndex};
+use tallybook_events::name::HostName;
+use tallybook_events::step::{
+    Captured, FailureClass, Reversal, Seen, StepDone, StepFailure, StepKey,
+};
+
+use crate::layout::Layout;
+
+/// One kind of step.
+pub trait Step: Serialize + DeserializeOwned {
+    /// Its name, for ever: `noun.verb`.
+    const KIND: &'static str;
+    /// Whether it can be started only once, because nothing could tell afterwards whether it happened.
+    const ONCE: bool = false;
+    /// What undo and later steps need to know of it.
+    type Output: Serialize + DeserializeOwned;
+
+    /// One line for people: what it will do.
+    fn summary(&self) -> String;
+
+    /// What a rollback can do about it.
+    fn reversal(&self) -> Reversal {
+        Reversal::Undo
+    }
+
+    /// Looks whether the effect of `forward` is there.
+    ///
+    /// # Errors
+    /// When looking failed.
+    fn probe(&self, context: &mut Context<'_>) -> Result<Seen, StepFailure>;
+
+    /// Makes it so.
+    ///
+    /// # Errors
+    /// When it can't be done; what was begun is then ours to take back or to complete later.
+    fn forward(&self, context: &mut Context<'_>) -> Result<Done<Self::Output>, StepFailure>;
+
+    /// Takes back what `forward` did. `output` is `None` where the outcome was never known.
+    ///
+    /// # Errors
+    /// When it can't be taken back.
+    fn undo(
+        &self,
+        context: &mut Context<'_>,
+        output: Option<Self::Output>,
+    ) -> Result<Done<()>, StepFailure>;
+}
+
+/// How a step ended well, before its output is encoded.
+#[derive(Debug)]
+pub struct Done<T> {
+    /// Whether anything is different now.
+    pub changed: bool,
+    /// For undo and later steps.
+    pub output: T,
+    /// What became true.
+    pub facts: Vec<Fact>,
+}
+
+impl<T: Serialize> Done<T> {
+    /// As it is recorded, with what the programs that ran printed.
+    ///
+    /// # Errors
+    /// When the output has no encoding.
+    pub fn record(self, captured: Vec<Captured>) -> Result<StepDone, StepFailure> {
+        Ok(StepDone {
+            changed: self.changed,
+            output: Blob(
+                codec::encode(&self.output).map_err(|e| failure(FailureClass::Unknown, &e))?,
+            ),
+            facts: self.facts,
+            captured,
+        })
+    }
+
+    /// As a probe reports it: the effect is whole.
+    ///
+    /// # Errors
+    /// When the output has no encoding.
+    pub fn seen(self) -> Result<Seen, StepFailure> {
+        self.record(Vec::new()).map(Seen::Done)
+    }
+}
+
+/// A reference to what an earlier step of the same operation reported.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct OutputOf<T> {
+    step: StepIndex,
+    #[serde(skip)]
+    of: PhantomData<fn() -> T>,
+}
+
+impl<T> OutputOf<T> {
+    /// The output of that step.
+    pub const fn step(step: StepIndex) -> Self {
+        OutputOf {
+            step,
+            of: PhantomData,
+        }
+    }
+}
+
+/// A program to run: an argument vector, never a shell line.
+#[derive(Debug, Clone)]
+pub struct Program {
+    /// The argument vector; the first is looked up in a fixed `PATH`.
+    pub argv: Vec<String>,
+    /// What it reads.
+    pub stdin: Vec<u8>,
+    /// Added to a clean environment (`PATH`, `LC_ALL=C.UTF-8`, `HOME=/root`).
+    pub env: BTreeMap<String, String>,
+    /// After this long it is asked to stop, then killed.
+    pub timeout: Duration,
+}
+
+impl Program {
+    /// A program with arguments, no input and five minutes.
+    pub fn new<S: Into<String>>(argv: impl IntoIterator<Item = S>) -> Self {
+        Program {
+            argv: argv.into_iter().map(Into::into).collect(),
+            stdin: Vec::new(),
+            env: BTreeMap::new(),
+            timeout: Duration::from_secs(300),
+        }
+    }
+
+    /// With this input.
+    #[must_use]
+    pub fn stdin(mut self, bytes: impl Into<Vec<u8>>) -> Self {
+        self.stdin = bytes.into();
+        self
+    }
+
+    /// With this variable.
+    #[must_use]
+    pub fn env(mut self, name: &str, value: &str) -> Self {
+        self.env.insert(name.to_owned(), value.to_owned());
+        self
+    }
+
+    /// With this much time.
+    #[must_use]
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
+    }
+}
+
+/// How a program ended.
+#[derive(Debug, Clone)]
+pub struct Ended {
+    /// Exit status; `None` when a signal ended it.
+    pub exit: Option<i32>,
+    /// Standard output, bounded.
+    pub stdout: Vec<u8>,
+    /// Standard error, bounded.
+    pub stderr: Vec<u8>,
+}
+
+/// What a step can do besides the file system: run programs, tell how far it is, talk to the other end of a
+/// transfer, and be asked to stop. The agent implements it; tests have their own.
+pub trait Link {
+    /// Runs a program to its end; its output is captured, bounded.
+    ///
+    /// # Errors
+    /// When it can't be started or takes too long. A non-zero exit status is not an error here.
+    fn run(&mut self, program: &Program) -> Result<Ended, StepFailure>;
+
+    /// Tells how far the step is: `what` for people, `done` of `total` (0 when unknown).
+    fn progress(&mut self, what: &str, done: u64, total: u64);
+
+    /// Whether the step was asked to stop, or the line to the controller is gone for a transfer.
+    fn stop_requested(&mut self) -> bool;
+
+    /// Sends bytes to the other end of the transfer.
+    ///
+    /// # Errors
+    /// When the line is gone ([`FailureClass::Peer`]).
+    fn send_peer(&mut self, bytes: Vec<u8>) -> Result<(), StepFailure>;
+
+    /// Waits for bytes from the other end.
+    ///
+    /// # Errors
+    /// When the line or the other end is gone ([`FailureClass::Peer`]), or nothing came for too long.
+    fn receive_peer(&mut self) -> Result<Vec<u8>, StepFailure>;
+
+    /// What was captured since this was last asked for.
+    fn take_captured(&mut self) -> Vec<Captured>;
+}
+
+/// What a step is given.
+pub struct Context<'a> {
+    /// What the controller calls this host.
+    pub host: &'a HostName,
+    /// Where things are.
+    pub layout: &'a Layout,
+    /// Which start of which step this is.
+    pub key: StepKey,
+    /// The operation and step whose *forward* this is about: for an undo, not the ones of `key`. What the step
+    /// makes is marked with these, and staged under these.
+    pub origin: (OperationId, StepIndex),
+    /// What earlier steps of the operation reported.
+    pub outputs: &'a BTreeMap<StepIndex, Blob>,
+    /// Programs, progress, the other end.
+    pub link: &'a mut dyn Link,
+}
+
+impl Context<'_> {
+    /// What an earlier step reported.
+    ///
+    /// # Errors
+    /// When it reported nothing yet, or something else.
+    pub fn output<T: DeserializeOwned>(&self, of: &OutputOf<T>) -> Result<T, StepFailure> {
+        let bytes = self.outputs.get(&of.step).ok_or_else(|| StepFailure {
+            class: FailureClass::Unknown,
+            message: format!("step {} has reported nothing yet", of.step),
+            hint: None,
+            captured: Vec::new(),
+        })?;
+        codec::decode(&bytes.0).map_err(|e| failure(FailureClass::Unknown, &e))
+    }
+
+    /// Runs a program; a non-zero exit status is a failure that quotes the end of what it printed.
+    ///
+    /// # Errors
+    /// When it can't be started, takes too long, or ends with another status than 0.
+    pub fn run(&mut self, program: &Program) -> Result<Ended, StepFailure> {
+        let ended = self.link.run(program)?;
+        if ended.exit == Some(0) {
+            return Ok(ended);
+        }
+        let text = String::from_utf8_lossy(&ended.stderr);
+        let tail: Vec<&str> = text.trim_end().lines().rev().take(3).collect();
+        let tail: Vec<&str> = tail.into_iter().rev().collect();
+        let status = ended
+            .exit
+            .map_or_else(|| "a signal".to_owned(), |code| format!("status {code}"));
+        Err(StepFailure {
+            class: FailureClass::Command,
+            message: format!(
+                "{} ended with {status}: {}",
+                program.argv.join(" "),
+                tail.join(" | ")
+            ),
+            hint: None,
+            captured: Vec::new(),
+        })
+    }
+
+    /// This step's staging directory.
+    pub fn staging(&self) -> std::path::PathBuf {
+        self.layout.staging(self.origin.0, self.origin.1)
+    }
+}
+
+/// A failure of a class, with an error's chain of causes as its message.
+pub fn failure(class: FailureClass, error: &dyn std::error::Error) -> StepFailure {
+    let mut message = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        message.push_str(": ");
+        message.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    StepFailure {
+        class,
+        message,
+        hint: None,
+        captured: Vec::new(),
+    }
+}
+
+/// A failure of a class, with a message.
+pub fn fail(class: FailureClass, message: impl Into<String>) -> StepFailure {
+    StepFailure {
+        class,
+        message: message.into(),
+        hint: None,
+        captured: Vec::new(),
+    }
+}
+
+/// A failure of the file system: what was being done, to which path. "No space left" has a class of its own.
+pub fn io_failure(doing: &str, path: &Path, error: &std::io::Error) -> StepFailure {
+    use std::io::ErrorKind;
+    let class = match error.kind() {
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => FailureClass::DiskFull,
+        ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => FailureClass::Permission,
+        ErrorKind::NotFound => FailureClass::Missing,
+        ErrorKind::AlreadyExists => FailureClass::Exists,
+        _ => FailureClass::Other,
+    };
+    StepFailure {
+        class,
+        message: format!("{doing} {}: {error}", path.display()),
+        hint: matches!(class, FailureClass::DiskFull)
+            .then(|| format!("free space on the file system of {}", path.display())),
+        captured: Vec::new(),
+    }
+}
+
+type ProbeFn = fn(&Blob, &mut Context<'_>) -> Result<Seen, StepFailure>;
+type ForwardFn = fn(&Blob, &mut Context<'_>) -> Result<StepDone, StepFailure>;
+type UndoFn = fn(&Blob, &mut Context<'_>, Option<&Blob>) -> Result<StepDone, StepFailure>;
+
+/// A row of the table of all steps: a kind with its functions over encoded parameters.
+pub struct StepKind {
+    /// Its name.
+    pub kind: &'static str,
+    /// Whether it can be started only once.
+    pub once: bool,
+    /// See [`Step::summary`].
+    pub summary: fn(&Blob) -> Result<String, StepFailure>,
+    /// See [`Step::probe`].
+    pub probe: ProbeFn,
+    /// See [`Step::forward`].
+    pub forward: ForwardFn,
+    /// See [`Step::undo`].
+    pub undo: UndoFn,
+}
+
+impl StepKind {
+    /// The row of a step.
+    pub const fn of<S: Step>() -> Self {
+        StepKind {
+            kind: S::KIND,
+            once: S::ONCE,
+            summary: |params| Ok(decode::<S>(params)?.summary()),
+            probe: |params, context| decode::<S>(params)?.probe(context),
+            forward: |params, context| {
+                let done = decode::<S>(params)?.forward(context)?;
+                let captured = context.link.take_captured();
+                done.record(captured)
+            },
+            undo: |params, context, output| {
+                let output = output.map(decode::<S::Output>).transpose()?;
+                let done = decode::<S>(params)?.undo(context, output)?;
+                let captured = context.link.take_captured();
+                done.record(captured)
+            },
+        }
+    }
+}
+
+fn decode<T: DeserializeOwned>(bytes: &Blob) -> Result<T, StepFailure> {
+    codec::decode(&bytes.0).map_err(|e| failure(FailureClass::Unknown, &e))
+}
+
+/// A step's parameters as a plan stores them.
+///
+/// # Errors
+/// When they have no encoding.
+pub fn params<S: Step>(step: &S) -> Result<Blob, codec::Error> {
+    codec::encode(step).map(Blob)
+}
