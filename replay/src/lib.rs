@@ -1,1 +1,11 @@
-//! placeholder
+//! What the events say: the state of the cloud, where operations stand, what to resume and what to undo.
+//!
+//! Pure: depends on the events alone and never acts. The same events give the same answer on every machine,
+//! whole or one at a time.
+
+pub mod diff;
+pub mod entry;
+pub mod operation;
+pub mod resume;
+pub mod state;
+pub mod undo;

@@ -1,0 +1,422 @@
+//! One operation, folded from its own events: its plan, where each step stands, and what was seen.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use tallybook_events::actor::Actor;
+use tallybook_events::event::{Event, Resolution, SessionRecorded};
+use tallybook_events::header::ClaimRef;
+use tallybook_events::ids::{Attempt, Blob, OperationId, Seq, StepIndex};
+use tallybook_events::intent::Intent;
+use tallybook_events::step::{PlannedStep, StepDone, StepFailure};
+use tallybook_events::subject::Subject;
+
+use crate::entry::Entry;
+
+/// Events that contradict each other: a defect of whoever wrote them, never of the operator.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// An event of an operation before the one that begins it.
+    #[error("event {seq} ({kind}) belongs to an operation that was never intended")]
+    NotIntended {
+        /// Its position.
+        seq: Seq,
+        /// Its kind.
+        kind: String,
+    },
+    /// An event of a step that the plan does not have.
+    #[error("event {seq} ({kind}) names a step that the plan does not have")]
+    NoSuchStep {
+        /// Its position.
+        seq: Seq,
+        /// Its kind.
+        kind: String,
+    },
+    /// An event that can't follow where the step stood.
+    #[error("event {seq} ({kind}) can't follow a step that is {status}")]
+    Transition {
+        /// Its position.
+        seq: Seq,
+        /// Its kind.
+        kind: String,
+        /// Where the step stood.
+        status: &'static str,
+    },
+}
+
+/// Where an operation stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OperationStatus {
+    /// Asked for; its plan is not durable yet, so nothing has acted.
+    Intended,
+    /// Being carried out, or left behind by a program that died.
+    Running,
+    /// Left on purpose; `op resume` goes on.
+    Interrupted,
+    /// A step failed; `op resume` tries again, `op rollback` takes it back.
+    Failed,
+    /// Somebody has to decide.
+    Stuck,
+    /// Another operation is taking it back.
+    RollingBack,
+    /// Done.
+    Succeeded,
+    /// Taken back.
+    RolledBack,
+}
+
+impl OperationStatus {
+    /// Whether nothing more will happen to it by itself, and its claims are free.
+    pub const fn is_final(self) -> bool {
+        match self {
+            OperationStatus::Succeeded | OperationStatus::RolledBack => true,
+            OperationStatus::Intended
+            | OperationStatus::Running
+            | OperationStatus::Interrupted
+            | OperationStatus::Failed
+            | OperationStatus::Stuck
+            | OperationStatus::RollingBack => false,
+        }
+    }
+
+    /// As tables show it.
+    pub const fn label(self) -> &'static str {
+        match self {
+            OperationStatus::Intended => "intended",
+            OperationStatus::Running => "unfinished",
+            OperationStatus::Interrupted => "interrupted",
+            OperationStatus::Failed => "failed",
+            OperationStatus::Stuck => "stuck",
+            OperationStatus::RollingBack => "rolling back",
+            OperationStatus::Succeeded => "succeeded",
+            OperationStatus::RolledBack => "rolled back",
+        }
+    }
+}
+
+/// Where a step stands.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StepStatus {
+    /// Never started, or known never to have acted.
+    Pending,
+    /// Started, without an outcome: in doubt unless somebody is waiting for it right now.
+    Started,
+    /// Ended well.
+    Succeeded {
+        /// How that is known.
+        resolution: Resolution,
+        /// What it reported.
+        done: StepDone,
+    },
+    /// Failed.
+    Failed(StepFailure),
+    /// Its outcome could not be told when somebody looked.
+    Doubted {
+        /// Why.
+        why: String,
+    },
+}
+
+impl StepStatus {
+    /// As tables show it.
+    pub const fn label(&self) -> &'static str {
+        match self {
+            StepStatus::Pending => "pending",
+            StepStatus::Started => "started",
+            StepStatus::Succeeded { .. } => "succeeded",
+            StepStatus::Failed(_) => "failed",
+            StepStatus::Doubted { .. } => "in doubt",
+        }
+    }
+}
+
+/// A step with where it stands.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Step {
+    /// What was planned.
+    pub plan: PlannedStep,
+    /// Where it stands.
+    pub status: StepStatus,
+    /// How many times it was started.
+    pub attempts: Attempt,
+    /// Its newest event.
+    pub last: Seq,
+}
+
+/// An operation, whole.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Operation {
+    /// Its id.
+    pub id: OperationId,
+    /// What was asked.
+    pub intent: Intent,
+    /// Who asked.
+    pub actor: Actor,
+    /// The event that made its claims.
+    pub claim: ClaimRef,
+    /// What it claims.
+    pub claims: Vec<Subject>,
+    /// The inventory it runs with.
+    pub inventory: Seq,
+    /// When it was asked for, by the controller's clock, in microseconds since 1970.
+    pub started_unix_us: u64,
+    /// Its newest event's time, likewise.
+    pub last_unix_us: u64,
+    /// Where it stands.
+    pub status: OperationStatus,
+    /// Why it stands there, where something said so.
+    pub reason: Option<String>,
+    /// Its steps.
+    pub steps: Vec<Step>,
+    /// What sessions it had.
+    pub sessions: Vec<SessionRecorded>,
+    /// How many events it has so far.
+    pub events: u64,
+    /// Its newest event.
+    pub last: Seq,
+}
+
+impl Operation {
+    /// Folds an operation from its own events, in order. `None` when there are none.
+    ///
+    /// # Errors
+    /// When the events contradict each other.
+    pub fn fold<'a>(
+        id: OperationId,
+        entries: impl IntoIterator<Item = &'a Entry>,
+    ) -> Result<Option<Self>, Error> {
+        let mut operation: Option<Operation> = None;
+        for entry in entries {
+            if entry.header.operation != Some(id) {
+                continue;
+            }
+            match &mut operation {
+                Some(operation) => operation.apply(entry)?,
+                None => operation = Some(Operation::begin(id, entry)?),
+            }
+        }
+        Ok(operation)
+    }
+
+    fn begin(id: OperationId, entry: &Entry) -> Result<Self, Error> {
+        let Event::OperationIntended(intended) = &entry.event else {
+            return Err(Error::NotIntended {
+                seq: entry.header.seq,
+                kind: entry.header.kind.clone(),
+            });
+        };
+        Ok(Operation {
+            id,
+            intent: intended.intent.clone(),
+            actor: entry.header.actor.clone(),
+            claim: ClaimRef {
+                seq: entry.header.seq,
+                hash: entry.hash,
+            },
+            claims: intended.claims.clone(),
+            inventory: intended.inventory,
+            started_unix_us: entry.header.time_unix_us,
+            last_unix_us: entry.header.time_unix_us,
+            status: OperationStatus::Intended,
+            reason: None,
+            steps: Vec::new(),
+            sessions: Vec::new(),
+            events: 1,
+            last: entry.header.seq,
+        })
+    }
+
+    /// Takes the next event of this operation.
+    ///
+    /// # Errors
+    /// When it contradicts what came before.
+    pub fn apply(&mut self, entry: &Entry) -> Result<(), Error> {
+        let seq = entry.header.seq;
+        self.events += 1;
+        self.last = seq;
+        self.last_unix_us = entry.header.time_unix_us;
+        if let Some(index) = entry.header.step {
+            return self.apply_to_step(index, entry);
+        }
+        if let Some(status) = operation_status(&entry.event) {
+            self.status = status;
+        }
+        match &entry.event {
+            Event::OperationPlanned(planned) => {
+                self.steps = planned
+                    .steps
+                    .iter()
+                    .map(|plan| Step {
+                        plan: plan.clone(),
+                        status: StepStatus::Pending,
+                        attempts: Attempt(0),
+                        last: seq,
+                    })
+                    .collect();
+            }
+            Event::OperationResumed(_) | Event::OperationSucceeded(_) => self.reason = None,
+            Event::OperationInterrupted(interrupted) => {
+                self.reason = Some(interrupted.reason.clone());
+            }
+            Event::OperationFailed(failed) => self.reason = Some(failed.reason.clone()),
+            Event::OperationStuck(stuck) => self.reason = Some(stuck.reason.clone()),
+            Event::OperationRolledBack(rolled_back) => {
+                self.reason = Some(format!("rolled back by {}", rolled_back.by.short()));
+            }
+            Event::SessionRecorded(session) => self.sessions.push(session.clone()),
+            Event::LogCreated(_)
+            | Event::InventoryRecorded(_)
+            | Event::AllocationMade(_)
+            | Event::AllocationReleased(_)
+            | Event::OperationIntended(_)
+            | Event::StepStarted(_)
+            | Event::StepSucceeded(_)
+            | Event::StepFailed(_)
+            | Event::StepDoubted(_)
+            | Event::StepUnstarted(_)
+            | Event::OutputCaptured(_)
+            | Event::Unknown(_) => {}
+        }
+        Ok(())
+    }
+
+    fn apply_to_step(&mut self, index: StepIndex, entry: &Entry) -> Result<(), Error> {
+        let seq = entry.header.seq;
+        if let Event::SessionRecorded(session) = &entry.event {
+            self.sessions.push(session.clone());
+        }
+        let step = self
+            .steps
+            .get_mut(index.0 as usize)
+            .ok_or_else(|| Error::NoSuchStep {
+                seq,
+                kind: entry.header.kind.clone(),
+            })?;
+        match next_status(&step.status, &entry.event) {
+            Next::Becomes(status) => {
+                step.status = status;
+                step.attempts = step.attempts.max(entry.header.attempt);
+                step.last = seq;
+                Ok(())
+            }
+            Next::Stays => Ok(()),
+            Next::Impossible => Err(Error::Transition {
+                seq,
+                kind: entry.header.kind.clone(),
+                status: step.status.label(),
+            }),
+        }
+    }
+
+    /// What the steps that succeeded reported, by their index.
+    pub fn outputs(&self) -> BTreeMap<StepIndex, Blob> {
+        self.steps
+            .iter()
+            .filter_map(|step| match &step.status {
+                StepStatus::Succeeded { done, .. } => Some((step.plan.index, done.output.clone())),
+                StepStatus::Pending
+                | StepStatus::Started
+                | StepStatus::Failed(_)
+                | StepStatus::Doubted { .. } => None,
+            })
+            .collect()
+    }
+}
+
+/// Where an event of an operation puts it; `None` when it leaves it where it is.
+pub(crate) fn operation_status(event: &Event) -> Option<OperationStatus> {
+    match event {
+        Event::OperationIntended(_) => Some(OperationStatus::Intended),
+        Event::OperationPlanned(_) | Event::OperationResumed(_) => Some(OperationStatus::Running),
+        Event::OperationInterrupted(_) => Some(OperationStatus::Interrupted),
+        Event::OperationSucceeded(_) => Some(OperationStatus::Succeeded),
+        Event::OperationFailed(_) => Some(OperationStatus::Failed),
+        Event::OperationRolledBack(_) => Some(OperationStatus::RolledBack),
+        Event::OperationStuck(_) => Some(OperationStatus::Stuck),
+        Event::LogCreated(_)
+        | Event::InventoryRecorded(_)
+        | Event::AllocationMade(_)
+        | Event::AllocationReleased(_)
+        | Event::StepStarted(_)
+        | Event::StepSucceeded(_)
+        | Event::StepFailed(_)
+        | Event::StepDoubted(_)
+        | Event::StepUnstarted(_)
+        | Event::OutputCaptured(_)
+        | Event::SessionRecorded(_)
+        | Event::Unknown(_) => None,
+    }
+}
+
+/// What an event does to a step.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Next {
+    /// It stands there now.
+    Becomes(StepStatus),
+    /// It stands where it stood.
+    Stays,
+    /// The event can't follow.
+    Impossible,
+}
+
+/// Where an event puts a step. Every pair of status and event is decided here and nowhere else.
+pub fn next_status(current: &StepStatus, event: &Event) -> Next {
+    match event {
+        Event::StepStarted(_) => match current {
+            StepStatus::Pending | StepStatus::Failed(_) | StepStatus::Doubted { .. } => {
+                Next::Becomes(StepStatus::Started)
+            }
+            StepStatus::Started | StepStatus::Succeeded { .. } => Next::Impossible,
+        },
+        Event::StepSucceeded(succeeded) => match current {
+            StepStatus::Started | StepStatus::Doubted { .. } => {
+                Next::Becomes(StepStatus::Succeeded {
+                    resolution: succeeded.resolution,
+                    done: succeeded.done.clone(),
+                })
+            }
+            StepStatus::Pending | StepStatus::Succeeded { .. } | StepStatus::Failed(_) => {
+                Next::Impossible
+            }
+        },
+        Event::StepFailed(failed) => match current {
+            StepStatus::Started | StepStatus::Doubted { .. } => {
+                Next::Becomes(StepStatus::Failed(failed.failure.clone()))
+            }
+            StepStatus::Pending | StepStatus::Succeeded { .. } | StepStatus::Failed(_) => {
+                Next::Impossible
+            }
+        },
+        Event::StepDoubted(doubted) => match current {
+            StepStatus::Started | StepStatus::Doubted { .. } => {
+                Next::Becomes(StepStatus::Doubted {
+                    why: doubted.why.clone(),
+                })
+            }
+            StepStatus::Pending | StepStatus::Succeeded { .. } | StepStatus::Failed(_) => {
+                Next::Impossible
+            }
+        },
+        Event::StepUnstarted(_) => match current {
+            StepStatus::Started | StepStatus::Doubted { .. } => Next::Becomes(StepStatus::Pending),
+            StepStatus::Pending | StepStatus::Succeeded { .. } | StepStatus::Failed(_) => {
+                Next::Impossible
+            }
+        },
+        Event::OutputCaptured(_) | Event::SessionRecorded(_) | Event::Unknown(_) => Next::Stays,
+        Event::LogCreated(_)
+        | Event::InventoryRecorded(_)
+        | Event::AllocationMade(_)
+        | Event::AllocationReleased(_)
+        | Event::OperationIntended(_)
+        | Event::OperationPlanned(_)
+        | Event::OperationResumed(_)
+        | Event::OperationInterrupted(_)
+        | Event::OperationSucceeded(_)
+        | Event::OperationFailed(_)
+        | Event::OperationRolledBack(_)
+        | Event::OperationStuck(_) => Next::Impossible,
+    }
+}

@@ -1,0 +1,100 @@
+//! What to do next with an operation. A run is the resume of a fresh operation, so this decides both.
+
+use tallybook_events::ids::StepIndex;
+
+use crate::operation::{Operation, Step, StepStatus};
+
+/// What an operation needs next.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Next {
+    /// These steps were started and their outcome is not known: look before anything else.
+    Resolve(Vec<StepIndex>),
+    /// These chains of steps can be started now; each chain is on one host, in order, and independent of the
+    /// others.
+    Start(Vec<Vec<StepIndex>>),
+    /// A step failed and nothing that does not depend on it is left.
+    Failed(Vec<StepIndex>),
+    /// Every step succeeded.
+    Finished,
+}
+
+/// Decides. `retry` says whether steps that failed are to be started again.
+pub fn next(operation: &Operation, retry: bool) -> Next {
+    let with = |wanted: fn(&StepStatus) -> bool| -> Vec<StepIndex> {
+        operation
+            .steps
+            .iter()
+            .filter(|step| wanted(&step.status))
+            .map(|step| step.plan.index)
+            .collect()
+    };
+    let doubtful = with(|status| match status {
+        StepStatus::Started | StepStatus::Doubted { .. } => true,
+        StepStatus::Pending | StepStatus::Succeeded { .. } | StepStatus::Failed(_) => false,
+    });
+    if !doubtful.is_empty() {
+        return Next::Resolve(doubtful);
+    }
+    let chains = chains(operation, retry);
+    if !chains.is_empty() {
+        return Next::Start(chains);
+    }
+    let failed = with(|status| matches!(status, StepStatus::Failed(_)));
+    if failed.is_empty() {
+        Next::Finished
+    } else {
+        Next::Failed(failed)
+    }
+}
+
+/// The steps that can be started now, in chains: a chain begins with a step whose predecessors all succeeded and
+/// goes on with steps of the same host and without a peer whose predecessors are in the chain or succeeded.
+///
+/// A step with a peer (a transfer) is a chain of its own: its batch needs a second connection.
+fn chains(operation: &Operation, retry: bool) -> Vec<Vec<StepIndex>> {
+    let startable = |step: &Step| match &step.status {
+        StepStatus::Pending => true,
+        StepStatus::Failed(_) => retry,
+        StepStatus::Started | StepStatus::Succeeded { .. } | StepStatus::Doubted { .. } => false,
+    };
+    let succeeded = |index: &StepIndex| {
+        operation
+            .steps
+            .get(index.0 as usize)
+            .is_some_and(|step| matches!(step.status, StepStatus::Succeeded { .. }))
+    };
+    let mut chains: Vec<Vec<StepIndex>> = Vec::new();
+    let mut taken: Vec<bool> = vec![false; operation.steps.len()];
+    for (position, step) in operation.steps.iter().enumerate() {
+        if taken[position] || !startable(step) || !step.plan.after.iter().all(succeeded) {
+            continue;
+        }
+        let mut chain = vec![step.plan.index];
+        taken[position] = true;
+        if step.plan.peer.is_none() {
+            for (later, candidate) in operation.steps.iter().enumerate().skip(position + 1) {
+                let follows = !taken[later]
+                    && startable(candidate)
+                    && candidate.plan.host == step.plan.host
+                    && candidate.plan.peer.is_none()
+                    && !candidate.plan.after.is_empty()
+                    && candidate
+                        .plan
+                        .after
+                        .iter()
+                        .all(|index| chain.contains(index) || succeeded(index))
+                    && candidate
+                        .plan
+                        .after
+                        .iter()
+                        .any(|index| chain.contains(index));
+                if follows {
+                    chain.push(candidate.plan.index);
+                    taken[later] = true;
+                }
+            }
+        }
+        chains.push(chain);
+    }
+    chains
+}
