@@ -1,1 +1,7 @@
-//! The controller.
+//! The controller: reads the inventory, appends intents, carries operations out on hosts, and reads the log back.
+//!
+//! Effects on the world happen here and only in `journal`, `store`, `host`, `transfer` and the clock; what is to be
+//! done is decided by `tallybook-replay` from the events.
+
+pub mod journal;
+pub mod store;

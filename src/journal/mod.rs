@@ -1,0 +1,133 @@
+//! The journal: append-only segment files that carry the log's durability. Everything else is derived from it.
+//!
+//! It never changes a byte once written, and never acknowledges one before fdatasync said so. It knows records
+//! and their chain; it does not know what they mean.
+
+mod read;
+mod write;
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use tallybook_events::ids::{Epoch, Hash, LogId, Seq};
+use tallybook_events::{record, segment};
+
+pub use read::{Damage, Reader, Tail, scan};
+pub use write::{Journal, Torn};
+
+/// A segment is closed once it has this many bytes.
+pub const SEGMENT_LEN_MAX: u64 = 64 * 1024 * 1024;
+
+/// Where a record begins, or where the next one will.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Position {
+    /// The first seq of the segment, which names its file.
+    pub segment: Seq,
+    /// The byte in that file.
+    pub offset: u64,
+}
+
+/// The last record of a stretch of the journal: what the next one must follow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Link {
+    /// The log.
+    pub log: LogId,
+    /// The epoch.
+    pub epoch: Epoch,
+    /// The position of the last record; 0 before the first.
+    pub seq: Seq,
+    /// Its header hash.
+    pub hash: Hash,
+}
+
+/// What can go wrong with the journal.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The file system refused.
+    #[error("{doing} {}", path.display())]
+    Io {
+        /// What was being done.
+        doing: &'static str,
+        /// To which file or directory.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// A segment's head can't be read.
+    #[error("segment {} can't be read", path.display())]
+    Head {
+        /// The segment.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: segment::Error,
+    },
+    /// A record is damaged or out of its chain.
+    #[error("the journal is damaged at event {seq} ({} byte {offset}); `tallybook verify` lists all of it", path.display())]
+    Damaged {
+        /// The first damaged position.
+        seq: Seq,
+        /// The segment.
+        path: PathBuf,
+        /// The byte where the record begins.
+        offset: u64,
+        /// What is wrong with it.
+        source: Damage,
+    },
+    /// A write or a sync failed before; what is on disk is not known to be whole.
+    #[error("the journal stopped after a failed write; start again to recover its tail")]
+    Stopped,
+    /// There is no journal where one was expected.
+    #[error("there is no log in {}", .0.display())]
+    Missing(PathBuf),
+}
+
+impl Error {
+    /// Whether the disk is full.
+    pub fn is_disk_full(&self) -> bool {
+        matches!(self, Error::Io { source, .. }
+            if matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded))
+    }
+}
+
+fn io_error<'a>(doing: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> Error + 'a {
+    move |source| Error::Io {
+        doing,
+        path: path.to_owned(),
+        source,
+    }
+}
+
+/// The file of the segment that begins with this seq.
+pub fn segment_path(directory: &Path, first: Seq) -> PathBuf {
+    directory.join(format!("{:020}.seg", first.0))
+}
+
+/// The first seqs of all segments, in order.
+///
+/// # Errors
+/// When the directory can't be read.
+pub fn segments(directory: &Path) -> Result<Vec<Seq>, Error> {
+    let entries = match std::fs::read_dir(directory) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(io_error("reading", directory)(error)),
+    };
+    let mut found = Vec::new();
+    for entry in entries {
+        let entry = entry.map_err(io_error("reading", directory))?;
+        let name = entry.file_name();
+        let first = name
+            .to_str()
+            .and_then(|name| name.strip_suffix(".seg"))
+            .and_then(|digits| digits.parse().ok());
+        if let Some(first) = first {
+            found.push(Seq(first));
+        }
+    }
+    found.sort_unstable();
+    Ok(found)
+}
+
+/// The least bytes a record's frame has.
+pub const FRAME_LEN_MIN: usize = record::PREFIX_LEN + record::SALT_LEN + record::TRAILER_LEN;

@@ -1,0 +1,217 @@
+//! Writing the journal: whole batches, one fdatasync each, and the directory's when a segment is born.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+use tallybook_events::ids::{Epoch, Hash, LogId, Seq};
+use tallybook_events::record::Record;
+use tallybook_events::segment::{self, SegmentHead};
+
+use super::{Error, Link, Position, Reader, SEGMENT_LEN_MAX, Tail, io_error, segment_path};
+
+/// A record that was never acknowledged was cut off the end of the journal, and kept aside.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Torn {
+    /// Where the bytes are now.
+    pub kept: PathBuf,
+    /// How many.
+    pub bytes: u64,
+}
+
+/// The journal, open for appending. There is one a store: whoever has the store's lock.
+#[derive(Debug)]
+pub struct Journal {
+    directory: PathBuf,
+    file: File,
+    segment: Seq,
+    len: u64,
+    link: Link,
+    stopped: bool,
+}
+
+impl Journal {
+    /// Makes a journal with no record yet.
+    ///
+    /// # Errors
+    /// When the directory or the first segment can't be made durable.
+    pub fn create(directory: &Path, log: LogId) -> Result<Self, Error> {
+        std::fs::create_dir_all(directory).map_err(io_error("making", directory))?;
+        if let Some(parent) = directory.parent() {
+            sync_directory(parent)?;
+        }
+        let link = Link {
+            log,
+            epoch: Epoch(1),
+            seq: Seq::NONE,
+            hash: Hash::ZERO,
+        };
+        let (file, len) = new_segment(directory, link)?;
+        Ok(Journal {
+            directory: directory.to_owned(),
+            file,
+            segment: Seq(1),
+            len,
+            link,
+            stopped: false,
+        })
+    }
+
+    /// Opens behind a reader that has read to the end; cuts off what was never acknowledged.
+    ///
+    /// # Errors
+    /// When the last segment can't be opened, or its tail can't be cut off.
+    pub fn open(directory: &Path, reader: &Reader) -> Result<(Self, Option<Torn>), Error> {
+        let position = reader.position();
+        let Some(link) = reader.link() else {
+            return Err(Error::Missing(directory.to_owned()));
+        };
+        let path = segment_path(directory, position.segment);
+        let mut file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open(&path)
+            .map_err(io_error("opening", &path))?;
+        let torn = match reader.tail() {
+            Tail::Whole => None,
+            Tail::Torn { at, bytes } => Some(cut_tail(&path, &mut file, at, bytes)?),
+        };
+        let mut len = position.offset;
+        if len < segment::LEN as u64 {
+            // The segment was born, and power was lost before its head was whole.
+            let head = SegmentHead {
+                log: link.log,
+                epoch: link.epoch,
+                first: position.segment,
+                previous: link.hash,
+            };
+            file.seek(SeekFrom::Start(0))
+                .and_then(|_| file.write_all(&head.encode()))
+                .and_then(|()| file.sync_all())
+                .map_err(io_error("writing", &path))?;
+            len = segment::LEN as u64;
+        }
+        file.seek(SeekFrom::Start(len))
+            .map_err(io_error("opening", &path))?;
+        let journal = Journal {
+            directory: directory.to_owned(),
+            file,
+            segment: position.segment,
+            len,
+            link,
+            stopped: false,
+        };
+        Ok((journal, torn))
+    }
+
+    /// The last record, and with it the log and its epoch.
+    pub fn link(&self) -> Link {
+        self.link
+    }
+
+    /// Where the next record will begin.
+    pub fn position(&self) -> Position {
+        Position {
+            segment: self.segment,
+            offset: self.len,
+        }
+    }
+
+    /// Appends records and returns once they are durable, with where each begins.
+    ///
+    /// # Errors
+    /// When they could not be written: then none of them is in the journal. When it is not known whether they
+    /// are durable, the journal stops and every later append fails.
+    pub fn append(&mut self, records: &[Record]) -> Result<Vec<Position>, Error> {
+        if self.stopped {
+            return Err(Error::Stopped);
+        }
+        if self.len >= SEGMENT_LEN_MAX {
+            let (file, len) = new_segment(&self.directory, self.link)?;
+            self.file = file;
+            self.len = len;
+            self.segment = self.link.seq.next();
+        }
+        let mut bytes = Vec::with_capacity(records.iter().map(Record::frame_len).sum());
+        let mut positions = Vec::with_capacity(records.len());
+        for record in records {
+            positions.push(Position {
+                segment: self.segment,
+                offset: self.len + bytes.len() as u64,
+            });
+            record.write_frame(&mut bytes);
+        }
+        let path = segment_path(&self.directory, self.segment);
+        if let Err(source) = self.file.write_all(&bytes) {
+            // Nothing of the batch was acknowledged: take back what part of it was written.
+            let back = self
+                .file
+                .set_len(self.len)
+                .and_then(|()| self.file.seek(SeekFrom::Start(self.len)));
+            self.stopped = back.is_err();
+            return Err(io_error("writing", &path)(source));
+        }
+        // Crash boundary: until this returns, the batch may or may not be there, and nobody was told.
+        if let Err(source) = self.file.sync_data() {
+            // After a failed fsync the kernel may drop the dirty pages and report success next time.
+            self.stopped = true;
+            return Err(io_error("syncing", &path)(source));
+        }
+        self.len += bytes.len() as u64;
+        if let Some(last) = records.last() {
+            self.link = Link {
+                log: last.header.log,
+                epoch: last.header.epoch,
+                seq: last.header.seq,
+                hash: last.hash,
+            };
+        }
+        Ok(positions)
+    }
+}
+
+fn new_segment(directory: &Path, link: Link) -> Result<(File, u64), Error> {
+    let head = SegmentHead {
+        log: link.log,
+        epoch: link.epoch,
+        first: link.seq.next(),
+        previous: link.hash,
+    };
+    let path = segment_path(directory, head.first);
+    let write = || -> io::Result<File> {
+        let mut file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .open(&path)?;
+        file.write_all(&head.encode())?;
+        file.sync_all()?;
+        Ok(file)
+    };
+    let file = write().map_err(io_error("making", &path))?;
+    sync_directory(directory)?;
+    Ok((file, segment::LEN as u64))
+}
+
+fn sync_directory(directory: &Path) -> Result<(), Error> {
+    File::open(directory)
+        .and_then(|directory| directory.sync_all())
+        .map_err(io_error("syncing", directory))
+}
+
+fn cut_tail(path: &Path, file: &mut File, at: Position, bytes: u64) -> Result<Torn, Error> {
+    let mut kept = path.as_os_str().to_owned();
+    kept.push(format!(".torn-{}", at.offset));
+    let kept = PathBuf::from(kept);
+    let cut = || -> io::Result<()> {
+        file.seek(SeekFrom::Start(at.offset))?;
+        let mut aside = File::create(&kept)?;
+        io::copy(file, &mut aside)?;
+        aside.sync_all()?;
+        file.set_len(at.offset)?;
+        file.sync_all()
+    };
+    let mut cut = cut;
+    cut().map_err(io_error("cutting the torn tail of", path))?;
+    Ok(Torn { kept, bytes })
+}
