@@ -3,5 +3,8 @@
 //! Effects on the world happen here and only in `journal`, `store`, `host`, `transfer` and the clock; what is to be
 //! done is decided by `tallybook-replay` from the events.
 
+pub mod clock;
+pub mod identity;
 pub mod journal;
+pub mod log;
 pub mod store;

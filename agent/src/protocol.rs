@@ -10,8 +10,9 @@ use std::io::{self, Read, Write};
 use serde::{Deserialize, Serialize};
 use tallybook_events::codec;
 use tallybook_events::event::SessionRecorded;
-use tallybook_events::ids::{Blob, BootId, Generation, LogId, OperationId, StepIndex};
-use tallybook_events::name::{ContainerName, HostName, TemplateName};
+use tallybook_events::ids::{Blob, BootId, LogId, OperationId, StepIndex};
+use tallybook_events::name::{ContainerName, HostName};
+pub use tallybook_events::step::SendSource;
 use tallybook_events::step::{Action, Fence, Receipt, Seen, StepFailure, StepKey};
 
 /// The version of this protocol. Both ends must have the same: the agent is pushed by its hash.
@@ -41,25 +42,6 @@ pub struct Batch {
     pub calls: Vec<Call>,
     /// What earlier steps of the operation reported, on this host or another.
     pub outputs: BTreeMap<StepIndex, Blob>,
-}
-
-/// A tree that can be sent: read-only, nothing is changed by it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum SendSource {
-    /// A generation of a template.
-    Template {
-        /// The template.
-        template: TemplateName,
-        /// The generation.
-        generation: Generation,
-    },
-    /// What a step of the running operation staged on this host.
-    Staged {
-        /// The operation.
-        operation: OperationId,
-        /// The step.
-        step: StepIndex,
-    },
 }
 
 /// A command to run in a container.

@@ -3,7 +3,7 @@
 //! Its bytes are written once and hashed as they stand; nothing is re-encoded to verify. `docs/FORMAT.md`
 //! describes every byte. A change of layout is a new `FORMAT` and a second decoder beside this one.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::actor::{Actor, ActorClaim, ClaimSource};
 use crate::ids::{Attempt, BootId, Epoch, EventId, Hash, LogId, OperationId, Seq, StepIndex};
@@ -17,7 +17,7 @@ pub const LEN_MAX: usize = 16 * 1024;
 const STEP_NONE: u32 = u32::MAX;
 
 /// How what the event reports ended, where it reports an end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
     /// The event reports no end.
@@ -61,7 +61,7 @@ pub struct Writer {
 }
 
 /// The event that gave an operation its claims: half of the fence that hosts check.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct ClaimRef {
     /// Its position.
     pub seq: Seq,

@@ -4,8 +4,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::fact::Fact;
 use crate::header::ClaimRef;
-use crate::ids::{Attempt, Blob, BootId, Epoch, LogId, OperationId, StepIndex};
-use crate::name::HostName;
+use crate::ids::{Attempt, Blob, BootId, Epoch, Generation, LogId, OperationId, StepIndex};
+use crate::name::{HostName, TemplateName};
 use crate::subject::Subject;
 
 /// Which way a step is carried out.
@@ -64,8 +64,36 @@ pub struct PlannedStep {
     pub once: bool,
     /// The steps that must have succeeded before.
     pub after: Vec<StepIndex>,
-    /// The host whose agent serves the other end of this step's transfer, where it has one.
-    pub peer: Option<HostName>,
+    /// The other end of this step's transfer, where it has one.
+    pub peer: Option<Peer>,
+}
+
+/// The sending end of a step's transfer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Peer {
+    /// The host that sends.
+    pub host: HostName,
+    /// What it sends.
+    pub source: SendSource,
+}
+
+/// A tree that can be sent: read-only, nothing is changed by it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum SendSource {
+    /// A generation of a template.
+    Template {
+        /// The template.
+        template: TemplateName,
+        /// The generation.
+        generation: Generation,
+    },
+    /// What a step of the running operation staged on this host.
+    Staged {
+        /// The operation.
+        operation: OperationId,
+        /// The step.
+        step: StepIndex,
+    },
 }
 
 /// Output of a program that a step ran, bounded and scrubbed.

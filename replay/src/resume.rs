@@ -1,6 +1,9 @@
 //! What to do next with an operation. A run is the resume of a fresh operation, so this decides both.
 
+use std::collections::BTreeSet;
+
 use tallybook_events::ids::StepIndex;
+use tallybook_events::name::HostName;
 
 use crate::operation::{Operation, Step, StepStatus};
 
@@ -12,36 +15,62 @@ pub enum Next {
     /// These chains of steps can be started now; each chain is on one host, in order, and independent of the
     /// others.
     Start(Vec<Vec<StepIndex>>),
+    /// Nothing can be started until a step that runs has ended.
+    Wait,
+    /// What is left is on hosts that can't be reached.
+    Unreachable(Vec<StepIndex>),
     /// A step failed and nothing that does not depend on it is left.
     Failed(Vec<StepIndex>),
     /// Every step succeeded.
     Finished,
 }
 
-/// Decides. `retry` says whether steps that failed are to be started again.
-pub fn next(operation: &Operation, retry: bool) -> Next {
-    let with = |wanted: fn(&StepStatus) -> bool| -> Vec<StepIndex> {
+/// What whoever carries an operation out knows besides its events.
+#[derive(Debug, Clone, Default)]
+pub struct Running {
+    /// Steps that somebody is waiting for right now: neither in doubt nor to be started.
+    pub in_flight: BTreeSet<StepIndex>,
+    /// Steps that failed, or were in doubt and were looked at, and are to be started again.
+    pub retry: BTreeSet<StepIndex>,
+    /// Hosts that can't be reached: their steps are left as they are.
+    pub unreachable: BTreeSet<HostName>,
+}
+
+/// Decides.
+pub fn next(operation: &Operation, running: &Running) -> Next {
+    let with = |wanted: &dyn Fn(&Step) -> bool| -> Vec<StepIndex> {
         operation
             .steps
             .iter()
-            .filter(|step| wanted(&step.status))
+            .filter(|step| wanted(step))
             .map(|step| step.plan.index)
             .collect()
     };
-    let doubtful = with(|status| match status {
-        StepStatus::Started | StepStatus::Doubted { .. } => true,
-        StepStatus::Pending | StepStatus::Succeeded { .. } | StepStatus::Failed(_) => false,
+    let doubtful = with(&|step| {
+        let left = !running.in_flight.contains(&step.plan.index)
+            && !running.unreachable.contains(&step.plan.host);
+        left && match &step.status {
+            StepStatus::Started => true,
+            StepStatus::Doubted { .. } => !running.retry.contains(&step.plan.index),
+            StepStatus::Pending | StepStatus::Succeeded { .. } | StepStatus::Failed(_) => false,
+        }
     });
     if !doubtful.is_empty() {
         return Next::Resolve(doubtful);
     }
-    let chains = chains(operation, retry);
+    let chains = chains(operation, running);
     if !chains.is_empty() {
         return Next::Start(chains);
     }
-    let failed = with(|status| matches!(status, StepStatus::Failed(_)));
-    if failed.is_empty() {
+    if !running.in_flight.is_empty() {
+        return Next::Wait;
+    }
+    let failed = with(&|step| matches!(step.status, StepStatus::Failed(_)));
+    let unfinished = with(&|step| !matches!(step.status, StepStatus::Succeeded { .. }));
+    if unfinished.is_empty() {
         Next::Finished
+    } else if failed.is_empty() {
+        Next::Unreachable(unfinished)
     } else {
         Next::Failed(failed)
     }
@@ -51,11 +80,17 @@ pub fn next(operation: &Operation, retry: bool) -> Next {
 /// goes on with steps of the same host and without a peer whose predecessors are in the chain or succeeded.
 ///
 /// A step with a peer (a transfer) is a chain of its own: its batch needs a second connection.
-fn chains(operation: &Operation, retry: bool) -> Vec<Vec<StepIndex>> {
-    let startable = |step: &Step| match &step.status {
-        StepStatus::Pending => true,
-        StepStatus::Failed(_) => retry,
-        StepStatus::Started | StepStatus::Succeeded { .. } | StepStatus::Doubted { .. } => false,
+fn chains(operation: &Operation, running: &Running) -> Vec<Vec<StepIndex>> {
+    let startable = |step: &Step| {
+        !running.in_flight.contains(&step.plan.index)
+            && !running.unreachable.contains(&step.plan.host)
+            && match &step.status {
+                StepStatus::Pending => true,
+                StepStatus::Failed(_) | StepStatus::Doubted { .. } => {
+                    running.retry.contains(&step.plan.index)
+                }
+                StepStatus::Started | StepStatus::Succeeded { .. } => false,
+            }
     };
     let succeeded = |index: &StepIndex| {
         operation

@@ -1,0 +1,49 @@
+//! The controller's clock and its randomness: the one place both come from.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use tallybook_events::ids::{EventId, LogId, OperationId};
+
+/// Microseconds since 1970-01-01 UTC.
+pub fn now_unix_us() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .ok()
+        .and_then(|since| u64::try_from(since.as_micros()).ok())
+        .unwrap_or_default()
+}
+
+/// Bytes from the kernel's generator.
+///
+/// # Panics
+/// When the kernel has none to give: nothing that follows could be trusted.
+pub fn random<const N: usize>() -> [u8; N] {
+    let mut bytes = [0; N];
+    #[expect(
+        clippy::expect_used,
+        reason = "without randomness no id and no salt can be made"
+    )]
+    getrandom::fill(&mut bytes).expect("the kernel has no randomness to give");
+    bytes
+}
+
+/// A new event's id.
+pub fn event_id() -> EventId {
+    EventId::new(now_unix_us() / 1000, random())
+}
+
+/// A new operation's id.
+pub fn operation_id() -> OperationId {
+    OperationId::new(now_unix_us() / 1000, random())
+}
+
+/// A new log's id.
+pub fn log_id() -> LogId {
+    LogId::new(now_unix_us() / 1000, random())
+}
+
+/// A time as RFC 3339 in UTC, to the second.
+pub fn rfc3339(unix_us: u64) -> String {
+    let time = UNIX_EPOCH + std::time::Duration::from_micros(unix_us);
+    humantime::format_rfc3339_seconds(time).to_string()
+}
