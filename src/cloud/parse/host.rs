@@ -131,6 +131,7 @@ pub(super) fn read_all(
         memberships.push((name.clone(), groups.unwrap_or_default()));
         hosts.insert(name, host);
     }
+    refuse_local_jumps(report, names, &hosts);
     refuse_jump_cycles(report, names, &hosts);
     (hosts, memberships)
 }
@@ -227,6 +228,22 @@ fn address(section: &Section<'_>) -> Option<String> {
         return None;
     }
     Some(text.value.to_owned())
+}
+
+/// To go through the machine one is on is to go directly.
+fn refuse_local_jumps(report: &Report<'_>, names: &Names<'_>, hosts: &BTreeMap<HostName, Host>) {
+    for (name, host) in hosts {
+        let jump = host
+            .jump
+            .as_ref()
+            .and_then(|jump| hosts.get_key_value(jump));
+        if let Some((jump, through)) = jump.filter(|(_, jump)| jump.local) {
+            let at = names.hosts.names.get(name.as_str()).copied();
+            let message = format!("host {:?} has the jump host", name.as_str());
+            let message = format!("{message} {:?}, which is local", jump.as_str());
+            report.error_related(at.unwrap_or_default(), message, through.line, "local here");
+        }
+    }
 }
 
 /// A host that can only be reached through itself can't be reached.
