@@ -18,7 +18,7 @@ pub enum Error {
     #[error("a subnet has 8 to 30 bits, not {0}")]
     SubnetBits(u8),
     /// Bits set after the prefix.
-    #[error("{0} is an address inside a subnet, not the subnet")]
+    #[error("{0} is an address inside the subnet {1}, not the subnet")]
     SubnetHostBits(String, Subnet),
     /// Not six pairs of hexadecimal digits.
     #[error("a MAC address is six pairs of hexadecimal digits, such as 00:16:3e:12:34:56")]

@@ -262,7 +262,8 @@ impl<'a> Section<'a> {
     /// The strings of an array.
     pub(super) fn texts(&self, key: &'static str) -> Option<Vec<At<&'a str>>> {
         let items = self.array(key)?;
-        let item = |item| text_of(self.report, key, item);
+        let each = format!("each of {key}");
+        let item = |item| text_of(self.report, &each, item);
         Some(items.iter().filter_map(item).collect())
     }
 

@@ -319,7 +319,10 @@ fn port(section: Section<'_>) -> Option<At<Port>> {
     let report = section.report();
     let protocols = [("tcp", Protocol::Tcp), ("udp", Protocol::Udp)];
     let protocol = section.choice("protocol", &protocols, &["sctp", "all"]);
-    let protocol = protocol.unwrap_or_default();
+    let protocol = match section.position("protocol") {
+        Some(_) => protocol,
+        None => Some(Protocol::default()),
+    };
     let inside = section.port("container");
     if section.position("container").is_none() {
         let message = format!("{} doesn't say which", section.what());
@@ -348,7 +351,7 @@ fn port(section: Section<'_>) -> Option<At<Port>> {
         )
     });
     section.finish(&["proxy_protocol", "range", "source"], &elsewhere);
-    let container = inside?.value;
+    let (container, protocol) = (inside?.value, protocol?);
     let port = Port {
         line,
         name: name.unwrap_or_else(|| port_name(protocol, container))?,

@@ -9,7 +9,7 @@ mod host;
 mod network;
 mod template;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use tallybook_events::name::{ContainerName, HostName, TemplateName};
 use toml::Spanned;
@@ -56,13 +56,12 @@ pub fn parse(file_name: &str, text: &str) -> Result<Inventory, Diagnostics> {
 
 fn parse_toml<'t>(report: &Report<'t>, text: &'t str) -> Option<DeTable<'t>> {
     let (root, errors) = DeTable::parse_recoverable(text);
-    let mut line_before = 0;
+    let mut lines = BTreeSet::new();
     for error in &errors {
         let at = error.span().map_or(text.len(), |span| span.start);
         // What one mistake does to the rest of its line isn't another mistake.
-        if report.line(at) > line_before {
+        if lines.insert(report.line(at)) {
             report.error(at, format_args!("syntax: {}", error.message()));
-            line_before = report.line(at);
         }
     }
     let root = root.into_inner();
@@ -137,7 +136,7 @@ fn read(file_name: &str, report: &Report<'_>, table: &DeTable<'_>) -> Inventory 
     let names = Names {
         hosts: Known::gather(table, "hosts", "host"),
         groups: Known::gather(table, "groups", "group"),
-        keys: Known::gather(table, "keys", "key"),
+        keys: Known::gather(table, "keys", "key holder"),
         containers: Known::gather(table, "containers", "container"),
         templates: Known::gather(table, "templates", "template"),
     };
@@ -184,13 +183,7 @@ fn cloud(
     };
     let report = cloud.report();
     let name = cloud.text("name");
-    if let Some(name) = name.filter(|name| Label::new(name.value).is_none()) {
-        let message = format!("cloud name {} has a character outside", quoted(name.value));
-        report.error(
-            name.at,
-            format!("{message} letters, digits, '-', '_' and '.'"),
-        );
-    }
+    let name = name.and_then(|name| label(report, "cloud name", name));
     let controller = host_reference(&cloud, "controller", names);
     let local = hosts.iter().find(|(_, host)| host.local);
     if let (Some(controller), Some((local, host))) = (&controller, local)
@@ -201,7 +194,7 @@ fn cloud(
         report.error_related(controller.at, message, host.line, "local here");
     }
     cloud.finish(&[], &[]);
-    let name = name.map(|name| name.value.to_owned());
+    let name = name.map(|name| name.to_string());
     (name, controller.map(|controller| controller.value))
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
+use std::net::Ipv4Addr;
 
 use proptest::prelude::*;
 
@@ -10,6 +11,7 @@ use super::example::example;
 use super::{PUBLIC_KEY, good};
 use crate::cloud::allocate::{Allocation, Compiled, Key, Status};
 use crate::cloud::limit::Limit;
+use crate::cloud::network::{Mac, PortRange, Subnet};
 use crate::cloud::parse;
 
 /// A container: its host, and what it is given.
@@ -181,6 +183,25 @@ proptest! {
             let recorded_highest = existing.values().map(|held| held.address).max();
             let dense = usize::from(highest.map_or(1, |address| address.octets()[3])) - 1;
             prop_assert!(dense == all.len() || highest == recorded_highest);
+        }
+    }
+
+    /// What is stored and shown reads back as itself.
+    #[test]
+    fn values_read_back(mac in any::<[u8; 6]>(), bits in any::<u32>(), prefix in 8_u8..31, ports in any::<(u16, u16)>()) {
+        if let Ok(mac) = Mac::new(mac) {
+            prop_assert_eq!(mac.to_string().parse(), Ok(mac));
+            let json = serde_json::to_string(&mac).unwrap();
+            prop_assert_eq!(serde_json::from_str::<Mac>(&json).unwrap(), mac);
+        }
+        let subnet = Subnet::holding(Ipv4Addr::from_bits(bits), prefix).unwrap();
+        prop_assert_eq!(subnet.to_string().parse(), Ok(subnet));
+        prop_assert!(subnet.contains(Ipv4Addr::from_bits(bits)));
+        let last = (1_u32 << (32 - u32::from(prefix))) - 2;
+        prop_assert!(subnet.nth(last).is_some_and(|last| last < subnet.broadcast()));
+        prop_assert_eq!(subnet.nth(last + 1), None);
+        if let Ok(range) = PortRange::new(ports.0, ports.1) {
+            prop_assert_eq!(range.to_string().parse(), Ok(range));
         }
     }
 
