@@ -113,14 +113,9 @@ pub fn compile(
 ) -> Result<Compiled, Error> {
     let targets = targets(inventory, existing, selection);
     let selected: BTreeSet<&Key> = targets.iter().map(|target| &target.key).collect();
-    let moving = targets.iter().filter_map(|target| {
-        let from = (target.moved_from.clone()?, target.key.1.clone());
-        Some((from, &target.key))
-    });
-    let moving: BTreeMap<Key, &Key> = moving.collect();
     let mut claims = Claims::new(inventory, seed);
     for (key, held) in existing.iter().filter(|(key, _)| !selected.contains(key)) {
-        claims.hold(key, held, moving.get(key).copied());
+        claims.hold(key, held);
     }
     for target in &targets {
         claims.take_explicit(target);

@@ -186,7 +186,8 @@ impl<'a> Claims<'a> {
 
     fn take(&mut self, thing: Thing, claim: Claim, key: &Key) {
         match self.taken.get(&thing) {
-            Some((_, holder)) if holder == key => {}
+            // A name is one container, wherever it is recorded: one that moves is at two places for a while.
+            Some((_, (_, holder))) if *holder == key.1 => {}
             Some(holder) => self.conflicts.push(Conflict::Shared {
                 holder: holder.clone(),
                 other: (claim, key.clone()),
@@ -198,12 +199,10 @@ impl<'a> Claims<'a> {
         }
     }
 
-    /// Holds what is recorded of a container that isn't compiled now. The address and MAC of one that moves are its
-    /// own at its new place; its old ports stay with the old place.
-    pub(super) fn hold(&mut self, key: &Key, held: &Allocation, moves_to: Option<&Key>) {
-        let owner = moves_to.unwrap_or(key);
-        self.take(Thing::Address(held.address), Claim::Recorded, owner);
-        self.take(Thing::Mac(held.mac), Claim::Recorded, owner);
+    /// Holds what is recorded of a container that isn't compiled now, or not at that place.
+    pub(super) fn hold(&mut self, key: &Key, held: &Allocation) {
+        self.take(Thing::Address(held.address), Claim::Recorded, key);
+        self.take(Thing::Mac(held.mac), Claim::Recorded, key);
         for forward in &held.forwards {
             let thing = Thing::Port(key.0.clone(), forward.protocol, forward.host_port);
             self.take(thing, Claim::Recorded, key);

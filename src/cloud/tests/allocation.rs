@@ -211,15 +211,31 @@ fn a_container_that_moves_brings_its_address_and_mac() {
     assert_eq!(short(&moved.allocation), "10.5.0.2 ssh:40001");
     assert_eq!(after.orphans.iter().collect::<Vec<_>>(), [&key("cn1", "a")]);
     assert_eq!(after.to_record().count(), 1);
-    // Where it is free, it comes along.
-    let alone = compile_all(
-        &cloud("a = { host = 'cn2' }\nb = { host = 'cn1' }"),
-        &existing,
-    )
-    .unwrap();
+    // Recorded at both places, until the old one is released: nothing is in its own way, and its old port stays held.
+    let mut both = existing.clone();
+    both.insert(key("cn2", "a"), moved.allocation.clone());
+    let settled = cloud("a = { host = 'cn2' }\nb = { host = 'cn2' }\nc = { host = 'cn1' }");
+    let settled = compile_all(&settled, &both).unwrap();
+    assert_eq!(settled.entries[&key("cn2", "a")].status, Status::Unchanged);
     assert_eq!(
-        short(&alone.entries[&key("cn2", "a")].allocation),
-        "10.5.0.2 ssh:40001"
+        short(&settled.entries[&key("cn1", "c")].allocation),
+        "10.5.0.4 ssh:40001"
+    );
+    // Where it is free, it comes along, before anything new is allocated.
+    let two = cloud("a = { host = 'cn1' }\nd = { host = 'cn1' }");
+    let two = recorded(&compile_all(&two, &Recorded::new()).unwrap());
+    assert_eq!(short(&two[&key("cn1", "d")]), "10.5.0.3 ssh:40001");
+    let after = cloud(
+        "a = { host = 'cn1' }\nb = { host = 'cn2' }\nc = { host = 'cn2' }\nd = { host = 'cn2' }",
+    );
+    let after = compile_all(&after, &two).unwrap();
+    assert_eq!(
+        short(&after.entries[&key("cn2", "d")].allocation),
+        "10.5.0.3 ssh:40001"
+    );
+    assert_eq!(
+        short(&after.entries[&key("cn2", "c")].allocation),
+        "10.5.0.5 ssh:40002"
     );
 }
 
@@ -279,4 +295,39 @@ fn a_subnet_that_changes_under_a_container_is_an_error() {
         compile_all(&after, &existing),
         Err(Error::Conflicts(_))
     ));
+}
+
+#[test]
+fn a_derived_mac_that_is_taken_is_derived_anew() {
+    let inventory = cloud("a = { host = 'cn1' }");
+    let first = compile_all(&inventory, &Recorded::new()).unwrap();
+    let taken = first.entries[&key("cn1", "a")].allocation.clone();
+    let existing = Recorded::from([(key("cn2", "z"), taken.clone())]);
+    let second = compile_all(&inventory, &existing).unwrap();
+    let now = &second.entries[&key("cn1", "a")].allocation;
+    assert_ne!((now.mac, now.address), (taken.mac, taken.address));
+    assert_ne!(now.mac, taken.mac);
+}
+
+#[test]
+fn allocation_goes_around_the_gateway_and_a_number_used_by_the_other_protocol() {
+    let inventory = good(
+        "[network]\ngateway = '10.5.0.2'\n[hosts.h]\n[containers.a]\nhost = 'h'\n\
+         ports = [{ container = 53 }, { container = 53, protocol = 'udp' }]",
+    );
+    let compiled = compile_all(&inventory, &Recorded::new()).unwrap();
+    let shown = short(&compiled.entries[&key("h", "a")].allocation);
+    assert_eq!(shown, "10.5.0.3 tcp-53:40000 udp-53:40001");
+}
+
+#[test]
+fn records_that_share_something_are_an_error_and_not_kept_quiet() {
+    let inventory = cloud("a = { host = 'cn1' }\nb = { host = 'cn1' }");
+    let mut existing = recorded(&compile_all(&inventory, &Recorded::new()).unwrap());
+    let of_a = existing[&key("cn1", "a")].clone();
+    existing.insert(key("cn1", "b"), of_a);
+    let Err(Error::Conflicts(conflicts)) = compile_all(&inventory, &existing) else {
+        panic!("taken");
+    };
+    assert_eq!(conflicts.len(), 3, "address, MAC and port: {conflicts:?}");
 }
