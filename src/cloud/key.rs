@@ -87,11 +87,13 @@ impl Serialize for PublicKey {
 
 /// Whether a text holds a private key: PEM of any kind, OpenPGP's, PuTTY's or age's.
 pub fn looks_private(text: &str) -> bool {
-    const MARKS: [&str; 4] = [
+    const MARKS: [&str; 5] = [
         "PRIVATE KEY-----",
         "PRIVATE KEY BLOCK-----",
         "PuTTY-User-Key-File-",
         "AGE-SECRET-KEY-1",
+        // OpenSSH's own format without its PEM lines: base64 of "openssh-key-" (PROTOCOL.key).
+        "b3BlbnNzaC1rZXkt",
     ];
     MARKS.into_iter().any(|mark| text.contains(mark))
 }

@@ -321,7 +321,7 @@ fn named_sections<'a, N: Name>(
         let what = format!("{what} {}", quoted(key.value));
         let table = table_of(report, &what, value)?;
         let section = Section::new(report, what, table);
-        // Mistakes inside are noted even when the name is no name.
+        // Nothing can refer to a thing without a name: what is inside is checked once it has one.
         let value = name(report, key)?;
         Some((
             value,

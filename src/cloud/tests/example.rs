@@ -182,6 +182,7 @@ fn a_private_key_is_refused_and_never_repeated() {
             "[containers.c]\nhost = \"h\"\nprovision = [{{ script = \"{begin}SECRETSECRET\" }}]\n[hosts.h]"
         ),
         format!("broken = = \"{begin} SECRETSECRET\""),
+        "[keys]\na = \"b3BlbnNzaC1rZXktdjEAAAAASECRETSECRET\"".to_owned(),
         "[keys]\na = \"-----BEGIN RSA PRIVATE\\u0020KEY-----SECRETSECRET\"".to_owned(),
     ];
     for text in texts {
