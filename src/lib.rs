@@ -4,6 +4,7 @@
 //! done is decided by `tallybook-replay` from the events.
 
 pub mod clock;
+pub mod cloud;
 pub mod identity;
 pub mod journal;
 pub mod log;

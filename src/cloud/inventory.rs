@@ -1,0 +1,266 @@
+//! The inventory, typed, with defaults applied: what an operator wants, never what is.
+//!
+//! Holds nothing secret: public keys, and the paths of private ones.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr};
+
+use serde::Serialize;
+use tallybook_events::name::{ContainerName, HostName, TemplateName};
+
+use super::key::PublicKey;
+use super::network::{Mac, MacPrefix, PortRange, Protocol, Subnet};
+
+/// A whole `cloud.toml`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Inventory {
+    /// The file as the operator named it; lines below are lines of it.
+    pub file: String,
+    /// What the operator calls this cloud.
+    pub name: Option<String>,
+    /// The host this tool runs on.
+    pub controller: Option<HostName>,
+    /// What the whole cloud shares.
+    pub network: Network,
+    /// Hosts.
+    pub hosts: BTreeMap<HostName, Host>,
+    /// Groups of hosts.
+    pub groups: BTreeMap<Label, Group>,
+    /// Public keys, by the name of who holds them.
+    pub keys: BTreeMap<Label, Vec<PublicKey>>,
+    /// Containers; a name is used once in the cloud.
+    pub containers: BTreeMap<ContainerName, Container>,
+    /// Templates.
+    pub templates: BTreeMap<TemplateName, Template>,
+}
+
+/// The name of a group, of a key's holder or of a forward: letters, digits, `-`, `_` and `.`, starting with a letter
+/// or a digit, at most 64 bytes.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(transparent)]
+pub struct Label(String);
+
+impl Label {
+    /// Checks and takes a label.
+    pub fn new(text: &str) -> Option<Self> {
+        let first = text
+            .bytes()
+            .next()
+            .is_some_and(|b| b.is_ascii_alphanumeric());
+        let rest = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
+        let good = first && text.len() <= 64 && text.bytes().all(rest);
+        good.then(|| Self(text.to_owned()))
+    }
+
+    /// The label.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Label {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0)
+    }
+}
+
+/// What every host and container of the cloud shares.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Network {
+    /// Where container addresses come from; each is used once in the whole cloud.
+    pub subnet: Subnet,
+    /// The bridge's own address, the same on each host.
+    pub gateway: Ipv4Addr,
+    /// How allocated MAC addresses begin.
+    pub mac_prefix: MacPrefix,
+}
+
+/// How to become root on a host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Become {
+    /// The user is root already.
+    None,
+    /// By `sudo`, without a password.
+    Sudo,
+}
+
+/// A machine that runs containers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Host {
+    /// Where the inventory defines it.
+    pub line: usize,
+    /// A DNS name or an IP address; the host's name unless given.
+    pub address: String,
+    /// The port of its SSH daemon.
+    pub port: u16,
+    /// Who logs in.
+    pub user: String,
+    /// The path of the private key to offer; else what the SSH agent and configuration say.
+    pub identity: Option<String>,
+    /// How that user becomes root.
+    #[serde(rename = "become")]
+    pub become_root: Become,
+    /// The host to go through.
+    pub jump: Option<HostName>,
+    /// Whether it is the machine this tool runs on, reached without SSH.
+    pub local: bool,
+    /// The groups it is in, also through other groups.
+    pub groups: BTreeSet<Label>,
+    /// Its bridge, and what it does for the containers behind it.
+    pub network: HostNetwork,
+}
+
+/// A host's end of the container network.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct HostNetwork {
+    /// The bridge's interface name.
+    pub bridge: String,
+    /// The DNS domain of the containers.
+    pub domain: Option<String>,
+    /// How long a DHCP lease lasts, in seconds.
+    pub dhcp_lease_s: u32,
+    /// Host ports that forwards are allocated from.
+    pub forward_ports: PortRange,
+    /// The address that forwarded ports listen on; every address of the host unless given.
+    pub forward_address: Option<IpAddr>,
+    /// Upstream resolvers; the host's own unless given.
+    pub dns: Vec<IpAddr>,
+}
+
+/// A set of hosts.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Group {
+    /// Where the inventory defines it.
+    pub line: usize,
+    /// Its hosts, also through other groups.
+    pub hosts: BTreeSet<HostName>,
+}
+
+/// What a container's root filesystem is made from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Source {
+    /// The newest generation of a template.
+    Template(TemplateName),
+    /// Debian, bootstrapped.
+    Debian(Debian),
+    /// A static busybox and nothing else.
+    Busybox,
+}
+
+/// How Debian is bootstrapped.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Debian {
+    /// The suite, such as `trixie`.
+    pub release: String,
+    /// Where packages come from.
+    pub mirror: String,
+    /// What is installed besides `packages`.
+    pub variant: Variant,
+    /// More packages to install.
+    pub packages: BTreeSet<String>,
+}
+
+/// What a bootstrapped Debian begins with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Variant {
+    /// Essential packages and apt.
+    Minbase,
+    /// What debootstrap installs when asked for no variant.
+    Standard,
+}
+
+/// How a root filesystem is stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Backing {
+    /// The cheapest that the host's filesystem can do.
+    Auto,
+    /// A directory, copied in full.
+    Dir,
+    /// An overlay above a template's generation.
+    Overlay,
+    /// A directory whose files share their blocks with the source.
+    Reflink,
+}
+
+/// A container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Container {
+    /// Where the inventory defines it.
+    pub line: usize,
+    /// The host it runs on.
+    pub host: HostName,
+    /// What it is made from.
+    pub source: Source,
+    /// How it is stored.
+    pub backing: Backing,
+    /// Whether it starts with its host.
+    pub autostart: bool,
+    /// Its address, if the operator chose it; allocated otherwise.
+    pub address: Option<Ipv4Addr>,
+    /// Its MAC address, if the operator chose it; derived otherwise.
+    pub mac: Option<Mac>,
+    /// Ports of the host that reach it, in the order given.
+    pub ports: Vec<Port>,
+    /// Whose public keys may log in.
+    pub keys: BTreeSet<Label>,
+    /// What is run inside, in this order, once it has an address.
+    pub provision: Vec<Provision>,
+    /// DNS names that lead to it.
+    pub domains: BTreeSet<String>,
+}
+
+/// A port of a container that is reachable on its host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Port {
+    /// Where the inventory defines it.
+    pub line: usize,
+    /// What it is called, once in its container; `tcp-80` and the like unless given, `ssh` for 22.
+    pub name: Label,
+    /// The protocol.
+    pub protocol: Protocol,
+    /// The port inside.
+    pub container: u16,
+    /// The port on the host, if the operator chose it; allocated otherwise.
+    pub host: Option<u16>,
+}
+
+/// One thing to run inside a container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Provision {
+    /// Where the inventory defines it.
+    pub line: usize,
+    /// What to run.
+    pub action: Action,
+    /// Skipped when this path exists inside.
+    pub creates: Option<String>,
+    /// How long it may take, in seconds.
+    pub timeout_s: u32,
+}
+
+/// What provisioning runs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Action {
+    /// A program and its arguments; no shell reads them.
+    Run(Vec<String>),
+    /// A script: by its `#!` line, or by `/bin/sh -e`.
+    Script(String),
+}
+
+/// A template: an offline image that containers are made from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Template {
+    /// Where the inventory defines it.
+    pub line: usize,
+    /// The container it is a snapshot of; none for one that is only received.
+    pub builder: Option<ContainerName>,
+    /// Scrub operations to leave out.
+    pub scrub_keep: BTreeSet<Label>,
+    /// How many generations are kept.
+    pub retain: u32,
+}
