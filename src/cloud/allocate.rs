@@ -6,9 +6,9 @@
 mod claims;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
+pub use tallybook_events::allocation::{Allocation, Forward};
 use tallybook_events::ids::LogId;
 use tallybook_events::name::{ContainerName, HostName};
 
@@ -16,40 +16,9 @@ use self::claims::Claims;
 pub use self::claims::{Claim, Conflict, Error, Thing};
 use super::inventory::{Container, Inventory, Port};
 use super::limit::Selection;
-use super::network::{Mac, Protocol};
 
 /// Where a container is, and which.
 pub type Key = (HostName, ContainerName);
-
-/// What a container holds for life.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Allocation {
-    /// Its address, alone in the cloud.
-    pub address: Ipv4Addr,
-    /// Whether an operator chose the address.
-    pub address_explicit: bool,
-    /// Its MAC address, alone in the cloud.
-    pub mac: Mac,
-    /// Whether an operator chose the MAC address.
-    pub mac_explicit: bool,
-    /// Ports of its host that lead to it, by name.
-    pub forwards: Vec<Forward>,
-}
-
-/// A port of a host that leads to a container.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct Forward {
-    /// What it is called, once in its container.
-    pub name: String,
-    /// The protocol.
-    pub protocol: Protocol,
-    /// The port on the host, alone there for its protocol.
-    pub host_port: u16,
-    /// Whether an operator chose the host's port.
-    pub host_port_explicit: bool,
-    /// The port inside.
-    pub container_port: u16,
-}
 
 /// What a container has, and how that compares with before.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

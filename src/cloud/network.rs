@@ -7,6 +7,7 @@ use std::net::Ipv4Addr;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
+pub use tallybook_events::allocation::{Mac, Protocol};
 
 /// Why a text is not an address, a MAC, a subnet or a range.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -132,49 +133,32 @@ impl FromStr for Subnet {
 
 text_serde!(Subnet);
 
-/// A network card's own MAC address.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct Mac([u8; 6]);
-
-impl Mac {
-    /// Checks and takes six bytes.
-    ///
-    /// # Errors
-    /// When it is a multicast address or all zero.
-    pub fn new(bytes: [u8; 6]) -> Result<Self, Error> {
-        let mac = Self(bytes);
-        if bytes[0] & 1 == 1 {
-            return Err(Error::MacMulticast(mac.to_string()));
-        }
-        if bytes == [0; 6] {
-            return Err(Error::MacZero);
-        }
-        Ok(mac)
+/// Checks six bytes as a network card's own MAC address.
+///
+/// # Errors
+/// When it is a multicast address or all zero.
+pub fn card_mac(bytes: [u8; 6]) -> Result<Mac, Error> {
+    let mac = Mac(bytes);
+    if bytes[0] & 1 == 1 {
+        return Err(Error::MacMulticast(mac.to_string()));
     }
-
-    /// Its six bytes.
-    pub const fn as_bytes(&self) -> &[u8; 6] {
-        &self.0
+    if bytes == [0; 6] {
+        return Err(Error::MacZero);
     }
+    Ok(mac)
 }
 
-impl fmt::Display for Mac {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let [a, b, c, d, e, g] = self.0;
-        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
-    }
-}
+/// A MAC address as an operator writes it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CardMac(pub Mac);
 
-impl FromStr for Mac {
+impl FromStr for CardMac {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self, Error> {
-        Self::new(hex_pairs(text).ok_or(Error::Mac)?)
+        card_mac(hex_pairs(text).ok_or(Error::Mac)?).map(Self)
     }
 }
-
-text_serde!(Mac);
 
 /// The first three bytes of every MAC address that is allocated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -192,7 +176,7 @@ impl MacPrefix {
     pub fn with(&self, last: [u8; 3]) -> Result<Mac, Error> {
         let [a, b, c] = self.0;
         let [d, e, f] = last;
-        Mac::new([a, b, c, d, e, f])
+        card_mac([a, b, c, d, e, f])
     }
 }
 
@@ -216,35 +200,6 @@ impl FromStr for MacPrefix {
 }
 
 text_serde!(MacPrefix);
-
-/// A transport protocol that can be forwarded.
-#[derive(
-    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
-)]
-#[serde(rename_all = "lowercase")]
-pub enum Protocol {
-    /// TCP.
-    #[default]
-    Tcp,
-    /// UDP.
-    Udp,
-}
-
-impl Protocol {
-    /// As written in an inventory.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Tcp => "tcp",
-            Self::Udp => "udp",
-        }
-    }
-}
-
-impl fmt::Display for Protocol {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.as_str())
-    }
-}
 
 /// The host ports that forwards are allocated from, both ends included.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -307,16 +307,13 @@ impl<'a> Claims<'a> {
                 name: port.name.to_string(),
                 protocol: port.protocol,
                 host_port,
-                host_port_explicit: port.host.is_some(),
                 container_port: port.container,
             });
         }
         forwards.sort();
         Ok(Allocation {
             address,
-            address_explicit: container.address.is_some(),
             mac,
-            mac_explicit: container.mac.is_some(),
             forwards,
         })
     }

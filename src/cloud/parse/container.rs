@@ -12,7 +12,7 @@ use self::source::Scratch;
 use super::{Names, host_reference, label, label_references, named_sections};
 use crate::cloud::diagnostic::quoted;
 use crate::cloud::inventory::{Backing, Container, Host, Label, Network, Port};
-use crate::cloud::network::{Mac, Protocol};
+use crate::cloud::network::{CardMac, Mac, Protocol};
 use crate::cloud::section::{At, Report, Section, table_of};
 
 const SSH_PORT: u16 = 22;
@@ -225,7 +225,11 @@ fn address(
 }
 
 fn mac(section: &Section<'_>, name: &ContainerName, taken: &mut Taken) -> Option<Mac> {
-    let mac = section.parsed::<Mac>("mac")?;
+    let given = section.parsed::<CardMac>("mac")?;
+    let mac = At {
+        value: given.value.0,
+        at: given.at,
+    };
     take(
         section.report(),
         &mut taken.macs,
