@@ -72,7 +72,7 @@ host_introduce() { # tell hosts that were up before about names added since; the
 # --- disks and configuration ------------------------------------------------------------------------------------------
 
 host_disk() { # NAME: a fresh disk
-    cp --reflink=auto --sparse=always "$(image_path)" "$(disk_of "$1")"
+    cp --reflink=auto --sparse=auto "$(image_path)" "$(disk_of "$1")"
     on_disk "$(disk_of "$1")" host_personalise "$1"
 }
 
@@ -229,14 +229,14 @@ host_exec() {
     local name=$1
     shift
     host_known "$name"
-    ssh -F "$RUN/ssh_config" "$name" "$@"
+    exec ssh -F "$RUN/ssh_config" "$name" "$@"
 }
 
 host_attach() {
     local name=$1
     shift
     host_known "$name"
-    lxc-attach -P "$LXC_PATH" -n "$(lxc_name "$name")" --clear-env -v PATH=$HOST_PATH -v HOME=/root -v LANG=C.UTF-8 -- "$@"
+    ${ATTACH_REPLACES:-} lxc-attach -P "$LXC_PATH" -n "$(lxc_name "$name")" --clear-env -v PATH=$HOST_PATH -v HOME=/root -v LANG=C.UTF-8 -- "$@"
 }
 
 # Both ways a tar stream through attach, so that owners, modes, links and holes survive and no network is needed. The
@@ -268,6 +268,7 @@ mkdir -p "$(dirname "$1")"
 work=$(mktemp -d "$(dirname "$1")/.lab-copy-XXXXXX")
 trap "rm -rf \"$work\"" EXIT
 tar -C "$work" --sparse --xattrs --acls --numeric-owner -xpf -
+[ -e "$work/$2" ] || [ -L "$work/$2" ] || exit 1
 if [ -d "$work/$2" ] && [ ! -L "$work/$2" ] && [ -d "$1" ]; then cp -a "$work/$2/." "$1/"; else mv -fT "$work/$2" "$1"; fi'
 
 host_fill() { # NAME LEAVE_KIB

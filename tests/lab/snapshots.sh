@@ -9,7 +9,7 @@ snapshot_take() { # NAME
     on_every_host host_stop
     rm -rf "$kept.part"
     mkdir -p "$kept.part"
-    for name in $(host_names); do cp --reflink=auto --sparse=always "$(disk_of "$name")" "$kept.part/$name.ext4"; done
+    for name in $(host_names); do cp --reflink=auto --sparse=auto "$(disk_of "$name")" "$kept.part/$name.ext4"; done
     rm -rf "$kept"
     mv "$kept.part" "$kept"
     [ ${#were_running[@]} = 0 ] || each host_start "${were_running[@]}"
@@ -25,7 +25,7 @@ snapshot_restore() { # NAME
     on_every_host host_kill
     rm -f "$RUN/faults"
     faults_render
-    for name in $(host_names); do cp --reflink=auto --sparse=always "$kept/$name.ext4" "$(disk_of "$name")"; done
+    for name in $(host_names); do cp --reflink=auto --sparse=auto "$kept/$name.ext4" "$(disk_of "$name")"; done
     on_every_host host_start
     say "restore $1: $(host_names | xargs)"
 }
