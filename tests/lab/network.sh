@@ -9,12 +9,19 @@ FAULT_TABLE=tallybook_${LAB_BRIDGE}_faults
 NAT_TABLE=tallybook_${LAB_BRIDGE}_nat
 FORWARD_RECORD=/run/tallybook-lab-ip_forward # what the machine's setting was before the first lab
 
+BRIDGE_OWNER="lab in $LAB_DIR" # written on the bridge: another program's, or another lab's, is never touched
+
+bridge_is_ours() { [ "$(cat "/sys/class/net/$LAB_BRIDGE/ifalias" 2>/dev/null)" = "$BRIDGE_OWNER" ]; }
+
 network_up() {
     local uplink
-    if ! ip link show "$LAB_BRIDGE" >/dev/null 2>&1; then
+    if [ ! -e "/sys/class/net/$LAB_BRIDGE" ]; then
+        [ -z "$(ip -4 -o address show to "$LAB_NET.0/24")" ] || die "$LAB_NET.0/24 is in use on this machine: choose another LAB_NET"
         ip link add "$LAB_BRIDGE" type bridge
+        ip link set "$LAB_BRIDGE" alias "$BRIDGE_OWNER"
         ip address add "$LAB_NET.1/24" dev "$LAB_BRIDGE"
     fi
+    bridge_is_ours || die "the bridge $LAB_BRIDGE belongs to someone else: choose another LAB_BRIDGE"
     ip link set "$LAB_BRIDGE" up
     uplink=$(ip -4 route show default | sed -n 's/.* dev \([^ ]*\).*/\1/p;q')
     [ -z "$uplink" ] || network_way_out "$uplink"
@@ -48,12 +55,22 @@ RULES
 }
 
 network_down() {
+    local stranger
+    [ ! -e "/sys/class/net/$LAB_BRIDGE" ] || bridge_is_ours || return 0
     nft delete table bridge "$FAULT_TABLE" 2>/dev/null || true
     nft delete table ip "$NAT_TABLE" 2>/dev/null || true
     iptables -D FORWARD -i "$LAB_BRIDGE" -j ACCEPT 2>/dev/null || true
     iptables -D FORWARD -o "$LAB_BRIDGE" -j ACCEPT 2>/dev/null || true
-    ip link delete "$LAB_BRIDGE" 2>/dev/null || true
-    if [ -f "$FORWARD_RECORD" ] && ! nft list tables | grep -q '^table ip tallybook_.*_nat$'; then # the last lab to go
+    if [ -e "/sys/class/net/$LAB_BRIDGE" ]; then
+        stranger=$(find "/sys/class/net/$LAB_BRIDGE/brif/" -mindepth 1 -printf '%f\n' | grep -v "^$LAB_BRIDGE-p[0-9]*$" | xargs) || true
+        if [ -n "$stranger" ]; then # left in place, and told as left over
+            say "down: $stranger, not of this lab, is plugged into $LAB_BRIDGE"
+        else
+            ip link delete "$LAB_BRIDGE"
+        fi
+    fi
+    # Forwarding goes back to what it was, unless someone else still relies on it.
+    if [ -f "$FORWARD_RECORD" ] && ! nft list ruleset | grep -q masquerade; then
         cat "$FORWARD_RECORD" >/proc/sys/net/ipv4/ip_forward
         rm -f "$FORWARD_RECORD"
     fi

@@ -230,6 +230,8 @@ leftovers() { # places for passing things, and names that betray them anywhere o
 
 sorted_leftovers() { leftovers | sed -E 's/(\td [^=]*) size=.*/\1/' | sort -u; }
 
+timeout 45 systemctl is-system-running --wait >/dev/null 2>&1 || : # a boot under way is not a state to compare
+
 section containers containers
 section container-states container_states
 section container-configs configurations
