@@ -21,6 +21,7 @@ use russh::{
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream};
 use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
+use tokio::task::JoinHandle;
 
 use super::Settings;
 use super::auth::{self, Identity};
@@ -40,6 +41,8 @@ const READ_AHEAD: usize = 1024 * 1024;
 const PACKET_MAX: u32 = 65535;
 /// Messages the library keeps for a channel; with sshd's packets of 32 KiB this is the window of 16 MiB.
 const CHANNEL_MESSAGES: usize = 512;
+/// How long a command that was given up may take to end before its channel is closed.
+const GIVE_UP_GRACE: Duration = Duration::from_secs(3);
 
 /// One machine on the way, the last being the host itself.
 #[derive(Debug, Clone)]
@@ -353,10 +356,10 @@ impl Connection {
         let (to_stdout, stdout) = tokio::io::duplex(READ_AHEAD);
         let (wish, wishes) = watch::channel(Wish::Run);
         let (ended, end) = oneshot::channel();
-        let sender = tokio::spawn(send(write, from_stdin, wishes.clone()));
+        let mut sender = tokio::spawn(send(write, from_stdin, wishes.clone()));
         let (host, ending) = (self.host.clone(), self.ending.clone());
         tokio::spawn(async move {
-            let exit = receive(read, to_stdout, wishes).await;
+            let exit = receive(read, to_stdout, wishes, &mut sender).await;
             // Ends a writer that waits for a window that will never open, and so breaks the command's stdin.
             sender.abort();
             drop(permit);
@@ -401,12 +404,13 @@ enum Broken {
     Command(&'static str),
 }
 
-/// Carries standard input to the host, then waits until the process is given up.
+/// Carries standard input to the host, then waits until the process is given up. Returns true after it closed
+/// the channel: the library forgets a channel that we close, and reports nothing more about it.
 async fn send(
     write: ChannelWriteHalf<Msg>,
     mut stdin: DuplexStream,
     mut wishes: watch::Receiver<Wish>,
-) {
+) -> bool {
     let copy = async {
         let mut buffer = vec![0; WRITE_MAX];
         loop {
@@ -416,20 +420,25 @@ async fn send(
             }
         }
     };
-    let wish = tokio::select! {
-        wish = given_up(&mut wishes) => wish,
+    let (wish, fed) = tokio::select! {
+        wish = given_up(&mut wishes) => (wish, false),
         copied = copy => {
             if copied.is_err() {
-                return;
+                return false;
             }
-            given_up(&mut wishes).await
+            (given_up(&mut wishes).await, true)
         }
     };
-    // Errors here mean that the line is gone, which the receiver reports.
+    // Errors below mean that the line is gone, which the receiver reports.
     if wish == Some(Wish::Terminate) {
         let _ = write.signal(Sig::TERM).await;
     }
-    let _ = write.close().await;
+    if !fed {
+        let _ = write.eof().await;
+    }
+    // sshd counts a session until its command ends: let it end before the slot is free again.
+    tokio::time::sleep(GIVE_UP_GRACE).await;
+    write.close().await.is_ok()
 }
 
 /// Carries what the host sends to its readers, until the channel ends.
@@ -437,12 +446,24 @@ async fn receive(
     mut read: ChannelReadHalf,
     stdout: DuplexStream,
     mut wishes: watch::Receiver<Wish>,
+    sender: &mut JoinHandle<bool>,
 ) -> Result<Exit, Broken> {
+    let mut sending = true;
     let mut stdout = Some(stdout);
     let mut stderr = Tail::default();
     let mut status = None;
     loop {
-        match read.wait().await {
+        let message = tokio::select! {
+            message = read.wait() => message,
+            closed = &mut *sender, if sending => {
+                sending = false;
+                if matches!(closed, Ok(true)) {
+                    return Err(Broken::Command("it was given up and did not end by itself"));
+                }
+                continue;
+            }
+        };
+        match message {
             Some(ChannelMsg::Data { data }) => {
                 if let Some(pipe) = &mut stdout {
                     let written = tokio::select! {

@@ -68,7 +68,8 @@ pub struct Stream {
     pub stdin: Stdin,
     /// From the command.
     pub stdout: Stdout,
-    /// The command itself; dropping it gives the command up (its pipes are closed, it is not killed).
+    /// The command itself; dropping it gives the command up: its input ends, its output is thrown away, and it is
+    /// not killed.
     pub process: Process,
 }
 
@@ -115,8 +116,8 @@ impl Process {
         }
     }
 
-    /// Asks the command to terminate (SIGTERM; over SSH the channel is closed too). Its end still has to be
-    /// waited for.
+    /// Asks the command to terminate (SIGTERM, which an sshd before 7.9 ignores) and gives it up. Its end can still
+    /// be waited for; over SSH its channel is closed if it takes longer than some seconds.
     pub fn terminate(&self) {
         self.wish.send_replace(Wish::Terminate);
     }
