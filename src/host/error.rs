@@ -109,7 +109,7 @@ pub enum Error {
     Handshake {
         host: String,
         address: String,
-        source: russh::Error,
+        source: Box<russh::Error>,
     },
     /// The jump host could not be used.
     #[error("host {host}: its jump host {jump} could not be used")]
@@ -183,7 +183,10 @@ pub enum Error {
     },
     /// The host refuses another command.
     #[error("host {host}: it refuses to start another command on this session")]
-    ChannelRefused { host: String, source: russh::Error },
+    ChannelRefused {
+        host: String,
+        source: Box<russh::Error>,
+    },
     /// The connection broke.
     #[error("host {host}: the line was lost: {why}")]
     LineLost { host: String, why: String },
@@ -298,18 +301,18 @@ impl Error {
 
     /// Whether the host's identity is in question: never to be retried without an operator.
     pub fn is_identity(&self) -> bool {
-        match self {
-            Self::Jump { source, .. } => source.is_identity(),
-            _ => matches!(
-                self,
-                Self::KeyUnknown { .. }
-                    | Self::KeyChanged { .. }
-                    | Self::KeyRevoked { .. }
-                    | Self::CertificateRefused { .. }
-                    | Self::KnownHostsMalformed { .. }
-                    | Self::KnownHosts { .. }
-            ),
+        if let Self::Jump { source, .. } = self {
+            return source.is_identity();
         }
+        matches!(
+            self,
+            Self::KeyUnknown { .. }
+                | Self::KeyChanged { .. }
+                | Self::KeyRevoked { .. }
+                | Self::CertificateRefused { .. }
+                | Self::KnownHostsMalformed { .. }
+                | Self::KnownHosts { .. }
+        )
     }
 
     /// What an operator can do about it.

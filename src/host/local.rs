@@ -6,7 +6,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::io::AsyncReadExt;
 use tokio::process::{Child, ChildStderr};
 use tokio::sync::{oneshot, watch};
@@ -96,10 +96,11 @@ async fn attend(
     Ok(tail.exit(translate(status)))
 }
 
+/// The child leads a process group of its own: what it started ends with it.
 fn terminate(child: &Child) {
     let pid = child.id().and_then(|id| Pid::from_raw(id.cast_signed()));
     if let Some(pid) = pid
-        && let Err(error) = kill_process(pid, Signal::TERM)
+        && let Err(error) = kill_process_group(pid, Signal::TERM)
     {
         tracing::debug!(%error, "a local command could not be told to end");
     }

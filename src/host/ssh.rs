@@ -41,6 +41,13 @@ const READ_AHEAD: usize = 1024 * 1024;
 const PACKET_MAX: u32 = 65535;
 /// Messages the library keeps for a channel; with sshd's packets of 32 KiB this is the window of 16 MiB.
 const CHANNEL_MESSAGES: usize = 512;
+/// Pauses between attempts to open a channel that the host refuses.
+const REFUSAL_PAUSES: [Duration; 4] = [
+    Duration::from_millis(10),
+    Duration::from_millis(40),
+    Duration::from_millis(160),
+    Duration::from_millis(640),
+];
 /// How long a command that was given up may take to end before its channel is closed.
 const GIVE_UP_GRACE: Duration = Duration::from_secs(3);
 
@@ -108,14 +115,7 @@ pub(super) async fn establish(
     };
     let mut handle = match once(algorithms).await {
         // The host has none of the recorded kinds of key: look at what it has, so that the refusal can show it.
-        Err(Error::Handshake {
-            source:
-                russh::Error::NoCommonAlgo {
-                    kind: AlgorithmKind::Key,
-                    ..
-                },
-            ..
-        }) if restricted => {
+        Err(Error::Handshake { source, .. }) if restricted && lacks_key_kind(&source) => {
             let every = Algorithms {
                 plain: every_algorithm(),
                 certificates: Vec::new(),
@@ -142,6 +142,16 @@ pub(super) async fn establish(
         ending,
         via,
     })
+}
+
+fn lacks_key_kind(error: &russh::Error) -> bool {
+    matches!(
+        error,
+        russh::Error::NoCommonAlgo {
+            kind: AlgorithmKind::Key,
+            ..
+        }
+    )
 }
 
 async fn within<T>(
@@ -204,7 +214,7 @@ where
         Ended::Ssh(source) => Error::Handshake {
             host: hop.label.clone(),
             address: hop.place(),
-            source,
+            source: Box::new(source),
         },
     })
 }
@@ -334,20 +344,31 @@ impl Connection {
                 });
             }
         };
-        let channel = match self.handle.channel_open_session().await {
-            Ok(channel) => channel,
-            Err(source @ russh::Error::ChannelOpenFailure(_)) => {
-                return Err(Error::ChannelRefused {
-                    host: self.host.clone(),
-                    source,
-                });
-            }
-            Err(_) => return Err(self.lost()),
-        };
+        let channel = self.open_channel().await?;
         if channel.exec(true, line).await.is_err() {
             return Err(self.lost());
         }
         Ok(self.attach(channel, permit))
+    }
+
+    /// Opens a channel; sshd frees a session a moment after it said that it ended, so a refusal is tried again.
+    async fn open_channel(&self) -> Result<Channel<Msg>, Error> {
+        let mut pauses = REFUSAL_PAUSES.iter();
+        loop {
+            match self.handle.channel_open_session().await {
+                Ok(channel) => return Ok(channel),
+                Err(source @ russh::Error::ChannelOpenFailure(_)) => match pauses.next() {
+                    Some(pause) => tokio::time::sleep(*pause).await,
+                    None => {
+                        return Err(Error::ChannelRefused {
+                            host: self.host.clone(),
+                            source: Box::new(source),
+                        });
+                    }
+                },
+                Err(_) => return Err(self.lost()),
+            }
+        }
     }
 
     fn attach(&self, channel: Channel<Msg>, permit: OwnedSemaphorePermit) -> Stream {

@@ -116,8 +116,11 @@ impl Process {
         }
     }
 
-    /// Asks the command to terminate (SIGTERM, which an sshd before 7.9 ignores) and gives it up. Its end can still
-    /// be waited for; over SSH its channel is closed if it takes longer than some seconds.
+    /// Asks the command to terminate with SIGTERM and gives it up. Its end can still be waited for; over SSH its
+    /// channel is closed if that takes longer than some seconds.
+    ///
+    /// sshd does not deliver signals to a root login (nor does any before 7.9): there, only the end of its input
+    /// tells the command, and one that does not read keeps its place in sshd's MaxSessions until it ends.
     pub fn terminate(&self) {
         self.wish.send_replace(Wish::Terminate);
     }

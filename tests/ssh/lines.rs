@@ -119,6 +119,38 @@ async fn a_command_that_does_not_end_is_given_up() {
 }
 
 #[tokio::test]
+async fn a_local_command_ends_with_all_it_started_when_told_to() {
+    let here = connect(&local(), &Settings::default()).await.unwrap();
+    let command = Command::new("sleep 61 & echo $!; wait");
+    let Stream {
+        mut stdout,
+        process,
+        ..
+    } = here.open(&command).await.unwrap();
+    let mut buffer = [0; 32];
+    let length = stdout.read(&mut buffer).await.unwrap();
+    let started: i32 = std::str::from_utf8(&buffer[..length])
+        .unwrap()
+        .trim()
+        .parse()
+        .unwrap();
+    process.terminate();
+    let exit = process.wait().await.unwrap();
+    assert_eq!(exit.status, Status::Signal("TERM".to_owned()));
+    let started = rustix::process::Pid::from_raw(started).unwrap();
+    for _ in 0..100 {
+        // Without an init process to reap it, a killed orphan stays as a zombie.
+        let path = format!("/proc/{}/stat", started.as_raw_nonzero());
+        match std::fs::read_to_string(path) {
+            Ok(stat) if !stat.contains(") Z ") => {}
+            Ok(_) | Err(_) => return,
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    panic!("what the command started still runs");
+}
+
+#[tokio::test]
 async fn an_open_command_is_a_conversation() {
     for (_lab, session) in both().await {
         let stream = session

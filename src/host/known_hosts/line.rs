@@ -332,21 +332,6 @@ mod tests {
     }
 
     #[test]
-    fn a_fingerprint_reads_as_ssh_keygen_prints_it() {
-        assert_eq!(
-            entry(&format!("cn1 {KEY}")).key.fingerprint(),
-            format!(
-                "SHA256:{}",
-                BASE64_NOPAD.encode(&Sha256::digest(
-                    BASE64
-                        .decode(KEY.split(' ').nth(1).unwrap().as_bytes())
-                        .unwrap()
-                ))
-            )
-        );
-    }
-
-    #[test]
     fn a_bad_line_says_why_and_whom_it_may_concern() {
         let problem = |line: &str| parse(line).unwrap_err();
         assert!(problem("@rewoked cn1 x y").may_be_about("anyone"));
