@@ -5,6 +5,7 @@
 
 pub mod clock;
 pub mod cloud;
+pub mod engine;
 pub mod host;
 pub mod identity;
 pub mod journal;

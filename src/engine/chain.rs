@@ -1,0 +1,375 @@
+//! One batch on one host: durable `started` for all its steps, then the agent acts, then each outcome is recorded.
+//!
+//! A step's outcome is never invented here: it is what the agent reported, or it stays unknown.
+
+use std::sync::Arc;
+
+use tallybook_agent::protocol::{Batch, Call, Reply, Request};
+use tallybook_events::event::{
+    Event, OutputCaptured, Resolution, StepFailed, StepStarted, StepSucceeded, StepUnstarted,
+};
+use tallybook_events::ids::{Attempt, StepIndex};
+use tallybook_events::name::HostName;
+use tallybook_events::step::{
+    Action, Fence, Peer, Phase, PlannedStep, Receipt, StepFailure, StepKey,
+};
+use tallybook_replay::operation::Operation;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use super::conversation::{self, Conversation, Listener, Speaker};
+use super::crash::{self, Moment};
+use super::reach::{self, Reach};
+use super::watch::{Notice, Watch};
+use crate::log::{self, Condition, Draft, Log};
+
+/// Why a chain ended before all its outcomes were known.
+#[derive(Debug)]
+pub(super) enum Cut {
+    /// The host could not be reached: nothing was started.
+    Unreachable(reach::Error),
+    /// The line was lost: what was started is in doubt.
+    Lost(conversation::Error),
+    /// The host refused the batch as a whole: nothing was done.
+    Refused(StepFailure),
+    /// The log could not be written: nothing may go on.
+    Log(log::Error),
+}
+
+impl From<log::Error> for Cut {
+    fn from(error: log::Error) -> Self {
+        Cut::Log(error)
+    }
+}
+
+/// Everything a chain needs; shared by all of an operation's.
+#[derive(Clone)]
+pub(super) struct Crew {
+    pub log: Log,
+    pub reach: Arc<dyn Reach>,
+    pub watch: Watch,
+    pub fence: Fence,
+    /// Whether we were asked to stop.
+    pub stop: watch::Receiver<bool>,
+}
+
+/// A chain of steps of one host, to be started.
+pub(super) struct Chain {
+    pub host: HostName,
+    pub steps: Vec<(PlannedStep, Attempt)>,
+}
+
+impl Crew {
+    /// The condition under which this operation's events are written.
+    pub fn held(&self, operation: &Operation) -> Condition {
+        Condition::held(operation.id, operation.claim)
+    }
+
+    /// The batch that asks for these steps.
+    pub fn batch(&self, operation: &Operation, steps: &[(PlannedStep, Attempt)]) -> Batch {
+        Batch {
+            fence: self.fence,
+            calls: steps
+                .iter()
+                .map(|(plan, attempt)| Call {
+                    key: self.key(operation, plan.index, *attempt),
+                    kind: plan.kind.clone(),
+                    params: plan.params.clone(),
+                    action: plan.action.clone(),
+                })
+                .collect(),
+            outputs: operation.outputs(),
+        }
+    }
+
+    fn key(&self, operation: &Operation, step: StepIndex, attempt: Attempt) -> StepKey {
+        StepKey {
+            log: self.fence.log,
+            operation: operation.id,
+            step,
+            attempt,
+        }
+    }
+
+    /// Records what a receipt says of a step: what its programs printed, then its outcome.
+    pub async fn record(
+        &self,
+        operation: &Operation,
+        plan: &PlannedStep,
+        receipt: Receipt,
+        resolution: Resolution,
+    ) -> Result<(), log::Error> {
+        let (event, captured): (Event, _) = match receipt.phase {
+            Phase::Started => return Ok(()),
+            Phase::Succeeded(mut done) => {
+                let captured = std::mem::take(&mut done.captured);
+                (StepSucceeded { resolution, done }.into(), captured)
+            }
+            Phase::Failed(mut failure) => {
+                let captured = std::mem::take(&mut failure.captured);
+                (
+                    StepFailed {
+                        resolution,
+                        failure,
+                    }
+                    .into(),
+                    captured,
+                )
+            }
+        };
+        let attempt = receipt.key.attempt;
+        let mut drafts = Vec::with_capacity(captured.len() + 1);
+        for captured in captured {
+            drafts.push(self.draft(operation, plan, attempt, OutputCaptured { captured })?);
+        }
+        drafts.push(self.draft(operation, plan, attempt, event.clone())?);
+        self.log.append(drafts, self.held(operation)).await?;
+        crash::pass(Moment::Recorded);
+        self.tell(plan, &event);
+        Ok(())
+    }
+
+    /// An event of a step of this operation.
+    pub fn draft(
+        &self,
+        operation: &Operation,
+        plan: &PlannedStep,
+        attempt: Attempt,
+        event: impl Into<Event>,
+    ) -> Result<Draft, log::Error> {
+        Draft::new(plan.subject.clone(), event)
+            .map(|draft| {
+                draft
+                    .operation(operation.id, Some(operation.claim))
+                    .step(plan.index, attempt)
+            })
+            .map_err(|source| log::Error::Payload {
+                seq: operation.last,
+                source,
+            })
+    }
+
+    fn tell(&self, plan: &PlannedStep, event: &Event) {
+        let (step, host, summary) = (plan.index, plan.host.clone(), plan.summary.clone());
+        match event {
+            Event::StepSucceeded(succeeded) => (self.watch)(&Notice::Succeeded {
+                step,
+                host,
+                summary,
+                changed: succeeded.done.changed,
+            }),
+            Event::StepFailed(failed) => (self.watch)(&Notice::Failed {
+                step,
+                host,
+                summary,
+                message: failed.failure.message.clone(),
+            }),
+            _ => {}
+        }
+    }
+}
+
+/// Carries a chain out. On `Ok` every step of it has a recorded outcome, or is recorded as never started.
+#[tracing::instrument(
+    skip_all,
+    fields(operation = %operation.id.short(), host = %chain.host, step = %chain.steps[0].0.index,
+           attempt = %chain.steps[0].1)
+)]
+pub(super) async fn carry_out(
+    crew: &Crew,
+    operation: &Operation,
+    chain: &Chain,
+) -> Result<(), Cut> {
+    let log_id = crew.fence.log;
+    let mut conversation = crew
+        .reach
+        .open(&chain.host, log_id)
+        .await
+        .map_err(Cut::Unreachable)?;
+    let sender = match chain.steps.first().and_then(|(plan, _)| plan.peer.as_ref()) {
+        Some(peer) => Some(open_sender(crew, peer).await.map_err(Cut::Unreachable)?),
+        None => None,
+    };
+    let mut started = Vec::with_capacity(chain.steps.len());
+    for (plan, attempt) in &chain.steps {
+        let kind = plan.kind.clone();
+        started.push(crew.draft(operation, plan, *attempt, StepStarted { kind })?);
+    }
+    // Crash boundary: until this returns, nothing on the host may change.
+    crew.log.append(started, crew.held(operation)).await?;
+    crash::pass(Moment::Started);
+    conversation
+        .speaker
+        .say(&Request::Run(crew.batch(operation, &chain.steps)))
+        .await
+        .map_err(Cut::Lost)?;
+    let transfer = sender.map(|sender| Transfer::start(sender, conversation.speaker.clone()));
+    follow(crew, operation, chain, &mut conversation, transfer).await
+}
+
+async fn open_sender(crew: &Crew, peer: &Peer) -> Result<Conversation, reach::Error> {
+    let conversation = crew.reach.open(&peer.host, crew.fence.log).await?;
+    conversation
+        .speaker
+        .say(&Request::Send(peer.source.clone()))
+        .await?;
+    Ok(conversation)
+}
+
+/// The sending end of a transfer, and the task that relays what it says to the receiving end.
+struct Transfer {
+    to_sender: Speaker,
+    relay: JoinHandle<()>,
+}
+
+impl Transfer {
+    fn start(sender: Conversation, to_receiver: Speaker) -> Self {
+        Transfer {
+            to_sender: sender.speaker,
+            relay: tokio::spawn(relay(sender.listener, to_receiver)),
+        }
+    }
+}
+
+impl Drop for Transfer {
+    fn drop(&mut self) {
+        self.relay.abort();
+    }
+}
+
+async fn relay(mut from_sender: Listener, to_receiver: Speaker) {
+    loop {
+        let why = match from_sender.hear().await {
+            Ok(Reply::Peer(bytes)) => {
+                crash::pass(Moment::Relayed);
+                if to_receiver.say(&Request::Peer(bytes)).await.is_err() {
+                    return;
+                }
+                continue;
+            }
+            Ok(Reply::SendEnded) => return,
+            Ok(Reply::Refused(failure)) => failure.message,
+            Ok(_) => continue,
+            Err(error) => error.to_string(),
+        };
+        let _gone = to_receiver.say(&Request::PeerLost(why)).await;
+        return;
+    }
+}
+
+async fn follow(
+    crew: &Crew,
+    operation: &Operation,
+    chain: &Chain,
+    conversation: &mut Conversation,
+    transfer: Option<Transfer>,
+) -> Result<(), Cut> {
+    let mut stop = crew.stop.clone();
+    let mut told_to_stop = false;
+    let plan_of = |key: &StepKey| {
+        chain
+            .steps
+            .iter()
+            .map(|(plan, _)| plan)
+            .find(|plan| plan.index == key.step)
+    };
+    loop {
+        let reply = tokio::select! {
+            reply = conversation.listener.hear() => reply.map_err(Cut::Lost)?,
+            () = asked_to_stop(&mut stop), if !told_to_stop => {
+                told_to_stop = true;
+                let _gone = conversation.speaker.say(&Request::Stop).await;
+                continue;
+            }
+        };
+        match reply {
+            Reply::Started(key) => {
+                if let Some(plan) = plan_of(&key) {
+                    crash::pass(match plan.action {
+                        Action::Forward => Moment::Effect,
+                        Action::Undo { .. } => Moment::UndoEffect,
+                    });
+                    (crew.watch)(&Notice::Started {
+                        step: plan.index,
+                        host: chain.host.clone(),
+                        summary: plan.summary.clone(),
+                    });
+                }
+            }
+            Reply::Progress {
+                key,
+                what,
+                done,
+                total,
+            } => (crew.watch)(&Notice::Progress {
+                step: key.step,
+                host: chain.host.clone(),
+                what,
+                done,
+                total,
+            }),
+            Reply::Finished(receipt) => {
+                if let Some(plan) = plan_of(&receipt.key) {
+                    // Crash boundary: the host knows the outcome, the log does not yet.
+                    crash::pass(match plan.action {
+                        Action::Forward => Moment::Ended,
+                        Action::Undo { .. } => Moment::UndoEnded,
+                    });
+                    crew.record(operation, plan, receipt, Resolution::Reported)
+                        .await?;
+                }
+            }
+            Reply::Peer(bytes) => {
+                if let Some(transfer) = &transfer {
+                    let _gone = transfer.to_sender.say(&Request::Peer(bytes)).await;
+                }
+            }
+            Reply::BatchEnded { unstarted } => {
+                record_unstarted(crew, operation, chain, &unstarted).await?;
+                return Ok(());
+            }
+            Reply::Refused(failure) => {
+                let all: Vec<StepKey> = chain
+                    .steps
+                    .iter()
+                    .map(|(plan, attempt)| crew.key(operation, plan.index, *attempt))
+                    .collect();
+                record_unstarted(crew, operation, chain, &all).await?;
+                return Err(Cut::Refused(failure));
+            }
+            Reply::Hello { .. }
+            | Reply::Probed { .. }
+            | Reply::Receipts(_)
+            | Reply::SendEnded
+            | Reply::Output { .. }
+            | Reply::SessionEnded(_) => {}
+        }
+    }
+}
+
+/// Resolves when we are asked to stop; never when nobody can ask any more.
+async fn asked_to_stop(stop: &mut watch::Receiver<bool>) {
+    if stop.wait_for(|stop| *stop).await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}
+
+async fn record_unstarted(
+    crew: &Crew,
+    operation: &Operation,
+    chain: &Chain,
+    keys: &[StepKey],
+) -> Result<(), log::Error> {
+    let mut drafts = Vec::with_capacity(keys.len());
+    for (plan, attempt) in &chain.steps {
+        if keys.iter().any(|key| key.step == plan.index) {
+            let why = "the batch ended before it".to_owned();
+            drafts.push(crew.draft(operation, plan, *attempt, StepUnstarted { why })?);
+        }
+    }
+    if drafts.is_empty() {
+        return Ok(());
+    }
+    crew.log.append(drafts, crew.held(operation)).await?;
+    Ok(())
+}

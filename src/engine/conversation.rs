@@ -1,0 +1,210 @@
+//! A conversation with an agent: frames out, frames in, and why the line ended.
+//!
+//! It knows the frames, not what they mean. Reading goes on in a task of its own, so that waiting for a reply can
+//! be given up without losing half a frame.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::time::Duration;
+
+use tallybook_agent::protocol::{self, PROTOCOL, Reply, Request};
+use tallybook_events::codec;
+use tallybook_events::ids::LogId;
+use tallybook_events::name::HostName;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::sync::mpsc;
+
+/// How many frames may wait in each direction.
+const QUEUE_LEN: usize = 8;
+/// How long an agent may take to answer the first question.
+const HELLO_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Why a conversation is over.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The line is gone.
+    #[error("the line to {host} was lost: {why}")]
+    Lost {
+        /// The host.
+        host: HostName,
+        /// What is known of it.
+        why: String,
+    },
+    /// The agent said something that can't be understood.
+    #[error("the agent on {host} can't be understood")]
+    Frame {
+        /// The host.
+        host: HostName,
+        /// Why not.
+        source: protocol::Error,
+    },
+    /// The agent did not answer as it must.
+    #[error("the agent on {host} {what}")]
+    Unexpected {
+        /// The host.
+        host: HostName,
+        /// What it did.
+        what: String,
+    },
+}
+
+/// Waits for the end of the agent's process and says, for people, how it ended.
+pub type End = Pin<Box<dyn Future<Output = String> + Send>>;
+
+/// Speaks to an agent. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Speaker {
+    host: HostName,
+    frames: mpsc::Sender<Vec<u8>>,
+}
+
+/// Hears an agent.
+#[derive(Debug)]
+pub struct Listener {
+    host: HostName,
+    replies: mpsc::Receiver<Result<Reply, Error>>,
+}
+
+/// Both ends of a conversation.
+#[derive(Debug)]
+pub struct Conversation {
+    /// Speaks.
+    pub speaker: Speaker,
+    /// Hears.
+    pub listener: Listener,
+}
+
+impl Conversation {
+    /// A conversation over a process's input and output.
+    pub fn new(
+        host: &HostName,
+        mut stdin: impl AsyncWrite + Unpin + Send + 'static,
+        stdout: impl AsyncRead + Unpin + Send + 'static,
+        end: End,
+    ) -> Self {
+        let (frames, mut queue) = mpsc::channel::<Vec<u8>>(QUEUE_LEN);
+        tokio::spawn(async move {
+            while let Some(frame) = queue.recv().await {
+                if stdin.write_all(&frame).await.is_err() || stdin.flush().await.is_err() {
+                    return;
+                }
+            }
+            let _closed = stdin.shutdown().await;
+        });
+        let (sender, replies) = mpsc::channel(QUEUE_LEN);
+        tokio::spawn(read_replies(host.clone(), stdout, end, sender));
+        Conversation {
+            speaker: Speaker {
+                host: host.clone(),
+                frames,
+            },
+            listener: Listener {
+                host: host.clone(),
+                replies,
+            },
+        }
+    }
+
+    /// Says hello, and checks that the agent speaks our protocol.
+    ///
+    /// # Errors
+    /// When it does not, or does not answer in time.
+    pub async fn hello(&mut self, log: LogId) -> Result<(), Error> {
+        let host = self.speaker.host.clone();
+        self.speaker
+            .say(&Request::Hello {
+                protocol: PROTOCOL,
+                log,
+                host: host.clone(),
+            })
+            .await?;
+        let reply = tokio::time::timeout(HELLO_TIMEOUT, self.listener.hear()).await;
+        let what = match reply {
+            Ok(Ok(Reply::Hello { protocol, .. })) if protocol == PROTOCOL => return Ok(()),
+            Ok(Ok(Reply::Hello { protocol, .. })) => {
+                format!("speaks protocol {protocol}, not {PROTOCOL}")
+            }
+            Ok(Ok(Reply::Refused(failure))) => format!("refuses to talk: {}", failure.message),
+            Ok(Ok(_)) => "does not say hello".to_owned(),
+            Ok(Err(error)) => return Err(error),
+            Err(_elapsed) => format!("says nothing for {} s", HELLO_TIMEOUT.as_secs()),
+        };
+        Err(Error::Unexpected { host, what })
+    }
+}
+
+impl Speaker {
+    /// Sends one request.
+    ///
+    /// # Errors
+    /// When the line is gone. The listener hears why.
+    pub async fn say(&self, request: &Request) -> Result<(), Error> {
+        let frame = protocol::encode_frame(request).map_err(|source| Error::Frame {
+            host: self.host.clone(),
+            source,
+        })?;
+        self.frames.send(frame).await.map_err(|_| Error::Lost {
+            host: self.host.clone(),
+            why: "it takes no more input".to_owned(),
+        })
+    }
+}
+
+impl Listener {
+    /// The next reply. Can be given up at any point without losing one.
+    ///
+    /// # Errors
+    /// When the line is gone, or the reply can't be understood.
+    pub async fn hear(&mut self) -> Result<Reply, Error> {
+        match self.replies.recv().await {
+            Some(reply) => reply,
+            None => Err(Error::Lost {
+                host: self.host.clone(),
+                why: "it is closed".to_owned(),
+            }),
+        }
+    }
+}
+
+async fn read_replies(
+    host: HostName,
+    mut stdout: impl AsyncRead + Unpin,
+    end: End,
+    replies: mpsc::Sender<Result<Reply, Error>>,
+) {
+    loop {
+        match read_reply(&mut stdout).await {
+            Ok(Some(reply)) => {
+                if replies.send(Ok(reply)).await.is_err() {
+                    return;
+                }
+            }
+            Ok(None) | Err(protocol::Error::Io(_)) => {
+                drop(stdout);
+                let why = tokio::time::timeout(Duration::from_secs(5), end)
+                    .await
+                    .unwrap_or_else(|_| "no answer".to_owned());
+                let _gone = replies.send(Err(Error::Lost { host, why })).await;
+                return;
+            }
+            Err(source) => {
+                let _gone = replies.send(Err(Error::Frame { host, source })).await;
+                return;
+            }
+        }
+    }
+}
+
+async fn read_reply(
+    stdout: &mut (impl AsyncRead + Unpin),
+) -> Result<Option<Reply>, protocol::Error> {
+    let mut head = [0; 4];
+    match stdout.read_exact(&mut head).await {
+        Ok(_) => {}
+        Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => return Ok(None),
+        Err(error) => return Err(error.into()),
+    }
+    let mut body = vec![0; protocol::frame_len(head)?];
+    stdout.read_exact(&mut body).await?;
+    Ok(Some(codec::decode(&body)?))
+}

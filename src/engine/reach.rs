@@ -1,0 +1,201 @@
+//! Reaching hosts: one session a host, kept for as long as it is sound, and a conversation with the agent on it.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use tallybook_events::ids::LogId;
+use tallybook_events::name::HostName;
+use tokio::sync::Mutex;
+
+use super::conversation::{self, Conversation};
+use crate::host::{self, AgentPath, Session, Settings, Target, connect, push_agent};
+
+/// Why there is no conversation with a host.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The inventory has no such host.
+    #[error("the inventory has no host {0}")]
+    Unknown(HostName),
+    /// The host can't be reached, or does not take us in.
+    #[error(transparent)]
+    Host(#[from] host::Error),
+    /// The agent on it does not talk as it must.
+    #[error(transparent)]
+    Conversation(#[from] conversation::Error),
+    /// There is no agent to send.
+    #[error("the agent {} can't be used", path.display())]
+    Agent {
+        /// Where it should be.
+        path: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// The agent is not the one this program was built with.
+    #[error("the agent {} is not the one that this tallybook was built with", .0.display())]
+    AgentChanged(PathBuf),
+}
+
+impl Error {
+    /// Whether the host is not there: as opposed to there and not taking us in.
+    pub fn is_unreachable(&self) -> bool {
+        match self {
+            Error::Host(error) => error.is_unreachable(),
+            Error::Conversation(conversation::Error::Lost { .. }) => true,
+            Error::Conversation(_)
+            | Error::Unknown(_)
+            | Error::Agent { .. }
+            | Error::AgentChanged(_) => false,
+        }
+    }
+
+    /// Whether a host key or our own identity is what stands in the way.
+    pub fn is_identity(&self) -> bool {
+        matches!(self, Error::Host(error) if error.is_identity())
+    }
+
+    /// What to do next, where that is known.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Error::Host(error) => error.hint(),
+            Error::Unknown(_) => Some("add it under [hosts] in cloud.toml".to_owned()),
+            Error::Agent { .. } | Error::AgentChanged(_) => Some(
+                "build both with scripts/build.sh, which puts tallybook-agent beside tallybook"
+                    .to_owned(),
+            ),
+            Error::Conversation(_) => None,
+        }
+    }
+}
+
+/// A conversation being opened.
+pub type Opening<'a> = Pin<Box<dyn Future<Output = Result<Conversation, Error>> + Send + 'a>>;
+
+/// Opens conversations with agents on hosts: over SSH, or in a test's own process.
+pub trait Reach: Send + Sync {
+    /// A new conversation, past its hello.
+    fn open<'a>(&'a self, host: &'a HostName, log: LogId) -> Opening<'a>;
+}
+
+/// The agent's program, ready to be sent.
+#[derive(Debug, Clone)]
+pub struct AgentProgram {
+    bytes: Arc<Vec<u8>>,
+    hash: blake3::Hash,
+}
+
+impl AgentProgram {
+    /// The agent beside this program; its hash is held against the one that was recorded when both were built.
+    ///
+    /// # Errors
+    /// When it is not there, or is another one.
+    pub fn beside_this_program() -> Result<Self, Error> {
+        let here = std::env::current_exe().map_err(|source| Error::Agent {
+            path: PathBuf::from("tallybook-agent"),
+            source,
+        })?;
+        let path = here.with_file_name("tallybook-agent");
+        let bytes = std::fs::read(&path).map_err(|source| Error::Agent {
+            path: path.clone(),
+            source,
+        })?;
+        let hash = blake3::hash(&bytes);
+        match option_env!("TALLYBOOK_AGENT_BLAKE3") {
+            Some(recorded) if hash.to_hex().as_str() != recorded => Err(Error::AgentChanged(path)),
+            Some(_) => Ok(AgentProgram {
+                bytes: Arc::new(bytes),
+                hash,
+            }),
+            None => {
+                tracing::warn!("this tallybook was built without its agent's hash; not checked");
+                Ok(AgentProgram {
+                    bytes: Arc::new(bytes),
+                    hash,
+                })
+            }
+        }
+    }
+}
+
+struct Connected {
+    session: Session,
+    agent: AgentPath,
+}
+
+/// The inventory's hosts over SSH, and the controller itself without.
+pub struct Fleet {
+    targets: BTreeMap<HostName, Target>,
+    settings: Settings,
+    agent: AgentProgram,
+    sessions: BTreeMap<HostName, Mutex<Option<Connected>>>,
+}
+
+impl Fleet {
+    /// These hosts.
+    pub fn new(targets: Vec<Target>, settings: Settings, agent: AgentProgram) -> Self {
+        Fleet {
+            sessions: targets
+                .iter()
+                .map(|target| (target.name.clone(), Mutex::new(None)))
+                .collect(),
+            targets: targets
+                .into_iter()
+                .map(|target| (target.name.clone(), target))
+                .collect(),
+            settings,
+            agent,
+        }
+    }
+
+    async fn open_conversation(&self, name: &HostName, log: LogId) -> Result<Conversation, Error> {
+        let unknown = || Error::Unknown(name.clone());
+        let target = self.targets.get(name).ok_or_else(unknown)?;
+        let slot = self.sessions.get(name).ok_or_else(unknown)?;
+        let (session, command) = {
+            let mut slot = slot.lock().await;
+            if slot.as_ref().is_some_and(|known| known.session.is_closed()) {
+                *slot = None;
+            }
+            let connected = match slot.take() {
+                Some(connected) => connected,
+                None => {
+                    let session = connect(target, &self.settings).await?;
+                    let agent = push_agent(
+                        &session,
+                        &self.agent.bytes,
+                        self.agent.hash,
+                        std::env::consts::ARCH,
+                    )
+                    .await?;
+                    Connected { session, agent }
+                }
+            };
+            let command = connected.agent.serve();
+            let session = connected.session.clone();
+            *slot = Some(connected);
+            (session, command)
+        };
+        let stream = session.open(&command).await?;
+        let process = stream.process;
+        let end = Box::pin(async move {
+            match process.wait().await {
+                Ok(exit) => {
+                    let stderr = String::from_utf8_lossy(&exit.stderr);
+                    format!("the agent ended with {} {}", exit.status, stderr.trim_end())
+                }
+                Err(error) => error.to_string(),
+            }
+        });
+        let mut conversation = Conversation::new(name, stream.stdin, stream.stdout, end);
+        conversation.hello(log).await?;
+        Ok(conversation)
+    }
+}
+
+impl Reach for Fleet {
+    fn open<'a>(&'a self, host: &'a HostName, log: LogId) -> Opening<'a> {
+        Box::pin(self.open_conversation(host, log))
+    }
+}

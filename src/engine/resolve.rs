@@ -1,0 +1,202 @@
+//! Steps in doubt: started, and nobody recorded how they ended. Asks the host's receipts, then looks.
+//!
+//! It adopts what was done, and says what may be done again; it never guesses and never deletes.
+
+use std::collections::BTreeMap;
+
+use tallybook_agent::protocol::{ReceiptReport, Reply, Request};
+use tallybook_events::event::{Resolution, StepDoubted, StepSucceeded, StepUnstarted};
+use tallybook_events::ids::{Attempt, StepIndex};
+use tallybook_events::name::HostName;
+use tallybook_events::step::{Action, Phase, PlannedStep, Receipt, Seen};
+use tallybook_replay::operation::Operation;
+
+use super::chain::{Crew, Cut};
+use super::conversation::Conversation;
+use super::watch::Notice;
+
+/// What became of the steps of one host.
+#[derive(Debug, Default)]
+pub(super) struct Resolved {
+    /// May be started again.
+    pub again: Vec<StepIndex>,
+    /// Can't be told, or something foreign is in the way: somebody has to decide.
+    pub stuck: Vec<(StepIndex, String)>,
+}
+
+/// What a step in doubt turned out to be.
+enum Verdict {
+    Receipt(Box<Receipt>),
+    Unstarted(String),
+    Seen(Seen),
+}
+
+/// Resolves the doubtful steps of a host.
+#[tracing::instrument(skip_all, fields(operation = %operation.id.short(), host = %host))]
+pub(super) async fn host(
+    crew: &Crew,
+    operation: &Operation,
+    host: &HostName,
+    steps: &[(PlannedStep, Attempt)],
+) -> Result<Resolved, Cut> {
+    let report = receipts(crew, operation, host).await?;
+    let mut resolved = Resolved::default();
+    let mut to_probe = Vec::new();
+    let mut verdicts: BTreeMap<StepIndex, Verdict> = BTreeMap::new();
+    for (plan, attempt) in steps {
+        let receipt = report
+            .receipts
+            .iter()
+            .find(|receipt| receipt.key.step == plan.index && receipt.key.attempt == *attempt);
+        match receipt {
+            Some(receipt) if !matches!(receipt.phase, Phase::Started) => {
+                verdicts.insert(plan.index, Verdict::Receipt(Box::new(receipt.clone())));
+            }
+            None if report.journal_is_live => {
+                let why = "the host has no receipt of it".to_owned();
+                verdicts.insert(plan.index, Verdict::Unstarted(why));
+            }
+            Some(_) | None => to_probe.push((plan.clone(), *attempt)),
+        }
+    }
+    for (index, seen) in probe(crew, operation, host, &to_probe).await? {
+        verdicts.insert(index, Verdict::Seen(seen));
+    }
+    for (plan, attempt) in steps {
+        let Some(verdict) = verdicts.remove(&plan.index) else {
+            let why = "the host did not say".to_owned();
+            resolved.stuck.push((plan.index, why));
+            continue;
+        };
+        settle(crew, operation, plan, *attempt, verdict, &mut resolved).await?;
+    }
+    Ok(resolved)
+}
+
+async fn settle(
+    crew: &Crew,
+    operation: &Operation,
+    plan: &PlannedStep,
+    attempt: Attempt,
+    verdict: Verdict,
+    resolved: &mut Resolved,
+) -> Result<(), Cut> {
+    let held = crew.held(operation);
+    let how = match verdict {
+        Verdict::Receipt(receipt) => {
+            let failed = matches!(receipt.phase, Phase::Failed(_));
+            crew.record(operation, plan, *receipt, Resolution::Receipt)
+                .await?;
+            if failed && !plan.once {
+                resolved.again.push(plan.index);
+            }
+            "its receipt says how it ended".to_owned()
+        }
+        Verdict::Unstarted(why) => {
+            let event = StepUnstarted { why: why.clone() };
+            let draft = crew.draft(operation, plan, attempt, event)?;
+            crew.log.append(vec![draft], held).await?;
+            why
+        }
+        Verdict::Seen(Seen::Done(done)) => {
+            let event = StepSucceeded {
+                resolution: Resolution::Probe,
+                done,
+            };
+            let draft = crew.draft(operation, plan, attempt, event)?;
+            crew.log.append(vec![draft], held).await?;
+            "its effect is there".to_owned()
+        }
+        Verdict::Seen(seen) => {
+            let (why, foreign) = match seen {
+                Seen::Absent | Seen::Done(_) => ("nothing of it is there".to_owned(), false),
+                Seen::Partial { what } => (format!("some of it is there: {what}"), false),
+                Seen::Conflict { what } => (format!("something else is in the way: {what}"), true),
+                Seen::Unknown { why } => (format!("it can't be told: {why}"), plan.once),
+            };
+            let event = StepDoubted { why: why.clone() };
+            let draft = crew.draft(operation, plan, attempt, event)?;
+            crew.log.append(vec![draft], held).await?;
+            if foreign || plan.once {
+                resolved.stuck.push((plan.index, why.clone()));
+            } else {
+                resolved.again.push(plan.index);
+            }
+            why
+        }
+    };
+    (crew.watch)(&Notice::Resolved {
+        step: plan.index,
+        host: plan.host.clone(),
+        how,
+    });
+    Ok(())
+}
+
+async fn receipts(
+    crew: &Crew,
+    operation: &Operation,
+    host: &HostName,
+) -> Result<ReceiptReport, Cut> {
+    let mut conversation = open(crew, host).await?;
+    conversation
+        .speaker
+        .say(&Request::Receipts {
+            operation: operation.id,
+        })
+        .await
+        .map_err(Cut::Lost)?;
+    loop {
+        match conversation.listener.hear().await.map_err(Cut::Lost)? {
+            Reply::Receipts(report) => return Ok(report),
+            Reply::Refused(failure) => return Err(Cut::Refused(failure)),
+            _ => {}
+        }
+    }
+}
+
+async fn probe(
+    crew: &Crew,
+    operation: &Operation,
+    host: &HostName,
+    steps: &[(PlannedStep, Attempt)],
+) -> Result<Vec<(StepIndex, Seen)>, Cut> {
+    // An undo is safe to repeat, so whether it is done need not be told: it is done again.
+    let (forward, undo): (Vec<_>, Vec<_>) = steps
+        .iter()
+        .cloned()
+        .partition(|(plan, _)| matches!(plan.action, Action::Forward));
+    let mut seen: Vec<(StepIndex, Seen)> = undo
+        .iter()
+        .map(|(plan, _)| {
+            let what = "the undo was begun".to_owned();
+            (plan.index, Seen::Partial { what })
+        })
+        .collect();
+    if forward.is_empty() {
+        return Ok(seen);
+    }
+    let mut conversation = open(crew, host).await?;
+    conversation
+        .speaker
+        .say(&Request::Probe(crew.batch(operation, &forward)))
+        .await
+        .map_err(Cut::Lost)?;
+    let wanted = seen.len() + forward.len();
+    while seen.len() < wanted {
+        match conversation.listener.hear().await.map_err(Cut::Lost)? {
+            Reply::Probed { key, seen: found } => seen.push((key.step, found)),
+            Reply::Refused(failure) => return Err(Cut::Refused(failure)),
+            Reply::BatchEnded { .. } => break,
+            _ => {}
+        }
+    }
+    Ok(seen)
+}
+
+async fn open(crew: &Crew, host: &HostName) -> Result<Conversation, Cut> {
+    crew.reach
+        .open(host, crew.fence.log)
+        .await
+        .map_err(Cut::Unreachable)
+}
