@@ -61,12 +61,12 @@ pub(super) struct Chain {
 
 impl Crew {
     /// The condition under which this operation's events are written.
-    pub fn held(&self, operation: &Operation) -> Condition {
+    pub(super) fn held(&self, operation: &Operation) -> Condition {
         Condition::held(operation.id, operation.claim)
     }
 
     /// The batch that asks for these steps.
-    pub fn batch(&self, operation: &Operation, steps: &[(PlannedStep, Attempt)]) -> Batch {
+    pub(super) fn batch(&self, operation: &Operation, steps: &[(PlannedStep, Attempt)]) -> Batch {
         Batch {
             fence: self.fence,
             calls: steps
@@ -92,7 +92,7 @@ impl Crew {
     }
 
     /// Records what a receipt says of a step: what its programs printed, then its outcome.
-    pub async fn record(
+    pub(super) async fn record(
         &self,
         operation: &Operation,
         plan: &PlannedStep,
@@ -130,7 +130,7 @@ impl Crew {
     }
 
     /// An event of a step of this operation.
-    pub fn draft(
+    pub(super) fn draft(
         &self,
         operation: &Operation,
         plan: &PlannedStep,

@@ -260,7 +260,7 @@ impl Engine {
             lost: None,
             refused: None,
         };
-        work.to_its_end(id).await
+        work.drive(id).await
     }
 
     async fn load(&self, id: OperationId) -> Result<Operation, Error> {
@@ -354,7 +354,7 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
-    async fn to_its_end(&mut self, id: OperationId) -> Result<Outcome, Error> {
+    async fn drive(&mut self, id: OperationId) -> Result<Outcome, Error> {
         let mut stopping = false;
         loop {
             let operation = self.engine.load(id).await?;
