@@ -171,3 +171,82 @@ fn extended(before: Option<Seen>, fence: &Fence, operation: OperationId) -> Seen
     }
     seen
 }
+
+#[cfg(test)]
+mod tests {
+    use tallybook_events::ids::Hash;
+
+    use super::*;
+
+    fn fence(epoch: u32, seq: u64) -> Fence {
+        Fence {
+            log: LogId::from_bytes([1; 16]),
+            epoch: Epoch(epoch),
+            claim: ClaimRef {
+                seq: Seq(seq),
+                hash: Hash([seq as u8; 32]),
+            },
+        }
+    }
+
+    fn operation(number: u64) -> OperationId {
+        OperationId::new(number, [0; 10])
+    }
+
+    #[test]
+    fn the_highest_of_each_is_kept_and_an_older_epoch_is_refused() {
+        let temp = tempfile::tempdir().unwrap();
+        let layout = Layout::below(temp.path());
+        let look = || {
+            let log = fence(0, 0).log;
+            read(&path(&layout, log), log).unwrap()
+        };
+        assert_eq!(look(), None);
+        pass(&layout, &fence(2, 20), operation(1)).unwrap();
+        pass(&layout, &fence(2, 10), operation(2)).unwrap();
+        pass(&layout, &fence(2, 15), operation(1)).unwrap();
+        let seen = look().unwrap();
+        assert_eq!((seen.epoch, seen.claim_seq), (Epoch(2), Seq(20)));
+        assert_eq!(seen.claims[&operation(1)].seq, Seq(20));
+        assert_eq!(seen.claims[&operation(2)].seq, Seq(10));
+        let refused = pass(&layout, &fence(1, 99), operation(3)).unwrap_err();
+        assert!(matches!(refused, Error::Older { .. }), "{refused}");
+        assert_eq!(look().unwrap(), seen, "a refusal changes nothing");
+        pass(&layout, &fence(3, 5), operation(3)).unwrap();
+        let seen = look().unwrap();
+        assert_eq!((seen.epoch, seen.claim_seq), (Epoch(3), Seq(5)));
+        assert_eq!(seen.claims.len(), 1);
+    }
+
+    #[test]
+    fn any_damage_refuses() {
+        let temp = tempfile::tempdir().unwrap();
+        let layout = Layout::below(temp.path());
+        let fence = fence(1, 1);
+        pass(&layout, &fence, operation(1)).unwrap();
+        let path = path(&layout, fence.log);
+        let whole = std::fs::read(&path).unwrap();
+        for at in 0..whole.len() {
+            let mut bytes = whole.clone();
+            bytes[at] ^= 1;
+            std::fs::write(&path, &bytes).unwrap();
+            let refused = pass(&layout, &fence, operation(1));
+            assert!(matches!(refused, Err(Error::Damaged { .. })), "byte {at}");
+            std::fs::write(&path, &whole[..at]).unwrap();
+            let refused = pass(&layout, &fence, operation(1));
+            assert!(matches!(refused, Err(Error::Damaged { .. })), "cut at {at}");
+        }
+    }
+
+    #[test]
+    fn claims_are_bounded_and_the_newest_stay() {
+        let mut seen = None;
+        for number in 0..CLAIMS_MAX as u64 + 3 {
+            seen = Some(extended(seen, &fence(1, number), operation(number)));
+        }
+        let seen = seen.unwrap();
+        assert_eq!(seen.claims.len(), CLAIMS_MAX);
+        assert!(!seen.claims.contains_key(&operation(2)));
+        assert!(seen.claims.contains_key(&operation(3)));
+    }
+}

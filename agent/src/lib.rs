@@ -5,6 +5,7 @@
 
 mod batch;
 mod capture;
+mod changes;
 pub mod durable;
 pub mod fence;
 pub mod layout;
@@ -19,3 +20,4 @@ pub mod scrub;
 pub mod serve;
 pub mod step;
 pub mod steps;
+mod terminal;

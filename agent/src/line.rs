@@ -22,6 +22,9 @@ const STALLED: Duration = Duration::from_secs(120);
 /// How long a peer may keep the line full: it writes and syncs what it gets.
 const PEER_STALLED: Duration = Duration::from_secs(600);
 
+/// How long a person may keep the line full.
+const SHOW_STALLED: Duration = Duration::from_secs(3600);
+
 /// What came in.
 #[derive(Debug)]
 pub(crate) enum Incoming {
@@ -109,6 +112,15 @@ impl Line {
     /// Sends bytes to the other end of a transfer; `false` when the line is lost.
     pub(crate) fn say_to_peer(&self, bytes: Vec<u8>) -> bool {
         self.say_within(&Reply::Peer(bytes.into()), PEER_STALLED)
+    }
+
+    /// Sends what a command printed. A person may have stopped the terminal, so this waits long.
+    pub(crate) fn show(&self, bytes: Vec<u8>, stderr: bool) {
+        let reply = Reply::Output {
+            bytes: bytes.into(),
+            stderr,
+        };
+        self.say_within(&reply, SHOW_STALLED);
     }
 
     /// Lets bytes of a peer in, for one step.

@@ -412,3 +412,6 @@ pub fn torn(layout: &Layout, log: LogId) -> Result<Vec<PathBuf>, Error> {
     found.sort();
     Ok(found)
 }
+
+#[cfg(test)]
+mod tests;

@@ -21,6 +21,7 @@ use crate::protocol::{PROTOCOL, Reply, Request, SendSource};
 use crate::queue::Got;
 use crate::receipts;
 use crate::step::{Link, StepKind, fail, failure};
+use crate::terminal;
 
 /// The sending end of a transfer: reads the tree, and talks to the receiving end through the link.
 pub type SendTree = fn(&SendSource, &Layout, &mut dyn Link) -> Result<(), StepFailure>;
@@ -112,7 +113,7 @@ fn answer(site: &Site<'_>, line: &Line, request: Request) -> Result<(), StepFail
         Request::Probe(batch) => batch::probe(site, line, &batch),
         Request::Receipts { operation } => report(site, line, operation),
         Request::Send(source) => send(site, line, &source),
-        Request::Session(_) => Err(fail(FailureClass::Unknown, "no sessions yet")),
+        Request::Session(request) => terminal::session(site.layout, line, request),
         // What was typed, or said to stop, after what it was meant for had ended.
         Request::Input(_) | Request::InputEnd | Request::Resize { .. } | Request::Stop => Ok(()),
         Request::Peer(_) | Request::PeerLost(_) => Ok(()),
