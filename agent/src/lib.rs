@@ -3,7 +3,21 @@
 //! The controller links this crate too, to plan and to describe steps; it never calls `forward`, `undo` or
 //! `probe` itself. No SSH, no store, no name-service calls, and nothing of a guest is ever executed outside it.
 
+mod batch;
+mod capture;
+mod changes;
+pub mod durable;
+pub mod fence;
 pub mod layout;
+mod line;
+mod link;
+pub mod lock;
+pub mod program;
 pub mod protocol;
+mod queue;
+pub mod receipts;
+pub mod scrub;
+pub mod serve;
 pub mod step;
 pub mod steps;
+mod terminal;

@@ -1,3 +1,61 @@
 //! The agent's process: speaks the protocol on stdin and stdout, and nothing else.
+//!
+//! A lost line must not end it while a step runs. Writing into a closed pipe is an error here, not a signal (the
+//! standard library sees to that), and a hangup of the terminal or the SSH session is caught and let pass. Caught,
+//! not ignored: what is ignored would be inherited by every program that a step runs.
 
-fn main() {}
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use tallybook_agent::layout::Layout;
+use tallybook_agent::protocol::PROTOCOL;
+use tallybook_agent::serve::{Deeds, serve};
+use tallybook_agent::steps;
+
+fn main() -> ExitCode {
+    let args: Vec<_> = std::env::args_os().skip(1).collect();
+    match args.as_slice() {
+        [arg] if arg == "--version" => {
+            println!(
+                "{} {} protocol {PROTOCOL} {}",
+                env!("CARGO_PKG_NAME"),
+                env!("CARGO_PKG_VERSION"),
+                std::env::consts::ARCH,
+            );
+            ExitCode::SUCCESS
+        }
+        [arg] if arg == "serve" => match converse() {
+            Ok(true) => ExitCode::SUCCESS,
+            Ok(false) => ExitCode::FAILURE,
+            Err(error) => {
+                eprintln!("tallybook-agent: can't prepare the conversation: {error}");
+                ExitCode::FAILURE
+            }
+        },
+        _ => {
+            eprintln!("usage: tallybook-agent serve | --version (it is started by tallybook)");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn converse() -> io::Result<bool> {
+    let hung_up = Arc::new(AtomicBool::new(false));
+    signal_hook::flag::register(signal_hook::consts::SIGHUP, hung_up)?;
+    let deeds = Deeds {
+        table: steps::TABLE,
+        send: None,
+    };
+    let input = own(io::stdin().as_fd())?;
+    let output = own(io::stdout().as_fd())?;
+    Ok(serve(input, output, &Layout::default(), deeds))
+}
+
+/// The stream without the standard library's buffers.
+fn own(fd: BorrowedFd<'_>) -> io::Result<File> {
+    fd.try_clone_to_owned().map(File::from)
+}

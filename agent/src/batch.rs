@@ -1,0 +1,352 @@
+//! Carries out a batch: receipt, effect, receipt, step by step, and stops at the first that fails.
+//!
+//! Nothing is begun before the receipt that says so is on the disk, nothing is told before its receipt is, and
+//! nothing that a receipt says ended is done again.
+
+use std::any::Any;
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Duration;
+
+use tallybook_events::ids::{Blob, OperationId, StepIndex};
+use tallybook_events::step::{
+    Action, FailureClass, Fence, Phase, Receipt, Seen, StepDone, StepFailure, StepKey,
+};
+
+use crate::fence;
+use crate::line::Line;
+use crate::link::LineLink;
+use crate::lock;
+use crate::protocol::{Batch, Call, Reply};
+use crate::receipts::{self, Journal};
+use crate::scrub;
+use crate::serve::Site;
+use crate::step::{Context, StepKind, fail, failure};
+
+/// How long another agent that still carries out a step of the same operation is waited for.
+pub(crate) const OPERATION_WAIT: Duration = Duration::from_secs(600);
+/// The most bytes that a step may report, below the limit of a receipt.
+const DONE_LEN_MAX: usize = 6 * 1024 * 1024;
+
+/// What earlier processes wrote of the starts of this operation's steps: the newest receipt of each.
+type Known = BTreeMap<StepKey, Receipt>;
+
+/// Carries out a batch and says how it went.
+///
+/// A failure here is the host's or the request's, not a step's: the step that was to be begun was not, or, where
+/// the message says so, it ran and its outcome could not be kept.
+pub(crate) fn run(site: &Site<'_>, line: &Line, batch: Batch) -> Result<(), StepFailure> {
+    let Some(operation) = check(site, &batch)? else {
+        line.say(&Reply::BatchEnded {
+            unstarted: Vec::new(),
+        });
+        return Ok(());
+    };
+    let _lock = lock::operation(site.layout, operation, OPERATION_WAIT, &mut || {
+        line.is_gone() || line.is_stopped()
+    })
+    .map_err(|error| lock_failure(&error))?;
+    fence::pass(site.layout, &batch.fence, operation).map_err(|error| fence_failure(&error))?;
+    let mut known = Known::new();
+    let journal = Journal::open(site.layout, site.log, &mut |receipt| {
+        if receipt.key.operation == operation {
+            known.insert(receipt.key, receipt);
+        }
+    })
+    .map_err(|error| receipt_failure("no step was begun", &error))?;
+    check_once(site, &batch, &known)?;
+    let mut runner = Runner {
+        site,
+        line,
+        journal,
+        fence: batch.fence,
+        outputs: batch.outputs,
+    };
+    let mut goes_on = true;
+    let mut unstarted = Vec::new();
+    for call in &batch.calls {
+        goes_on = goes_on && !line.is_gone() && !line.is_stopped();
+        if goes_on {
+            goes_on = runner.step(call, known.remove(&call.key))?;
+        } else {
+            unstarted.push(call.key);
+        }
+    }
+    line.say(&Reply::BatchEnded { unstarted });
+    Ok(())
+}
+
+/// Looks at the effect of each step, and changes nothing.
+pub(crate) fn probe(site: &Site<'_>, line: &Line, batch: &Batch) -> Result<(), StepFailure> {
+    check(site, batch)?;
+    for call in &batch.calls {
+        if line.is_gone() || line.is_stopped() {
+            break;
+        }
+        let row = row(site, call)?;
+        let mut link = LineLink::new(line, Some(call.key));
+        let mut context = context(site, call, &batch.outputs, &mut link);
+        let seen = caught(|| (row.probe)(&call.params, &mut context));
+        link.end();
+        let seen = seen.unwrap_or_else(|failure| Seen::Unknown {
+            why: scrub::scrub_text(&failure.message),
+        });
+        line.say(&Reply::Probed {
+            key: call.key,
+            seen,
+        });
+    }
+    Ok(())
+}
+
+/// The operation that all calls are of; `None` without calls. Refuses before anything is done.
+fn check(site: &Site<'_>, batch: &Batch) -> Result<Option<OperationId>, StepFailure> {
+    let refused = |message: String| Err(fail(FailureClass::Unknown, message));
+    if batch.fence.log != site.log {
+        return refused(format!(
+            "the fence is of log {}, the conversation of log {}",
+            batch.fence.log, site.log
+        ));
+    }
+    let Some(first) = batch.calls.first() else {
+        return Ok(None);
+    };
+    for call in &batch.calls {
+        if call.key.log != site.log || call.key.operation != first.key.operation {
+            return refused(format!(
+                "step {} is of another log or operation than the rest of its batch",
+                call.key.step
+            ));
+        }
+        row(site, call)?;
+    }
+    Ok(Some(first.key.operation))
+}
+
+/// A step that can be started only once and that was started, without an end, is not started again under the
+/// same key: nothing could tell whether it happened.
+fn check_once(site: &Site<'_>, batch: &Batch, known: &Known) -> Result<(), StepFailure> {
+    for call in &batch.calls {
+        let in_doubt = known
+            .get(&call.key)
+            .is_some_and(|receipt| receipt.phase == Phase::Started);
+        if in_doubt && row(site, call)?.once {
+            return Err(StepFailure {
+                hint: Some("look on the host whether it happened, then decide".to_owned()),
+                ..fail(
+                    FailureClass::Other,
+                    format!(
+                        "step {} ({}) was started before and can be started only once",
+                        call.key.step, call.kind
+                    ),
+                )
+            });
+        }
+    }
+    Ok(())
+}
+
+fn row(site: &Site<'_>, call: &Call) -> Result<&'static StepKind, StepFailure> {
+    site.deeds
+        .table
+        .iter()
+        .find(|row| row.kind == call.kind)
+        .ok_or_else(|| {
+            fail(
+                FailureClass::Unknown,
+                format!("this agent knows no step of kind {:?}", call.kind),
+            )
+        })
+}
+
+struct Runner<'a> {
+    site: &'a Site<'a>,
+    line: &'a Line,
+    journal: Journal,
+    fence: Fence,
+    outputs: BTreeMap<StepIndex, Blob>,
+}
+
+impl Runner<'_> {
+    /// Carries out one step, or answers with what its receipt says. Whether the batch goes on.
+    fn step(&mut self, call: &Call, known: Option<Receipt>) -> Result<bool, StepFailure> {
+        let ended = known.filter(|receipt| receipt.phase != Phase::Started);
+        let receipt = match ended {
+            Some(receipt) => receipt,
+            None => self.act(call)?,
+        };
+        let goes_on = match &receipt.phase {
+            Phase::Succeeded(done) => {
+                self.outputs.insert(call.key.step, done.output.clone());
+                true
+            }
+            Phase::Started | Phase::Failed(_) => false,
+        };
+        self.line.say(&Reply::Finished(receipt));
+        Ok(goes_on)
+    }
+
+    fn act(&mut self, call: &Call) -> Result<Receipt, StepFailure> {
+        let row = row(self.site, call)?;
+        let not_begun = format!("step {} was not begun", call.key.step);
+        self.journal
+            .reserve()
+            .and_then(|()| self.journal.append(&self.receipt(call, Phase::Started)))
+            .map_err(|error| receipt_failure(&not_begun, &error))?;
+        // Crash boundary: from here on the journal says that it was started.
+        self.line.say(&Reply::Started(call.key));
+        let phase = match self.carry_out(row, call) {
+            Ok(done) => Phase::Succeeded(done),
+            Err(failure) => Phase::Failed(scrubbed(failure)),
+        };
+        let receipt = self.receipt(call, phase);
+        let unkept = format!("step {} ran, but its outcome can't be kept", call.key.step);
+        self.journal
+            .append(&receipt)
+            .map_err(|error| receipt_failure(&unkept, &error))?;
+        // Crash boundary: from here on it is never carried out again under this key.
+        Ok(receipt)
+    }
+
+    fn carry_out(&self, row: &StepKind, call: &Call) -> Result<StepDone, StepFailure> {
+        let mut link = LineLink::new(self.line, Some(call.key));
+        let mut context = context(self.site, call, &self.outputs, &mut link);
+        let result = caught(|| match &call.action {
+            Action::Forward => (row.forward)(&call.params, &mut context),
+            Action::Undo { output, .. } => (row.undo)(&call.params, &mut context, output.as_ref()),
+        });
+        link.end();
+        let captured = crate::step::Link::take_captured(&mut link);
+        let done = result.map_err(|mut failure| {
+            failure.captured.extend(captured);
+            failure
+        })?;
+        let len = done.output.0.len()
+            + done
+                .captured
+                .iter()
+                .map(|it| it.text.0.len())
+                .sum::<usize>();
+        if len > DONE_LEN_MAX {
+            let message = format!("the step reported {len} bytes, more than can be kept");
+            return Err(fail(FailureClass::Other, message));
+        }
+        Ok(done)
+    }
+
+    fn receipt(&self, call: &Call, phase: Phase) -> Receipt {
+        Receipt {
+            key: call.key,
+            fence: self.fence,
+            kind: call.kind.clone(),
+            boot: self.site.boot,
+            time_unix_us: crate::serve::now_unix_us(),
+            phase,
+        }
+    }
+}
+
+fn context<'a>(
+    site: &'a Site<'_>,
+    call: &Call,
+    outputs: &'a BTreeMap<StepIndex, Blob>,
+    link: &'a mut LineLink<'_>,
+) -> Context<'a> {
+    Context {
+        host: site.host,
+        layout: site.layout,
+        key: call.key,
+        origin: match &call.action {
+            Action::Forward => (call.key.operation, call.key.step),
+            Action::Undo {
+                operation, step, ..
+            } => (*operation, *step),
+        },
+        outputs,
+        link,
+    }
+}
+
+/// A panic in a step is a bug of that step, and its failure: what it changed so far is told by its probe.
+fn caught<T>(act: impl FnOnce() -> Result<T, StepFailure>) -> Result<T, StepFailure> {
+    catch_unwind(AssertUnwindSafe(act)).unwrap_or_else(|panic| {
+        let said = panic_message(panic.as_ref());
+        let message = format!("the step panicked, which is a bug: {said}");
+        Err(fail(FailureClass::Other, message))
+    })
+}
+
+fn panic_message(panic: &(dyn Any + Send)) -> &str {
+    panic
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("without a message")
+}
+
+fn scrubbed(failure: StepFailure) -> StepFailure {
+    StepFailure {
+        message: scrub::scrub_text(&failure.message),
+        ..failure
+    }
+}
+
+/// Why a lock was not had.
+pub(crate) fn lock_failure(error: &lock::Error) -> StepFailure {
+    let (class, hint) = match error {
+        lock::Error::Held { .. } => (
+            FailureClass::Timeout,
+            Some("a step of this operation still runs on the host; try again later".to_owned()),
+        ),
+        lock::Error::GivenUp { .. } => (FailureClass::Interrupted, None),
+        lock::Error::Directory(_) | lock::Error::File { .. } => (io_class(error), None),
+    };
+    StepFailure {
+        hint,
+        ..failure(class, error)
+    }
+}
+
+fn fence_failure(error: &fence::Error) -> StepFailure {
+    let (class, hint) = match error {
+        fence::Error::Older { .. } => (
+            FailureClass::Fenced,
+            Some("this controller's log is an older line of history: see `log recover`".to_owned()),
+        ),
+        fence::Error::Damaged { .. } => (
+            FailureClass::Host,
+            Some(
+                "find out what happened to it; move it away only when no other controller acts"
+                    .to_owned(),
+            ),
+        ),
+        fence::Error::Lock(error) => return lock_failure(error),
+        fence::Error::Read { .. } | fence::Error::Keep(_) | fence::Error::Codec(_) => {
+            (io_class(error), None)
+        }
+    };
+    StepFailure {
+        hint,
+        ..failure(class, error)
+    }
+}
+
+fn receipt_failure(what: &str, error: &receipts::Error) -> StepFailure {
+    let cause = failure(io_class(error), error);
+    StepFailure {
+        message: format!("{what}: {}", cause.message),
+        ..cause
+    }
+}
+
+/// The class of the file system's error at the end of a chain.
+fn io_class(error: &(dyn std::error::Error + 'static)) -> FailureClass {
+    let mut at = Some(error);
+    while let Some(error) = at {
+        if let Some(io) = error.downcast_ref::<std::io::Error>() {
+            return crate::step::io_failure("", std::path::Path::new(""), io).class;
+        }
+        at = error.source();
+    }
+    FailureClass::Other
+}

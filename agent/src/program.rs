@@ -1,0 +1,491 @@
+//! Runs a program to its end: clean environment, own process group, bounded output, limited time, always reaped.
+//!
+//! Never a shell, and never anything of a guest's outside the guest. A program that leaves a daemon behind is
+//! not waited for beyond its own end.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
+use tallybook_events::ids::Blob;
+use tallybook_events::step::{Captured, FailureClass, StepFailure};
+
+use crate::capture::Capture;
+use crate::scrub;
+use crate::step::{Ended, Program, fail};
+
+/// Where programs are looked up.
+pub(crate) const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// What is recorded of a program's output: its beginning.
+const RECORD_HEAD: usize = 48 * 1024;
+/// What is recorded of a program's output: its end.
+const RECORD_TAIL: usize = 16 * 1024;
+/// What a step gets to read of each stream; behind it a line says how much is missing.
+const STREAM_HEAD: usize = 4 * 1024 * 1024;
+const STREAM_TAIL: usize = 16 * 1024;
+/// From the polite signal to the other one.
+const KILL_AFTER: Duration = Duration::from_secs(10);
+/// How long output is still read after the program itself ended, when something it left behind holds it open.
+const LINGER: Duration = Duration::from_millis(500);
+
+/// A program that could not be run to its end.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The argument vector is empty.
+    #[error("a program without a name")]
+    Nameless,
+    /// It could not be started.
+    #[error("can't start {program}")]
+    Start {
+        /// The first of its argument vector.
+        program: String,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// It could not be watched.
+    #[error("can't watch {program}")]
+    Watch {
+        /// The first of its argument vector.
+        program: String,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl From<Error> for StepFailure {
+    fn from(error: Error) -> Self {
+        let (class, hint) = match &error {
+            Error::Start { program, source } if source.kind() == io::ErrorKind::NotFound => (
+                FailureClass::Missing,
+                Some(format!(
+                    "install the package that holds {program} on the host"
+                )),
+            ),
+            Error::Start { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
+                (FailureClass::Permission, None)
+            }
+            Error::Nameless | Error::Start { .. } | Error::Watch { .. } => {
+                (FailureClass::Other, None)
+            }
+        };
+        StepFailure {
+            hint,
+            ..crate::step::failure(class, &error)
+        }
+    }
+}
+
+/// A program that ran to its end, or to the end of its time.
+#[derive(Debug)]
+pub struct Run {
+    /// How it ended, or the failure of one whose time was over.
+    pub result: Result<Ended, StepFailure>,
+    /// What is recorded of it.
+    pub captured: Captured,
+}
+
+/// Runs a program.
+///
+/// # Errors
+/// When it could not be started or watched; then nothing of it is left running.
+pub fn run(program: &Program) -> Result<Run, Error> {
+    let name = program.argv.first().ok_or(Error::Nameless)?;
+    let mut command = Command::new(name);
+    command
+        .args(&program.argv[1..])
+        .env_clear()
+        .env("PATH", PATH)
+        .env("LC_ALL", "C.UTF-8")
+        .env("HOME", "/root")
+        .envs(&program.env)
+        .current_dir("/")
+        .process_group(0)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let child = command.spawn().map_err(|source| Error::Start {
+        program: name.clone(),
+        source,
+    })?;
+    let mut watched = Watched::new(child);
+    let outcome = watched.wait(program).map_err(|source| Error::Watch {
+        program: name.clone(),
+        source,
+    })?;
+    Ok(outcome.into_run(program))
+}
+
+/// Signals a process group; that it is gone already is as good.
+pub(crate) fn signal_group(leader: u32, signal: Signal) {
+    let pid = i32::try_from(leader).ok().and_then(Pid::from_raw);
+    if let Some(pid) = pid {
+        // The only other error is a lack of permission, which root does not have.
+        let _ = kill_process_group(pid, signal);
+    }
+}
+
+struct Outcome {
+    status: ExitStatus,
+    timed_out: bool,
+    stdout: Capture,
+    stderr: Capture,
+    both: Capture,
+}
+
+impl Outcome {
+    fn into_run(self, program: &Program) -> Run {
+        let command = scrub::scrub_text(&program.argv.join(" "));
+        let result = if self.timed_out {
+            let seconds = program.timeout.as_secs_f32();
+            Err(fail(
+                FailureClass::Timeout,
+                format!("{command} took longer than {seconds} s and was stopped"),
+            ))
+        } else {
+            Ok(Ended {
+                exit: self.status.code(),
+                stdout: self.stdout.into_bytes(),
+                stderr: self.stderr.into_bytes(),
+            })
+        };
+        Run {
+            result,
+            captured: Captured {
+                command,
+                exit: self.status.code(),
+                dropped_bytes: self.both.dropped(),
+                text: Blob(scrub::scrub(&self.both.into_bytes())),
+            },
+        }
+    }
+}
+
+/// A child that is killed and reaped when this is dropped before its end.
+struct Watched {
+    child: Child,
+    reaped: bool,
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        if !self.reaped {
+            signal_group(self.child.id(), Signal::KILL);
+            // It was killed, so this ends; nobody is left to tell an error to.
+            let _ = self.child.wait();
+        }
+    }
+}
+
+impl Watched {
+    fn new(child: Child) -> Self {
+        Watched {
+            child,
+            reaped: false,
+        }
+    }
+
+    fn wait(&mut self, program: &Program) -> io::Result<Outcome> {
+        let id = self.child.id();
+        let pid = i32::try_from(id).ok().and_then(Pid::from_raw);
+        let pid = pid.ok_or_else(|| io::Error::other("a process id out of range"))?;
+        let pidfd = pidfd_open(pid, PidfdFlags::empty())?;
+        let mut pipes = Pipes::new(&mut self.child, &program.stdin)?;
+        let mut deadline = Instant::now() + program.timeout;
+        let mut signals = [Signal::TERM, Signal::KILL].into_iter();
+        let mut timed_out = false;
+        let mut ended_at = None;
+        loop {
+            let until = ended_at.map_or(deadline, |at: Instant| at + LINGER);
+            let left = until.saturating_duration_since(Instant::now());
+            let has_ended = pipes.turn(ended_at.is_none().then_some(pidfd.as_fd()), left)?;
+            if has_ended && ended_at.is_none() {
+                ended_at = Some(Instant::now());
+            }
+            match ended_at {
+                Some(_) if pipes.are_at_end() => break,
+                Some(at) if Instant::now() >= at + LINGER => break,
+                Some(_) => {}
+                None if Instant::now() >= deadline => {
+                    timed_out = true;
+                    let signal = signals.next().unwrap_or(Signal::KILL);
+                    signal_group(id, signal);
+                    deadline = Instant::now() + KILL_AFTER;
+                }
+                None => {}
+            }
+        }
+        if timed_out {
+            // Not yet reaped, so the group's number is still its own: whoever outlived the polite signal goes.
+            signal_group(id, Signal::KILL);
+        }
+        let status = self.child.wait()?;
+        self.reaped = true;
+        Ok(Outcome {
+            status,
+            timed_out,
+            stdout: pipes.stdout.kept,
+            stderr: pipes.stderr.kept,
+            both: pipes.both,
+        })
+    }
+}
+
+/// One output stream of the child.
+struct Stream {
+    from: Option<File>,
+    kept: Capture,
+}
+
+impl Stream {
+    fn new(from: Option<OwnedFd>) -> io::Result<Self> {
+        Ok(Stream {
+            from: from.map(nonblocking).transpose()?,
+            kept: Capture::new(STREAM_HEAD, STREAM_TAIL),
+        })
+    }
+
+    /// Reads what is there.
+    fn read(&mut self, both: &mut Capture) -> io::Result<()> {
+        let mut buffer = [0; 64 * 1024];
+        let Some(from) = &mut self.from else {
+            return Ok(());
+        };
+        match from.read(&mut buffer) {
+            Ok(0) => self.from = None,
+            Ok(count) => {
+                self.kept.push(&buffer[..count]);
+                both.push(&buffer[..count]);
+            }
+            Err(error) if is_not_now(&error) => {}
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+}
+
+/// The child's three streams.
+struct Pipes<'a> {
+    stdin: Option<File>,
+    input: &'a [u8],
+    stdout: Stream,
+    stderr: Stream,
+    both: Capture,
+}
+
+impl<'a> Pipes<'a> {
+    fn new(child: &mut Child, input: &'a [u8]) -> io::Result<Self> {
+        let stdin = child.stdin.take().map(OwnedFd::from);
+        Ok(Pipes {
+            stdin: if input.is_empty() {
+                None
+            } else {
+                stdin.map(nonblocking).transpose()?
+            },
+            input,
+            stdout: Stream::new(child.stdout.take().map(OwnedFd::from))?,
+            stderr: Stream::new(child.stderr.take().map(OwnedFd::from))?,
+            both: Capture::new(RECORD_HEAD, RECORD_TAIL),
+        })
+    }
+
+    fn are_at_end(&self) -> bool {
+        self.stdout.from.is_none() && self.stderr.from.is_none()
+    }
+
+    /// Waits until something can be read or written, or the process ended, and reads and writes it. Whether the
+    /// process ended.
+    fn turn(&mut self, process: Option<BorrowedFd<'_>>, wait: Duration) -> io::Result<bool> {
+        let mut ready = [false; 4];
+        {
+            let wanted = [
+                (process, PollFlags::IN),
+                (self.stdin.as_ref().map(AsFd::as_fd), PollFlags::OUT),
+                (self.stdout.from.as_ref().map(AsFd::as_fd), PollFlags::IN),
+                (self.stderr.from.as_ref().map(AsFd::as_fd), PollFlags::IN),
+            ];
+            let mut polled = Vec::with_capacity(wanted.len());
+            let mut which = Vec::with_capacity(wanted.len());
+            for (at, (fd, flags)) in wanted.into_iter().enumerate() {
+                if let Some(fd) = fd {
+                    polled.push(PollFd::from_borrowed_fd(fd, flags));
+                    which.push(at);
+                }
+            }
+            let wait = Timespec {
+                tv_sec: i64::try_from(wait.as_secs()).unwrap_or(i64::MAX),
+                tv_nsec: i64::from(wait.subsec_nanos()),
+            };
+            match poll(&mut polled, Some(&wait)) {
+                Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+            for (fd, at) in polled.iter().zip(which) {
+                ready[at] = !fd.revents().is_empty();
+            }
+        }
+        let [has_ended, stdin, stdout, stderr] = ready;
+        if stdin {
+            self.write();
+        }
+        if stdout {
+            self.stdout.read(&mut self.both)?;
+        }
+        if stderr {
+            self.stderr.read(&mut self.both)?;
+        }
+        Ok(has_ended)
+    }
+
+    /// A program need not read what it is given: a closed pipe is no failure.
+    fn write(&mut self) {
+        let Some(stdin) = &mut self.stdin else { return };
+        match stdin.write(self.input) {
+            Ok(count) => self.input = &self.input[count..],
+            Err(error) if is_not_now(&error) => return,
+            Err(_) => self.input = &[],
+        }
+        if self.input.is_empty() {
+            self.stdin = None;
+        }
+    }
+}
+
+/// Whether a read or a write is only to be tried again.
+pub(crate) fn is_not_now(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
+    )
+}
+
+/// The file, in the mode where it never waits.
+pub(crate) fn nonblocking(fd: OwnedFd) -> io::Result<File> {
+    let flags = fcntl_getfl(&fd)?;
+    fcntl_setfl(&fd, flags | OFlags::NONBLOCK)?;
+    Ok(File::from(fd))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sh(script: &str) -> Program {
+        Program::new(["sh", "-c", script])
+    }
+
+    fn is_alive(pid: &str) -> bool {
+        // A zombie of ours counts: it would be one that nobody reaped.
+        std::path::Path::new("/proc").join(pid.trim()).exists()
+    }
+
+    #[test]
+    fn streams_exit_and_input_are_kept_apart() {
+        let program = sh("cat; echo err >&2; exit 3").stdin("in\n");
+        let run = run(&program).unwrap();
+        let ended = run.result.unwrap();
+        assert_eq!(ended.exit, Some(3));
+        assert_eq!(ended.stdout, b"in\n");
+        assert_eq!(ended.stderr, b"err\n");
+        assert_eq!(run.captured.text.to_string(), "in\nerr\n");
+        assert_eq!(run.captured.exit, Some(3));
+        assert_eq!(run.captured.command, program.argv.join(" "));
+    }
+
+    #[test]
+    fn the_environment_is_clean() {
+        let run = run(&Program::new(["env"]).env("ADDED", "1")).unwrap();
+        let text = String::from_utf8(run.result.unwrap().stdout).unwrap();
+        let mut lines: Vec<&str> = text.lines().collect();
+        lines.sort_unstable();
+        let path = format!("PATH={PATH}");
+        assert_eq!(lines, ["ADDED=1", "HOME=/root", "LC_ALL=C.UTF-8", &path]);
+    }
+
+    #[test]
+    fn much_input_and_output_at_once_do_not_block_each_other() {
+        let input = vec![b'x'; 3_000_000];
+        let run = run(&Program::new(["cat"]).stdin(input.clone())).unwrap();
+        assert_eq!(run.result.unwrap().stdout, input);
+        let kept = (RECORD_HEAD + RECORD_TAIL) as u64;
+        assert_eq!(run.captured.dropped_bytes, 3_000_000 - kept);
+        assert!(run.captured.text.0.len() < RECORD_HEAD + RECORD_TAIL + 100);
+    }
+
+    #[test]
+    fn input_that_is_not_read_is_no_failure() {
+        let run = run(&Program::new(["true"]).stdin(vec![0; 1_000_000])).unwrap();
+        assert_eq!(run.result.unwrap().exit, Some(0));
+    }
+
+    #[test]
+    fn one_that_takes_too_long_is_stopped_with_all_it_started() {
+        let begun = Instant::now();
+        let program = sh("sleep 1000 & echo $! $$; wait").timeout(Duration::from_millis(300));
+        let run = run(&program).unwrap();
+        assert!(begun.elapsed() < KILL_AFTER, "the polite signal is enough");
+        let failure = run.result.unwrap_err();
+        assert_eq!(failure.class, FailureClass::Timeout);
+        let text = run.captured.text.to_string();
+        let pids: Vec<&str> = text.split_whitespace().collect();
+        assert!(!is_alive(pids[1]), "reaped");
+        let gone = (0..100).any(|_| {
+            std::thread::sleep(Duration::from_millis(20));
+            let stat = std::fs::read_to_string(format!("/proc/{}/stat", pids[0]));
+            // Its parent is gone; where nobody reaps for init, it stays a zombie.
+            stat.map_or(true, |stat| stat.contains(") Z "))
+        });
+        assert!(gone, "{text}");
+    }
+
+    #[test]
+    fn a_daemon_left_behind_is_not_waited_for() {
+        let begun = Instant::now();
+        let run = run(&sh("setsid sleep 5 & echo started")).unwrap();
+        assert!(begun.elapsed() < Duration::from_secs(4));
+        assert_eq!(run.result.unwrap().stdout, b"started\n");
+    }
+
+    #[test]
+    fn a_program_that_is_missing_is_named() {
+        let error = run(&Program::new(["no-such-program-here"])).unwrap_err();
+        let failure = StepFailure::from(error);
+        assert_eq!(failure.class, FailureClass::Missing);
+        assert!(
+            failure.message.contains("no-such-program-here"),
+            "{}",
+            failure.message
+        );
+        assert!(matches!(
+            run(&Program::new(Vec::<String>::new())),
+            Err(Error::Nameless)
+        ));
+    }
+
+    #[test]
+    fn what_is_recorded_is_scrubbed_and_what_the_step_reads_is_not() {
+        let run = run(&Program::new(["echo", "password=hunter2"])).unwrap();
+        assert_eq!(run.result.unwrap().stdout, b"password=hunter2\n");
+        assert_eq!(run.captured.command, "echo password=[removed]");
+        assert_eq!(run.captured.text.to_string(), "password=[removed]\n");
+    }
+
+    #[test]
+    fn nothing_stays_open() {
+        let count = || std::fs::read_dir("/proc/self/fd").unwrap().count();
+        run(&sh("echo x")).unwrap();
+        let before = count();
+        for _ in 0..5 {
+            run(&sh("cat; echo x").stdin("y")).unwrap();
+        }
+        assert_eq!(count(), before);
+    }
+}

@@ -1,0 +1,273 @@
+//! The journal's bytes, its torn tails and its damage.
+
+use tallybook_events::header::ClaimRef;
+use tallybook_events::ids::{Attempt, Blob, BootId, Epoch, Hash, Seq, StepIndex};
+use tallybook_events::step::{Fence, Phase, StepDone, StepKey};
+
+use super::*;
+
+const LOG: LogId = LogId::from_bytes([1; 16]);
+const OPERATION: OperationId = OperationId::from_bytes([2; 16]);
+
+fn receipt(step: u32, phase: Phase) -> Receipt {
+    Receipt {
+        key: StepKey {
+            log: LOG,
+            operation: OPERATION,
+            step: StepIndex(step),
+            attempt: Attempt(1),
+        },
+        fence: Fence {
+            log: LOG,
+            epoch: Epoch(1),
+            claim: ClaimRef {
+                seq: Seq(7),
+                hash: Hash([3; 32]),
+            },
+        },
+        kind: "host.observe".to_owned(),
+        boot: BootId::from_bytes([4; 16]),
+        time_unix_us: 1_795_000_000_000_000,
+        phase,
+    }
+}
+
+fn done() -> Phase {
+    Phase::Succeeded(StepDone {
+        changed: true,
+        output: Blob(vec![0xc0]),
+        facts: Vec::new(),
+        captured: Vec::new(),
+    })
+}
+
+struct Host {
+    _temp: tempfile::TempDir,
+    layout: Layout,
+}
+
+impl Host {
+    fn new() -> Self {
+        let temp = tempfile::tempdir().unwrap();
+        Host {
+            layout: Layout::below(temp.path()),
+            _temp: temp,
+        }
+    }
+
+    fn open(&self) -> (Journal, Vec<Receipt>) {
+        let mut found = Vec::new();
+        let journal = Journal::open(&self.layout, LOG, &mut |it| found.push(it)).unwrap();
+        (journal, found)
+    }
+
+    /// A journal that holds these steps' receipts, all started.
+    fn with(steps: std::ops::Range<u32>) -> Self {
+        let host = Host::new();
+        let (mut journal, _) = host.open();
+        for step in steps {
+            journal.append(&receipt(step, Phase::Started)).unwrap();
+        }
+        host
+    }
+
+    fn bytes(&self) -> Vec<u8> {
+        fs::read(path(&self.layout, LOG)).unwrap()
+    }
+
+    fn store(&self, bytes: &[u8]) {
+        fs::write(path(&self.layout, LOG), bytes).unwrap();
+    }
+
+    fn report(&self) -> ReceiptReport {
+        report(&self.layout, LOG, OPERATION).unwrap()
+    }
+}
+
+fn steps(receipts: &[Receipt]) -> Vec<u32> {
+    receipts.iter().map(|it| it.key.step.0).collect()
+}
+
+#[test]
+fn golden_bytes() {
+    let frame = encode(&receipt(5, Phase::Started)).unwrap();
+    let hex: String = frame.iter().map(|byte| format!("{byte:02x}")).collect();
+    assert_eq!(hex, include_str!("golden_started.hex").trim());
+    let frame = encode(&receipt(5, done())).unwrap();
+    let hex: String = frame.iter().map(|byte| format!("{byte:02x}")).collect();
+    assert_eq!(hex, include_str!("golden_succeeded.hex").trim());
+    // And from the bytes alone, by the table in the module's documentation.
+    let len = u32::from_le_bytes(frame[4..8].try_into().unwrap()) as usize;
+    assert_eq!(&frame[..4], b"TBA1");
+    assert_eq!(frame[8..12], blake3::hash(&frame[..8]).as_bytes()[..4]);
+    assert_eq!(frame.len(), 12 + len + 32);
+    assert_eq!(
+        frame[12 + len..],
+        *blake3::hash(&frame[12..12 + len]).as_bytes()
+    );
+}
+
+#[test]
+fn a_missing_journal_is_not_live_and_asking_makes_none() {
+    let host = Host::new();
+    assert!(!host.report().journal_is_live);
+    assert!(!path(&host.layout, LOG).exists());
+    let (journal, found) = host.open();
+    assert!(journal.is_live() && found.is_empty());
+    assert!(host.report().journal_is_live);
+}
+
+#[test]
+fn the_newest_receipt_of_each_start_is_reported() {
+    let host = Host::with(0..2);
+    let (mut journal, found) = host.open();
+    assert_eq!(steps(&found), [0, 1]);
+    journal.append(&receipt(0, done())).unwrap();
+    let mut again = receipt(0, Phase::Started);
+    again.key.attempt = Attempt(2);
+    journal.append(&again).unwrap();
+    let mut foreign = receipt(9, Phase::Started);
+    foreign.key.operation = OperationId::from_bytes([9; 16]);
+    journal.append(&foreign).unwrap();
+    let report = host.report();
+    assert!(report.journal_is_live);
+    let told = [receipt(0, done()), again, receipt(1, Phase::Started)];
+    assert_eq!(report.receipts, told);
+}
+
+#[test]
+fn a_tail_torn_anywhere_is_put_aside_and_the_journal_stays_live() {
+    let whole = Host::with(0..3).bytes();
+    let keep = Host::with(0..2).bytes().len();
+    for cut in keep + 1..whole.len() {
+        let host = Host::with(0..0);
+        host.store(&whole[..cut]);
+        let report = host.report();
+        assert!(report.journal_is_live, "cut at {cut}");
+        assert_eq!(steps(&report.receipts), [0, 1]);
+        assert_eq!(host.bytes().len(), cut, "asking changes nothing");
+        let (mut journal, found) = host.open();
+        assert!(journal.is_live());
+        assert_eq!(steps(&found), [0, 1]);
+        let aside = torn(&host.layout, LOG).unwrap();
+        assert_eq!(fs::read(&aside[0]).unwrap(), &whole[keep..cut]);
+        journal.append(&receipt(2, Phase::Started)).unwrap();
+        assert_eq!(host.bytes(), whole);
+    }
+}
+
+#[test]
+fn a_tail_of_zeros_is_a_torn_one() {
+    let whole = Host::with(0..2).bytes();
+    let keep = Host::with(0..1).bytes().len();
+    for from in [keep, keep + 5, keep + 40, whole.len() - 9] {
+        let host = Host::with(0..0);
+        let mut bytes = whole.clone();
+        bytes[from..].fill(0);
+        host.store(&bytes);
+        assert!(host.report().journal_is_live, "zeros from {from}");
+        assert_eq!(steps(&host.open().1), [0]);
+        assert_eq!(host.bytes().len(), keep);
+    }
+}
+
+#[test]
+fn damage_anywhere_is_told_and_what_is_behind_it_is_still_found() {
+    let whole = Host::with(0..3).bytes();
+    let frame = whole.len() / 3;
+    for at in 0..whole.len() {
+        let host = Host::with(0..0);
+        let mut bytes = whole.clone();
+        bytes[at] ^= 0x40;
+        host.store(&bytes);
+        let hit = (at / frame) as u32;
+        let expected: Vec<u32> = (0..3).filter(|step| *step != hit).collect();
+        let report = host.report();
+        assert!(!report.journal_is_live, "byte {at}");
+        assert_eq!(steps(&report.receipts), expected, "byte {at}");
+        let (mut journal, found) = host.open();
+        assert!(!journal.is_live());
+        assert_eq!(steps(&found), expected);
+        assert_eq!(host.bytes(), bytes, "damage is left as it is");
+        // Written behind it, and found again.
+        journal.append(&receipt(3, Phase::Started)).unwrap();
+        let report = host.report();
+        assert!(!report.journal_is_live);
+        assert_eq!(report.receipts.last().unwrap().key.step, StepIndex(3));
+    }
+}
+
+#[test]
+fn a_frame_inside_a_damaged_body_is_not_believed() {
+    let inner = encode(&receipt(42, done())).unwrap();
+    let mut outer = receipt(0, Phase::Started);
+    outer.kind = String::new();
+    let done = StepDone {
+        changed: false,
+        output: Blob(inner),
+        facts: Vec::new(),
+        captured: Vec::new(),
+    };
+    outer.phase = Phase::Succeeded(done);
+    let host = Host::with(0..0);
+    let mut bytes = encode(&outer).unwrap();
+    let last = bytes.len() - 1;
+    bytes[last] ^= 1;
+    host.store(&bytes);
+    let report = host.report();
+    assert!(!report.journal_is_live);
+    assert!(report.receipts.is_empty());
+}
+
+#[test]
+fn a_whole_frame_that_is_no_receipt_makes_it_not_live() {
+    let host = Host::with(0..1);
+    let body = codec::encode(&"from the future").unwrap();
+    let mut bytes = host.bytes();
+    bytes.extend_from_slice(&prefix(u32::try_from(body.len()).unwrap()));
+    bytes.extend_from_slice(&body);
+    bytes.extend_from_slice(blake3::hash(&body).as_bytes());
+    host.store(&bytes);
+    assert!(!host.report().journal_is_live);
+    assert_eq!(host.open().1.len(), 1);
+    assert_eq!(host.bytes(), bytes);
+}
+
+#[test]
+fn two_writers_take_turns_and_one_repairs_what_the_other_tore() {
+    let host = Host::new();
+    let (mut one, _) = host.open();
+    let (mut two, _) = host.open();
+    one.append(&receipt(0, Phase::Started)).unwrap();
+    two.append(&receipt(1, Phase::Started)).unwrap();
+    // The first one is cut in the middle of its next write.
+    let frame = encode(&receipt(2, Phase::Started)).unwrap();
+    let mut bytes = host.bytes();
+    bytes.extend_from_slice(&frame[..frame.len() / 2]);
+    host.store(&bytes);
+    two.append(&receipt(3, Phase::Started)).unwrap();
+    let report = host.report();
+    assert!(report.journal_is_live);
+    assert_eq!(steps(&report.receipts), [0, 1, 3]);
+    assert_eq!(torn(&host.layout, LOG).unwrap().len(), 1);
+}
+
+#[test]
+fn writers_in_parallel_lose_nothing() {
+    let host = Host::new();
+    std::thread::scope(|scope| {
+        for writer in 0..4 {
+            let host = &host;
+            scope.spawn(move || {
+                let (mut journal, _) = host.open();
+                for number in 0..10 {
+                    let step = writer * 10 + number;
+                    journal.append(&receipt(step, Phase::Started)).unwrap();
+                }
+            });
+        }
+    });
+    let report = host.report();
+    assert!(report.journal_is_live);
+    assert_eq!(steps(&report.receipts), (0..40).collect::<Vec<_>>());
+}

@@ -1,0 +1,178 @@
+//! The conversation: `Hello` first, then what the controller asks for, until it hangs up.
+//!
+//! What can't be carried out is refused with a reason. `Refused` ends a request: where steps of a batch were
+//! told as started or finished before it, they are, and no further one was begun. Nothing a controller can send
+//! makes the agent panic.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use tallybook_events::ids::{BootId, LogId, OperationId};
+use tallybook_events::name::HostName;
+use tallybook_events::step::{FailureClass, StepFailure};
+
+use crate::batch;
+use crate::layout::Layout;
+use crate::line::{Incoming, Line};
+use crate::link::LineLink;
+use crate::lock;
+use crate::protocol::{PROTOCOL, Reply, Request, SendSource};
+use crate::queue::Got;
+use crate::receipts;
+use crate::step::{Link, StepKind, fail, failure};
+use crate::terminal;
+
+/// The sending end of a transfer: reads the tree, and talks to the receiving end through the link.
+pub type SendTree = fn(&SendSource, &Layout, &mut dyn Link) -> Result<(), StepFailure>;
+
+/// What an agent can do. Tests have their own.
+#[derive(Clone, Copy)]
+pub struct Deeds {
+    /// The kinds of steps.
+    pub table: &'static [StepKind],
+    /// The sending end of transfers, where this agent has one.
+    pub send: Option<SendTree>,
+}
+
+/// What is known once both ends said hello.
+pub(crate) struct Site<'a> {
+    pub(crate) layout: &'a Layout,
+    pub(crate) deeds: Deeds,
+    pub(crate) log: LogId,
+    pub(crate) host: &'a HostName,
+    pub(crate) boot: BootId,
+}
+
+/// Waiting for the controller has no limit: it may think. The line's end ends it.
+const FOREVER: Duration = Duration::from_secs(3600);
+
+/// Speaks the protocol until the other end hangs up. Returns whether the conversation went as it should.
+pub fn serve(
+    input: impl Read + Send + 'static,
+    output: impl Write + Send + 'static,
+    layout: &Layout,
+    deeds: Deeds,
+) -> bool {
+    let line = Line::open(input, output);
+    let result = converse(&line, layout, deeds);
+    if let Err(failure) = &result {
+        line.say(&Reply::Refused(failure.clone()));
+    }
+    line.finish();
+    result.is_ok()
+}
+
+fn converse(line: &Line, layout: &Layout, deeds: Deeds) -> Result<(), StepFailure> {
+    let Some(hello) = next(line)? else {
+        return Ok(());
+    };
+    let Request::Hello {
+        protocol,
+        log,
+        host,
+    } = hello
+    else {
+        return Err(fail(
+            FailureClass::Unknown,
+            "the controller did not say hello",
+        ));
+    };
+    if protocol != PROTOCOL {
+        return Err(fail(
+            FailureClass::Unknown,
+            format!("the controller speaks protocol {protocol}, this agent {PROTOCOL}"),
+        ));
+    }
+    let boot = boot()?;
+    line.say(&Reply::Hello {
+        protocol: PROTOCOL,
+        boot,
+        hostname: rustix::system::uname()
+            .nodename()
+            .to_string_lossy()
+            .into_owned(),
+        time_unix_us: now_unix_us(),
+    });
+    let site = Site {
+        layout,
+        deeds,
+        log,
+        host: &host,
+        boot,
+    };
+    while let Some(request) = next(line)? {
+        answer(&site, line, request)?;
+    }
+    Ok(())
+}
+
+fn answer(site: &Site<'_>, line: &Line, request: Request) -> Result<(), StepFailure> {
+    match request {
+        Request::Run(batch) => batch::run(site, line, batch),
+        Request::Probe(batch) => batch::probe(site, line, &batch),
+        Request::Receipts { operation } => report(site, line, operation),
+        Request::Send(source) => send(site, line, &source),
+        Request::Session(request) => terminal::session(site.layout, line, request),
+        // What was typed, or said to stop, after what it was meant for had ended.
+        Request::Input(_) | Request::InputEnd | Request::Resize { .. } | Request::Stop => Ok(()),
+        Request::Peer(_) | Request::PeerLost(_) => Ok(()),
+        Request::Hello { .. } => Err(fail(FailureClass::Unknown, "hello was said already")),
+    }
+}
+
+fn next(line: &Line) -> Result<Option<Request>, StepFailure> {
+    loop {
+        match line.next(FOREVER) {
+            Got::Item(Incoming::Request(request)) => return Ok(Some(request)),
+            Got::Item(Incoming::Broken(why)) => {
+                let message = format!("what the controller sent can't be understood: {why}");
+                return Err(fail(FailureClass::Unknown, message));
+            }
+            Got::Nothing => {}
+            Got::Closed => return Ok(None),
+        }
+    }
+}
+
+fn report(site: &Site<'_>, line: &Line, operation: OperationId) -> Result<(), StepFailure> {
+    // Only once nobody carries out a step of it, the receipts are all there will be.
+    let _lock = lock::operation(site.layout, operation, batch::OPERATION_WAIT, &mut || {
+        line.is_gone() || line.is_stopped()
+    })
+    .map_err(|error| batch::lock_failure(&error))?;
+    let report = receipts::report(site.layout, site.log, operation)
+        .map_err(|error| failure(FailureClass::Host, &error))?;
+    line.say(&Reply::Receipts(report));
+    Ok(())
+}
+
+fn send(site: &Site<'_>, line: &Line, source: &SendSource) -> Result<(), StepFailure> {
+    let Some(send) = site.deeds.send else {
+        return Err(fail(FailureClass::Unknown, "this agent can't send trees"));
+    };
+    let mut link = LineLink::new(line, None);
+    let sent = send(source, site.layout, &mut link);
+    link.end();
+    sent?;
+    line.say(&Reply::SendEnded);
+    Ok(())
+}
+
+fn boot() -> Result<BootId, StepFailure> {
+    let path = "/proc/sys/kernel/random/boot_id";
+    let text = fs::read_to_string(path).map_err(|error| {
+        crate::step::io_failure("read the boot's id from", path.as_ref(), &error)
+    })?;
+    text.trim()
+        .parse()
+        .map_err(|error| failure(FailureClass::Host, &error))
+}
+
+/// Microseconds since 1970-01-01 UTC by this host's clock; 0 when it says something earlier.
+pub(crate) fn now_unix_us() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0, |since| {
+        u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
+    })
+}
