@@ -1,0 +1,3 @@
+//! Trees of files.
+
+pub mod manifest;
