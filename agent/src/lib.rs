@@ -7,3 +7,4 @@ pub mod layout;
 pub mod protocol;
 pub mod step;
 pub mod steps;
+pub mod tree;
