@@ -41,14 +41,18 @@
 //! at multiples of [`EXTENT_ALIGN`] and end at one or at the end of the file. A file whose one extent is the whole
 //! file is a *file*, never a *sparse file*. Nothing follows the last entry.
 
+mod build;
 mod codec;
+mod difference;
 mod path;
 
 use std::collections::{BTreeMap, HashMap};
 
 use tallybook_events::ids::Hash;
 
+pub use build::{BuildError, Hashed, Watch, build};
 pub use codec::{LEN_MAX, MAGIC};
+pub use difference::{Aspect, Difference, differences};
 pub use path::TreePath;
 
 /// How much of a file one hash covers.
