@@ -278,6 +278,18 @@ impl Content {
             })
             .collect()
     }
+
+    /// Whether a piece with these bytes has nothing but zeros outside of the extents.
+    pub fn holes_are_zero(&self, piece: &Piece, bytes: &[u8]) -> bool {
+        let mut at = 0;
+        for (start, end) in self.data_within(piece) {
+            if bytes[at..start].iter().any(|byte| *byte != 0) {
+                return false;
+            }
+            at = end;
+        }
+        bytes[at..].iter().all(|byte| *byte == 0)
+    }
 }
 
 impl Inode {

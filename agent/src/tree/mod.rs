@@ -17,6 +17,7 @@ pub mod meta;
 pub mod remove;
 #[cfg(test)]
 mod tests;
+pub mod unpack;
 pub mod walk;
 
 pub use beneath::Root;
