@@ -21,3 +21,5 @@ pub mod serve;
 pub mod step;
 pub mod steps;
 mod terminal;
+pub mod transfer;
+pub mod tree;
