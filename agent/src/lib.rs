@@ -7,4 +7,5 @@ pub mod layout;
 pub mod protocol;
 pub mod step;
 pub mod steps;
+pub mod template;
 pub mod tree;
