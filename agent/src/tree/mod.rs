@@ -12,6 +12,7 @@ use tallybook_events::step::{FailureClass, StepFailure};
 pub mod beneath;
 pub mod copy;
 mod descent;
+pub mod manifest;
 pub mod meta;
 pub mod remove;
 #[cfg(test)]
