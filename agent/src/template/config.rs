@@ -180,7 +180,7 @@ mod tests {
             "lxc.include = /usr/share/lxc/config/debian.common.conf\nlxc.arch = amd64\n\
              lxc.cgroup2.devices.allow = c 1:3 rwm\n"
         );
-        assert_eq!(report.count, 11);
+        assert_eq!(report.count, 12);
         assert!(!format!("{report:?}").contains("secret"));
         assert_eq!(
             identifying(CONFIG),

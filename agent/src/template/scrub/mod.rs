@@ -293,7 +293,9 @@ impl Scrub<'_> {
 /// What has no directory to be in is not there; other errors stay errors.
 fn nothing_there<T>(error: Error) -> Result<Option<T>, Error> {
     match error {
-        Error::Missing { .. } | Error::Symlink { .. } | Error::Type { .. } => Ok(None),
+        Error::Missing { .. } | Error::Symlink { .. } | Error::Type { .. } | Error::Path { .. } => {
+            Ok(None)
+        }
         error => Err(error),
     }
 }
