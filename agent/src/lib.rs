@@ -22,4 +22,5 @@ pub mod step;
 pub mod steps;
 mod terminal;
 pub mod transfer;
+pub mod template;
 pub mod tree;
