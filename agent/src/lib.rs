@@ -3,8 +3,14 @@
 //! The controller links this crate too, to plan and to describe steps; it never calls `forward`, `undo` or
 //! `probe` itself. No SSH, no store, no name-service calls, and nothing of a guest is ever executed outside it.
 
+pub mod base;
+pub mod durable;
+pub mod guest;
 pub mod layout;
+pub mod lxc;
+pub mod mark;
 pub mod protocol;
+pub mod staging;
 pub mod step;
 pub mod steps;
 pub mod tree;
