@@ -8,6 +8,7 @@ pub mod durable;
 pub mod guest;
 pub mod layout;
 pub mod lxc;
+pub mod lxc_config;
 pub mod mark;
 pub mod protocol;
 pub mod staging;
