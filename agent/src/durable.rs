@@ -1,11 +1,16 @@
-//! Files and directories that are there after a power loss: the order of write, fsync, rename and fsync.
+//! Files, directories and renames that are there after a power loss: the order of write, fsync, rename and fsync.
 //!
-//! Nothing here returns before what it did is on the disk.
+//! Nothing here returns before what it did is on the disk, and nothing is replaced that was not to be replaced.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
+
+use rustix::fs::{CWD, RenameFlags, renameat_with};
+use tallybook_events::step::StepFailure;
+
+use crate::step::io_failure;
 
 /// Something that could not be made durable.
 #[derive(Debug, thiserror::Error)]
@@ -32,6 +37,12 @@ impl Error {
     }
 }
 
+impl From<Error> for StepFailure {
+    fn from(error: Error) -> Self {
+        io_failure(error.doing, Path::new(&error.path), &error.source)
+    }
+}
+
 /// Makes what a directory lists durable.
 ///
 /// # Errors
@@ -39,72 +50,136 @@ impl Error {
 pub fn sync_dir(path: &Path) -> Result<(), Error> {
     File::open(path)
         .and_then(|dir| dir.sync_all())
-        .map_err(Error::at("sync the directory", path))
+        .map_err(Error::at("syncing the directory", path))
 }
 
-/// Makes a directory and all above it that are missing, mode 0700, and syncs the parent of each one made.
+/// Makes all that was written to the file system below `path` durable.
+///
+/// # Errors
+/// When it can't be opened, or something could not be written back.
+pub fn sync_file_system(path: &Path) -> Result<(), Error> {
+    File::open(path)
+        .and_then(|dir| rustix::fs::syncfs(&dir).map_err(io::Error::from))
+        .map_err(Error::at("syncing the file system of", path))
+}
+
+/// Makes a directory and all above it that are missing, mode 0755, and syncs the parent of each one made.
 ///
 /// # Errors
 /// When one can't be made or synced.
-pub fn create_dir(path: &Path) -> Result<(), Error> {
+pub fn create_dirs(path: &Path) -> Result<(), Error> {
+    create(path, 0o755)
+}
+
+/// The same with mode 0700: for what is nobody else's to read.
+///
+/// # Errors
+/// When one can't be made or synced.
+pub fn create_private_dirs(path: &Path) -> Result<(), Error> {
+    create(path, 0o700)
+}
+
+fn create(path: &Path, mode: u32) -> Result<(), Error> {
     if path.is_dir() {
         return Ok(());
     }
     if let Some(parent) = path.parent() {
-        create_dir(parent)?;
+        create(parent, mode)?;
     }
-    match fs::DirBuilder::new().mode(0o700).create(path) {
+    match DirBuilder::new().mode(mode).create(path) {
         Ok(()) => {}
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => {}
-        Err(error) => return Err(Error::at("create the directory", path)(error)),
+        Err(error) => return Err(Error::at("making the directory", path)(error)),
     }
     // Also where another process was faster: it may not have come to its sync yet.
     path.parent().map_or(Ok(()), sync_dir)
 }
 
-/// Puts a whole file in place of another, or of none, mode 0600. A cut leaves the old one, or the new one.
+/// Writes a file whole or not at all: beside it, synced, renamed over it, the directory synced. Only for
+/// directories that no guest can write to.
 ///
 /// # Errors
 /// When it can't be written, synced or renamed.
-pub fn replace(path: &Path, bytes: &[u8]) -> Result<(), Error> {
-    let mut name = path.as_os_str().to_owned();
-    name.push(format!(".new-{}", std::process::id()));
-    let temp = Path::new(&name);
+pub fn write(path: &Path, mode: u32, bytes: &[u8]) -> Result<(), Error> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let beside = path.with_file_name(format!(".{name}.new-{}", std::process::id()));
     OpenOptions::new()
         .write(true)
         .create(true)
         .truncate(true)
-        .mode(0o600)
-        .open(temp)
+        .mode(mode)
+        .open(&beside)
         .and_then(|mut file| {
             file.write_all(bytes)?;
             file.sync_all()
         })
-        .map_err(Error::at("write", temp))?;
-    fs::rename(temp, path).map_err(Error::at("rename into place", path))?;
+        .map_err(Error::at("writing", &beside))?;
+    // Crash here: only the file beside it is there, and nobody reads that.
+    fs::rename(&beside, path).map_err(Error::at("renaming into place", path))?;
     path.parent().map_or(Ok(()), sync_dir)
+}
+
+/// Removes a file if it is there, durably; whether it was.
+///
+/// # Errors
+/// When it can't be removed.
+pub fn remove(path: &Path) -> Result<bool, Error> {
+    match fs::remove_file(path) {
+        Ok(()) => path.parent().map_or(Ok(()), sync_dir).map(|()| true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(Error::at("removing", path)(error)),
+    }
+}
+
+/// Renames a directory to a name that nothing has, durably on both sides.
+///
+/// # Errors
+/// When the name is taken, or it can't be renamed.
+pub fn rename_new(from: &Path, to: &Path) -> Result<(), Error> {
+    renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE)
+        .map_err(io::Error::from)
+        .map_err(Error::at("renaming to", to))?;
+    // Crash here: either name may be the one found after a power cut, never both, never half a tree.
+    for dir in [from.parent(), to.parent()].into_iter().flatten() {
+        sync_dir(dir)?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
+    use tallybook_events::step::FailureClass;
+
     use super::*;
 
     #[test]
     fn directories_and_files_are_made_and_replaced() {
         let temp = tempfile::tempdir().unwrap();
         let dir = temp.path().join("a/b/c");
-        create_dir(&dir).unwrap();
-        create_dir(&dir).unwrap();
+        create_private_dirs(&dir).unwrap();
+        create_dirs(&dir).unwrap();
         let file = dir.join("file");
-        replace(&file, b"old").unwrap();
-        replace(&file, b"new").unwrap();
+        write(&file, 0o600, b"old").unwrap();
+        write(&file, 0o600, b"new").unwrap();
         assert_eq!(fs::read(&file).unwrap(), b"new");
-        assert_eq!(
-            fs::read_dir(&dir).unwrap().count(),
-            1,
-            "nothing else is left"
-        );
-        let error = create_dir(&file.join("below")).unwrap_err();
+        let count = fs::read_dir(&dir).unwrap().count();
+        assert_eq!(count, 1, "nothing else is left");
+        let error = create_dirs(&file.join("below")).unwrap_err();
         assert!(error.to_string().contains("file"), "{error}");
+        assert!(remove(&file).unwrap());
+        assert!(!remove(&file).unwrap());
+    }
+
+    #[test]
+    fn a_rename_replaces_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let (a, b) = (dir.path().join("a"), dir.path().join("b"));
+        fs::create_dir(&a).unwrap();
+        fs::create_dir(&b).unwrap();
+        let failure = StepFailure::from(rename_new(&a, &b).unwrap_err());
+        assert_eq!(failure.class, FailureClass::Exists);
+        fs::remove_dir(&b).unwrap();
+        rename_new(&a, &b).unwrap();
+        assert!(b.is_dir() && !a.exists());
     }
 }

@@ -112,8 +112,8 @@ pub fn pass(layout: &Layout, fence: &Fence, operation: OperationId) -> Result<()
     let mut bytes = MAGIC.to_vec();
     bytes.extend_from_slice(blake3::hash(&body).as_bytes());
     bytes.extend_from_slice(&body);
-    durable::create_dir(&layout.receipts(fence.log))?;
-    durable::replace(&path, &bytes)?;
+    durable::create_private_dirs(&layout.receipts(fence.log))?;
+    durable::write(&path, 0o600, &bytes)?;
     Ok(())
 }
 

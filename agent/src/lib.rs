@@ -3,24 +3,30 @@
 //! The controller links this crate too, to plan and to describe steps; it never calls `forward`, `undo` or
 //! `probe` itself. No SSH, no store, no name-service calls, and nothing of a guest is ever executed outside it.
 
+pub mod base;
 mod batch;
 mod capture;
 mod changes;
 pub mod durable;
 pub mod fence;
+pub mod guest;
 pub mod layout;
 mod line;
 mod link;
 pub mod lock;
+pub mod lxc;
+pub mod lxc_config;
+pub mod mark;
 pub mod program;
 pub mod protocol;
 mod queue;
 pub mod receipts;
 pub mod scrub;
 pub mod serve;
+pub mod staging;
 pub mod step;
 pub mod steps;
+pub mod template;
 mod terminal;
 pub mod transfer;
-pub mod template;
 pub mod tree;

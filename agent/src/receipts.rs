@@ -125,7 +125,7 @@ impl Journal {
     ) -> Result<Self, Error> {
         let path = path(layout, log);
         let dir = layout.receipts(log);
-        durable::create_dir(&dir)?;
+        durable::create_private_dirs(&dir)?;
         let file = OpenOptions::new()
             .read(true)
             .append(true)
@@ -222,7 +222,7 @@ impl Journal {
             }
             number += 1;
         };
-        durable::replace(&aside, &torn)?;
+        durable::write(&aside, 0o600, &torn)?;
         self.file
             .set_len(end)
             .and_then(|()| self.file.sync_all())

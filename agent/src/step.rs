@@ -126,6 +126,8 @@ pub struct Program {
     pub env: BTreeMap<String, String>,
     /// After this long it is asked to stop, then killed.
     pub timeout: Duration,
+    /// Looks at each line it prints; what it answers is told as progress.
+    pub watch: Option<fn(&str) -> Option<String>>,
 }
 
 impl Program {
@@ -136,6 +138,7 @@ impl Program {
             stdin: Vec::new(),
             env: BTreeMap::new(),
             timeout: Duration::from_secs(300),
+            watch: None,
         }
     }
 
@@ -150,6 +153,13 @@ impl Program {
     #[must_use]
     pub fn env(mut self, name: &str, value: &str) -> Self {
         self.env.insert(name.to_owned(), value.to_owned());
+        self
+    }
+
+    /// With its lines told as progress, as far as `watch` answers something for them.
+    #[must_use]
+    pub fn watch(mut self, watch: fn(&str) -> Option<String>) -> Self {
+        self.watch = Some(watch);
         self
     }
 

@@ -1,25 +1,47 @@
 //! The table of all steps. A new step is one file here and one row below; nothing else needs to know of it.
 
-use crate::step::StepKind;
-
-pub mod tree_receive;
-
-/// Every kind of step, in alphabetical order.
-pub const TABLE: &[StepKind] = &[StepKind::of::<tree_receive::TreeReceive>()];
+pub mod base_bootstrap;
+pub mod container_await_address;
+pub mod container_build;
+pub mod container_configure;
+pub mod container_freeze;
+pub mod container_provision;
+pub mod container_publish;
+pub mod container_retire;
+pub mod container_start;
+pub mod container_stop;
 pub mod template_publish;
 pub mod template_retire;
 pub mod template_scan;
 pub mod template_scrub;
 #[cfg(test)]
 mod template_tests;
+pub mod trash_purge;
+pub mod tree_receive;
 pub mod tree_stage;
+
+use crate::step::StepKind;
 
 /// Every kind of step, in alphabetical order.
 pub const TABLE: &[StepKind] = &[
+    StepKind::of::<base_bootstrap::BaseBootstrap>(),
+    StepKind::of::<container_await_address::ContainerAwaitAddress>(),
+    StepKind::of::<container_build::ContainerBuild>(),
+    StepKind::of::<container_configure::ContainerConfigure>(),
+    StepKind::of::<container_freeze::ContainerFreeze>(),
+    StepKind::of::<container_freeze::ContainerThaw>(),
+    StepKind::of::<container_provision::ContainerProvision>(),
+    StepKind::of::<container_provision::ContainerProvisionUntil>(),
+    StepKind::of::<container_publish::ContainerPublish>(),
+    StepKind::of::<container_retire::ContainerRetire>(),
+    StepKind::of::<container_start::ContainerStart>(),
+    StepKind::of::<container_stop::ContainerStop>(),
     StepKind::of::<template_publish::TemplatePublish>(),
     StepKind::of::<template_retire::TemplateRetire>(),
     StepKind::of::<template_scan::TemplateScan>(),
     StepKind::of::<template_scrub::TemplateScrub>(),
+    StepKind::of::<trash_purge::TrashPurge>(),
+    StepKind::of::<tree_receive::TreeReceive>(),
     StepKind::of::<tree_stage::TreeStage>(),
 ];
 

@@ -1,0 +1,299 @@
+//! `container.provision` and `container.provision_until`: a command of the inventory's, run inside a container.
+//!
+//! It runs in the container and nowhere else: an argument vector, or a script on the standard input of the
+//! guest's shell. The host's environment does not reach it.
+
+use std::fs::File;
+use std::path::{Component, Path};
+use std::time::Duration;
+
+use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
+use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
+use tallybook_events::fact::Fact;
+use tallybook_events::name::ContainerName;
+use tallybook_events::step::{FailureClass, Reversal, Seen, StepFailure};
+
+use crate::lxc::{self, State, host_root};
+use crate::step::{Context, Done, Program, Step, fail, io_failure};
+use crate::steps::container_start::no_such;
+
+/// What is run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Command {
+    /// An argument vector.
+    Argv(Vec<String>),
+    /// A script for `/bin/sh`.
+    Script(String),
+}
+
+/// Runs a command in a container, once: nothing could tell afterwards whether it ran.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ContainerProvision {
+    /// The container.
+    pub container: ContainerName,
+    /// Which entry of the inventory's list, from 0.
+    pub entry: u32,
+    /// What is run.
+    pub command: Command,
+    /// How long it may take, in seconds.
+    pub timeout_s: u32,
+}
+
+/// Runs a command in a container unless what it creates is there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ContainerProvisionUntil {
+    /// The container.
+    pub container: ContainerName,
+    /// Which entry of the inventory's list, from 0.
+    pub entry: u32,
+    /// What is run.
+    pub command: Command,
+    /// The absolute path, in the container, of what it creates.
+    pub creates: String,
+    /// How long it may take, in seconds.
+    pub timeout_s: u32,
+}
+
+/// Whether it ran.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Provisioned {
+    /// False when there was nothing to do.
+    pub ran: bool,
+}
+
+const GOES_WITH_IT: &str = "what it did goes with its container";
+
+fn provisioned(
+    context: &Context<'_>,
+    container: &ContainerName,
+    entry: u32,
+    ran: bool,
+) -> Done<Provisioned> {
+    let fact = Fact::Provisioned {
+        host: context.host.clone(),
+        container: container.clone(),
+        entry,
+    };
+    Done {
+        changed: ran,
+        output: Provisioned { ran },
+        facts: vec![fact],
+    }
+}
+
+/// The program on the host that runs a command in a container.
+fn attach(
+    context: &Context<'_>,
+    container: &ContainerName,
+    command: &Command,
+    timeout_s: u32,
+) -> Result<Program, StepFailure> {
+    let mut program = lxc::program(context.layout, "lxc-attach", container);
+    let environment = [
+        "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+        "HOME=/root",
+        "USER=root",
+        "LC_ALL=C.UTF-8",
+        "DEBIAN_FRONTEND=noninteractive",
+    ];
+    program.argv.push("--clear-env".to_owned());
+    for variable in environment {
+        program
+            .argv
+            .extend(["--set-var".to_owned(), variable.to_owned()]);
+    }
+    program.argv.push("--".to_owned());
+    match command {
+        Command::Argv(argv) if argv.first().is_none_or(String::is_empty) => {
+            return Err(fail(
+                FailureClass::Unknown,
+                "a provisioning command is empty",
+            ));
+        }
+        Command::Argv(argv) => program.argv.extend(argv.iter().cloned()),
+        Command::Script(script) => {
+            program.argv.extend(["/bin/sh".to_owned(), "-s".to_owned()]);
+            program = program.stdin(script.as_bytes());
+        }
+    }
+    Ok(program.timeout(Duration::from_secs(u64::from(timeout_s).max(1))))
+}
+
+fn run(
+    context: &mut Context<'_>,
+    container: &ContainerName,
+    command: &Command,
+    timeout_s: u32,
+) -> Result<(), StepFailure> {
+    require_running(context, container)?;
+    let program = attach(context, container, command, timeout_s)?;
+    context.run(&program).map(drop)
+}
+
+fn require_running(
+    context: &mut Context<'_>,
+    container: &ContainerName,
+) -> Result<(), StepFailure> {
+    match lxc::state(context, container)? {
+        State::Running => Ok(()),
+        State::Absent => Err(no_such(context, container)),
+        other @ (State::Stopped | State::Frozen | State::Changing) => Err(StepFailure {
+            hint: Some(format!("start it: container start {container}")),
+            ..fail(
+                FailureClass::Host,
+                format!("container {container} is {other:?}, so nothing can run in it"),
+            )
+        }),
+    }
+}
+
+fn title(command: &Command) -> String {
+    match command {
+        Command::Argv(argv) => argv.join(" "),
+        Command::Script(script) => format!("a script of {} lines", script.lines().count()),
+    }
+}
+
+impl Step for ContainerProvision {
+    const KIND: &'static str = "container.provision";
+    const ONCE: bool = true;
+    type Output = Provisioned;
+
+    fn summary(&self) -> String {
+        format!(
+            "provision {} (entry {}): {}",
+            self.container,
+            self.entry,
+            title(&self.command)
+        )
+    }
+
+    fn reversal(&self) -> Reversal {
+        Reversal::Keep {
+            why: GOES_WITH_IT.to_owned(),
+        }
+    }
+
+    fn probe(&self, _context: &mut Context<'_>) -> Result<Seen, StepFailure> {
+        Ok(Seen::Unknown {
+            why: "the command names nothing that it creates".to_owned(),
+        })
+    }
+
+    fn forward(&self, context: &mut Context<'_>) -> Result<Done<Provisioned>, StepFailure> {
+        run(context, &self.container, &self.command, self.timeout_s)?;
+        Ok(provisioned(context, &self.container, self.entry, true))
+    }
+
+    fn undo(
+        &self,
+        _context: &mut Context<'_>,
+        _output: Option<Provisioned>,
+    ) -> Result<Done<()>, StepFailure> {
+        Ok(Done {
+            changed: false,
+            output: (),
+            facts: Vec::new(),
+        })
+    }
+}
+
+impl ContainerProvisionUntil {
+    /// Whether what it creates is there, seen through the container's own root: resolved within it, as its own
+    /// processes would, and only looked at.
+    fn is_created(&self, context: &mut Context<'_>) -> Result<Option<bool>, StepFailure> {
+        let path = Path::new(&self.creates);
+        let Ok(inside) = path.strip_prefix("/") else {
+            return Err(fail(
+                FailureClass::Unknown,
+                format!("{:?} is not an absolute path", self.creates),
+            ));
+        };
+        if inside
+            .components()
+            .any(|part| !matches!(part, Component::Normal(_)))
+        {
+            return Err(fail(
+                FailureClass::Unknown,
+                format!("{:?} is not a plain path", self.creates),
+            ));
+        }
+        let Some(pid) = lxc::init_pid(context, &self.container)? else {
+            return Ok(None);
+        };
+        let root = host_root(context.layout).join(format!("proc/{pid}/root"));
+        let root_dir = File::open(&root).map_err(|e| io_failure("opening", &root, &e))?;
+        let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        match openat2(&root_dir, inside, flags, Mode::empty(), resolve) {
+            Ok(_) => Ok(Some(true)),
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Ok(Some(false)),
+            Err(e) => Err(io_failure("looking in the container for", path, &e.into())),
+        }
+    }
+}
+
+impl Step for ContainerProvisionUntil {
+    const KIND: &'static str = "container.provision_until";
+    type Output = Provisioned;
+
+    fn summary(&self) -> String {
+        format!(
+            "provision {} (entry {}) unless {} is there: {}",
+            self.container,
+            self.entry,
+            self.creates,
+            title(&self.command)
+        )
+    }
+
+    fn reversal(&self) -> Reversal {
+        Reversal::Keep {
+            why: GOES_WITH_IT.to_owned(),
+        }
+    }
+
+    fn probe(&self, context: &mut Context<'_>) -> Result<Seen, StepFailure> {
+        match self.is_created(context)? {
+            Some(true) => provisioned(context, &self.container, self.entry, false).seen(),
+            Some(false) => Ok(Seen::Absent),
+            None => Ok(Seen::Unknown {
+                why: format!("container {} does not run", self.container),
+            }),
+        }
+    }
+
+    fn forward(&self, context: &mut Context<'_>) -> Result<Done<Provisioned>, StepFailure> {
+        if self.is_created(context)? == Some(true) {
+            return Ok(provisioned(context, &self.container, self.entry, false));
+        }
+        run(context, &self.container, &self.command, self.timeout_s)?;
+        if self.is_created(context)? == Some(true) {
+            return Ok(provisioned(context, &self.container, self.entry, true));
+        }
+        Err(StepFailure {
+            hint: Some("correct `creates` in the inventory, or the command".to_owned()),
+            ..fail(
+                FailureClass::Command,
+                format!(
+                    "the command ended well, and {} is not there in {}",
+                    self.creates, self.container
+                ),
+            )
+        })
+    }
+
+    fn undo(
+        &self,
+        _context: &mut Context<'_>,
+        _output: Option<Provisioned>,
+    ) -> Result<Done<()>, StepFailure> {
+        Ok(Done {
+            changed: false,
+            output: (),
+            facts: Vec::new(),
+        })
+    }
+}

@@ -1,0 +1,142 @@
+//! `container.publish`: a staged container gets its name, by one rename that replaces nothing.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use tallybook_events::fact::Fact;
+use tallybook_events::ids::StepIndex;
+use tallybook_events::name::ContainerName;
+use tallybook_events::step::{FailureClass, Seen, StepFailure};
+
+use crate::lxc::{self, State};
+use crate::step::{Context, Done, OutputOf, Step, fail};
+use crate::steps::container_build::Built;
+use crate::{durable, lxc_config, mark};
+
+/// How long a container may take to stop when its creation is taken back.
+const STOP_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Gives a staged container its name.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct ContainerPublish {
+    /// The container.
+    pub container: ContainerName,
+    /// The step that built it.
+    pub staged: StepIndex,
+    /// What that step reported.
+    pub built: OutputOf<Built>,
+}
+
+/// Nothing more than that it happened.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Published {}
+
+impl ContainerPublish {
+    fn is_ours(&self, context: &Context<'_>) -> Result<bool, StepFailure> {
+        let home = context.layout.container(&self.container);
+        Ok(mark::read(&home)? == Some((context.origin.0, self.staged)))
+    }
+
+    fn done(&self, context: &Context<'_>, changed: bool) -> Result<Done<Published>, StepFailure> {
+        let built = context.output(&self.built)?;
+        let fact = Fact::ContainerCreated {
+            host: context.host.clone(),
+            container: self.container.clone(),
+            origin: built.origin,
+            backing: built.backing,
+        };
+        Ok(Done {
+            changed,
+            output: Published {},
+            facts: vec![fact],
+        })
+    }
+
+    fn taken(&self, context: &Context<'_>) -> String {
+        format!(
+            "{} is already on {}",
+            context.layout.container(&self.container).display(),
+            context.host
+        )
+    }
+}
+
+impl Step for ContainerPublish {
+    const KIND: &'static str = "container.publish";
+    type Output = Published;
+
+    fn summary(&self) -> String {
+        format!("put {} in place", self.container)
+    }
+
+    fn probe(&self, context: &mut Context<'_>) -> Result<Seen, StepFailure> {
+        if self.is_ours(context)? {
+            return self.done(context, true)?.seen();
+        }
+        if context.layout.container(&self.container).exists() {
+            return Ok(Seen::Conflict {
+                what: self.taken(context),
+            });
+        }
+        Ok(Seen::Absent)
+    }
+
+    fn forward(&self, context: &mut Context<'_>) -> Result<Done<Published>, StepFailure> {
+        if self.is_ours(context)? {
+            return self.done(context, false);
+        }
+        let home = context.layout.container(&self.container);
+        let staged = context.layout.staging(context.origin.0, self.staged);
+        if home.symlink_metadata().is_ok() {
+            return Err(StepFailure {
+                hint: Some(
+                    "choose another name, or adopt or destroy the one that is there".to_owned(),
+                ),
+                ..fail(FailureClass::Exists, self.taken(context))
+            });
+        }
+        if !staged.join(lxc_config::NAME).is_file() {
+            return Err(fail(
+                FailureClass::Missing,
+                format!("there is no configured container in {}", staged.display()),
+            ));
+        }
+        durable::sync_file_system(&staged)?;
+        durable::rename_new(&staged, &home)?;
+        self.done(context, true)
+    }
+
+    fn undo(
+        &self,
+        context: &mut Context<'_>,
+        _output: Option<Published>,
+    ) -> Result<Done<()>, StepFailure> {
+        if !self.is_ours(context)? {
+            // Taken back already, or never done. Whatever else has this name is not ours.
+            return Ok(Done {
+                changed: false,
+                output: (),
+                facts: Vec::new(),
+            });
+        }
+        // It is ours, made by this very operation, and asked politely before anything harder.
+        match lxc::state(context, &self.container)? {
+            State::Stopped | State::Absent => {}
+            State::Running | State::Frozen | State::Changing => {
+                lxc::stop(context, &self.container, STOP_TIMEOUT)?;
+            }
+        }
+        let home = context.layout.container(&self.container);
+        let staged = context.layout.staging(context.origin.0, self.staged);
+        durable::rename_new(&home, &staged)?;
+        let fact = Fact::ContainerDestroyed {
+            host: context.host.clone(),
+            container: self.container.clone(),
+        };
+        Ok(Done {
+            changed: true,
+            output: (),
+            facts: vec![fact],
+        })
+    }
+}

@@ -1,0 +1,188 @@
+//! `container.retire`: the first half of destroying a container. It loses its name and keeps all its content, so
+//! that undo can give it back; `trash.purge` is the second half.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+use tallybook_events::ids::StepIndex;
+use tallybook_events::name::ContainerName;
+use tallybook_events::step::{FailureClass, Seen, StepFailure};
+
+use crate::layout::Layout;
+use crate::lxc::{self, State};
+use crate::lxc_config::{self, Rootfs};
+use crate::step::{Context, Done, Step, fail};
+use crate::{durable, mark, staging};
+
+/// Takes a stopped container's name away.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ContainerRetire {
+    /// The container.
+    pub container: ContainerName,
+    /// Whether it may be one that this tool adopted and did not make.
+    pub adopted: bool,
+}
+
+/// Nothing more than that it happened.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Retired {}
+
+/// Where the containers that a step retired lie.
+pub(crate) fn trash(layout: &Layout, origin: mark::Origin) -> PathBuf {
+    layout
+        .own()
+        .join("trash")
+        .join(format!("{}-{}", origin.0, origin.1))
+}
+
+impl ContainerRetire {
+    fn trashed(&self, context: &Context<'_>) -> PathBuf {
+        trash(context.layout, context.origin).join(self.container.as_str())
+    }
+
+    /// Refuses what must not go.
+    fn check(&self, context: &mut Context<'_>) -> Result<(), StepFailure> {
+        let home = context.layout.container(&self.container);
+        if !home.is_dir() {
+            return Err(fail(
+                FailureClass::Missing,
+                format!("container {} is not on {}", self.container, context.host),
+            ));
+        }
+        if mark::read(&home)?.is_none() && !self.adopted {
+            return Err(StepFailure {
+                hint: Some("adopt it first, if it is to be destroyed".to_owned()),
+                ..fail(
+                    FailureClass::Exists,
+                    format!("container {} was not made by this tool", self.container),
+                )
+            });
+        }
+        match lxc::state(context, &self.container)? {
+            State::Stopped | State::Absent => {}
+            State::Running | State::Frozen | State::Changing => {
+                return Err(StepFailure {
+                    hint: Some(format!("stop it: container stop {}", self.container)),
+                    ..fail(
+                        FailureClass::Host,
+                        format!("container {} runs", self.container),
+                    )
+                });
+            }
+        }
+        let text = lxc_config::read(&home)?.unwrap_or_default();
+        let elsewhere = match lxc_config::rootfs_of(&text) {
+            None => None,
+            Some(Rootfs::Dir(path)) | Some(Rootfs::Overlay(_, path)) => {
+                (!path.starts_with(&home)).then(|| path.display().to_string())
+            }
+            Some(Rootfs::Other(value)) => Some(value),
+        };
+        if let Some(elsewhere) = elsewhere {
+            return Err(StepFailure {
+                hint: Some(format!(
+                    "destroy it on the host with: lxc-destroy -n {}",
+                    self.container
+                )),
+                ..fail(
+                    FailureClass::Host,
+                    format!(
+                        "the root file system of {} is {elsewhere}, outside of its directory",
+                        self.container
+                    ),
+                )
+            });
+        }
+        let dependents = lxc_config::dependents(context.layout, &self.container)?;
+        if !dependents.is_empty() {
+            return Err(StepFailure {
+                hint: Some("destroy those first".to_owned()),
+                ..fail(
+                    FailureClass::Host,
+                    format!(
+                        "containers that lie on {}: {}",
+                        self.container,
+                        dependents.join(", ")
+                    ),
+                )
+            });
+        }
+        Ok(())
+    }
+}
+
+fn done<T>(changed: bool, output: T) -> Done<T> {
+    Done {
+        changed,
+        output,
+        facts: Vec::new(),
+    }
+}
+
+impl Step for ContainerRetire {
+    const KIND: &'static str = "container.retire";
+    type Output = Retired;
+
+    fn summary(&self) -> String {
+        format!(
+            "take {} out of use (its content is kept until the purge)",
+            self.container
+        )
+    }
+
+    fn probe(&self, context: &mut Context<'_>) -> Result<Seen, StepFailure> {
+        if self.trashed(context).is_dir() {
+            return done(true, Retired {}).seen();
+        }
+        if context.layout.container(&self.container).is_dir() {
+            return Ok(Seen::Absent);
+        }
+        Ok(Seen::Conflict {
+            what: format!("container {} is not on {}", self.container, context.host),
+        })
+    }
+
+    fn forward(&self, context: &mut Context<'_>) -> Result<Done<Retired>, StepFailure> {
+        let trashed = self.trashed(context);
+        if trashed.is_dir() {
+            return Ok(done(false, Retired {}));
+        }
+        self.check(context)?;
+        durable::create_dirs(&trash(context.layout, context.origin))?;
+        durable::rename_new(&context.layout.container(&self.container), &trashed)?;
+        Ok(done(true, Retired {}))
+    }
+
+    fn undo(
+        &self,
+        context: &mut Context<'_>,
+        _output: Option<Retired>,
+    ) -> Result<Done<()>, StepFailure> {
+        let trashed = self.trashed(context);
+        if !trashed.is_dir() {
+            return Ok(done(false, ()));
+        }
+        let home = context.layout.container(&self.container);
+        durable::rename_new(&trashed, &home).map_err(|failure| StepFailure {
+            hint: (failure.class == FailureClass::Exists).then(|| {
+                format!(
+                    "another container {} was made meanwhile; the old one lies in {}",
+                    self.container,
+                    trashed.display()
+                )
+            }),
+            ..failure
+        })?;
+        staging::remove_dir(&trash(context.layout, context.origin))?;
+        Ok(done(true, ()))
+    }
+}
+
+/// The retired container's own directory, for the step that purges it.
+pub(crate) fn retired(
+    context: &Context<'_>,
+    step: StepIndex,
+    container: &ContainerName,
+) -> PathBuf {
+    trash(context.layout, (context.origin.0, step)).join(container.as_str())
+}

@@ -1,0 +1,166 @@
+//! `container.start`: a container runs. What ran before is left as it was, by undo too.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use tallybook_events::fact::Fact;
+use tallybook_events::name::ContainerName;
+use tallybook_events::step::{FailureClass, Seen, StepFailure};
+
+use crate::lxc::{self, State, Stop};
+use crate::mark;
+use crate::step::{Context, Done, Step, fail};
+
+/// How long undo lets it take to stop when asked.
+const STOP_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Starts a container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ContainerStart {
+    /// The container.
+    pub container: ContainerName,
+}
+
+/// What was before.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Started {
+    /// Whether it ran already; `None` where that was never known.
+    pub was_running: Option<bool>,
+}
+
+/// That a container started, by name.
+pub(crate) fn started(context: &Context<'_>, container: &ContainerName) -> Vec<Fact> {
+    vec![Fact::ContainerStarted {
+        host: context.host.clone(),
+        container: container.clone(),
+    }]
+}
+
+/// That a container stopped, by name.
+pub(crate) fn stopped(context: &Context<'_>, container: &ContainerName) -> Vec<Fact> {
+    vec![Fact::ContainerStopped {
+        host: context.host.clone(),
+        container: container.clone(),
+    }]
+}
+
+/// The failure for a container that LXC does not know.
+pub(crate) fn no_such(context: &Context<'_>, container: &ContainerName) -> StepFailure {
+    fail(
+        FailureClass::Missing,
+        format!("container {container} is not on {}", context.host),
+    )
+}
+
+/// Whether this very operation made the container: then it did not run before.
+fn made_here(context: &Context<'_>, container: &ContainerName) -> Result<bool, StepFailure> {
+    let mark = mark::read(&context.layout.container(container))?;
+    Ok(mark.is_some_and(|(operation, _)| operation == context.origin.0))
+}
+
+impl Step for ContainerStart {
+    const KIND: &'static str = "container.start";
+    type Output = Started;
+
+    fn summary(&self) -> String {
+        format!("start {}", self.container)
+    }
+
+    fn probe(&self, context: &mut Context<'_>) -> Result<Seen, StepFailure> {
+        match lxc::state(context, &self.container)? {
+            State::Running | State::Frozen => {
+                let was_running = made_here(context, &self.container)?.then_some(false);
+                let facts = started(context, &self.container);
+                Done {
+                    changed: true,
+                    output: Started { was_running },
+                    facts,
+                }
+                .seen()
+            }
+            State::Changing => Ok(Seen::Partial {
+                what: "it is starting or stopping".to_owned(),
+            }),
+            State::Stopped | State::Absent => Ok(Seen::Absent),
+        }
+    }
+
+    fn forward(&self, context: &mut Context<'_>) -> Result<Done<Started>, StepFailure> {
+        let was_running = match lxc::state(context, &self.container)? {
+            State::Absent => return Err(no_such(context, &self.container)),
+            State::Running => true,
+            State::Frozen => {
+                return Err(StepFailure {
+                    hint: Some(format!(
+                        "lxc-unfreeze -n {} on the host lets it run on",
+                        self.container
+                    )),
+                    ..fail(
+                        FailureClass::Host,
+                        format!("container {} is frozen", self.container),
+                    )
+                });
+            }
+            State::Stopped | State::Changing => {
+                lxc::start(context, &self.container)?;
+                false
+            }
+        };
+        let facts = started(context, &self.container);
+        let output = Started {
+            was_running: Some(was_running),
+        };
+        Ok(Done {
+            changed: !was_running,
+            output,
+            facts,
+        })
+    }
+
+    fn undo(
+        &self,
+        context: &mut Context<'_>,
+        output: Option<Started>,
+    ) -> Result<Done<()>, StepFailure> {
+        match lxc::state(context, &self.container)? {
+            State::Absent | State::Stopped => {
+                return Ok(Done {
+                    changed: false,
+                    output: (),
+                    facts: Vec::new(),
+                });
+            }
+            State::Running | State::Frozen | State::Changing => {}
+        }
+        let was_running = match output.and_then(|output| output.was_running) {
+            Some(was_running) => was_running,
+            None if made_here(context, &self.container)? => false,
+            None => {
+                return Err(StepFailure {
+                    hint: Some("stop it if it should not run, then retry the undo".to_owned()),
+                    ..fail(
+                        FailureClass::Other,
+                        format!(
+                            "container {} runs, and whether it ran before is not known",
+                            self.container
+                        ),
+                    )
+                });
+            }
+        };
+        if was_running {
+            return Ok(Done {
+                changed: false,
+                output: (),
+                facts: Vec::new(),
+            });
+        }
+        let changed = lxc::stop(context, &self.container, STOP_TIMEOUT)? != Stop::WasStopped;
+        let facts = stopped(context, &self.container);
+        Ok(Done {
+            changed,
+            output: (),
+            facts,
+        })
+    }
+}

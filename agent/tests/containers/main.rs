@@ -1,0 +1,5 @@
+//! The steps of a container's life, against played programs and against real LXC.
+
+mod links;
+mod played;
+mod real;
