@@ -4,6 +4,7 @@
 //! `probe` itself. No SSH, no store, no name-service calls, and nothing of a guest is ever executed outside it.
 
 pub mod layout;
+pub mod network;
 pub mod protocol;
 pub mod step;
 pub mod steps;
