@@ -373,7 +373,7 @@ impl SimulatedLink {
                     "/sbin/ip" => {
                         self.ip(&argv[1..]);
                     }
-                    "/usr/sbin/nft" => self.table = Some(fs::read_to_string(argv[2]).unwrap()),
+                    "/usr/sbin/nft" => self.load(&fs::read_to_string(argv[2]).unwrap()),
                     "/usr/sbin/dnsmasq" => {}
                     other => panic!("{unit} runs {other}"),
                 }
@@ -427,11 +427,17 @@ impl SimulatedLink {
         (0, said)
     }
 
+    /// As `nft` does it: comments are not kept.
+    fn load(&mut self, ruleset: &str) {
+        let lines = ruleset.lines().filter(|line| !line.starts_with('#'));
+        self.table = Some(lines.map(|line| format!("{line}\n")).collect());
+    }
+
     fn nft(&mut self, argv: &[&str], stdin: &[u8]) -> (i32, String) {
         match argv {
             ["--check", "--file", "-"] => (0, String::new()),
             ["--file", "-"] => {
-                self.table = Some(String::from_utf8(stdin.to_vec()).unwrap());
+                self.load(std::str::from_utf8(stdin).unwrap());
                 (0, String::new())
             }
             ["--terse", "list", "table", "ip", "tallybook"] => self
