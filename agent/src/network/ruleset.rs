@@ -185,7 +185,8 @@ fn table_body(nat: &Nat, forwards: &Forwards) -> String {
     }
     let (bridge, subnet) = (&nat.bridge, nat.gateway.subnet());
     // The first rule is for a container that reaches another through the host's address: the answer must come
-    // back through the host.
+    // back through the host. (Where br_netfilter has bridged packets pass these chains, a container still can't
+    // reach itself so: the kernel does not send a frame back out of the port it came in by.)
     let _ = write!(
         text,
         "  chain outgoing {{\n    type nat hook postrouting priority 100; policy accept;\n\

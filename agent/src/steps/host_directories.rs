@@ -14,6 +14,7 @@ use tallybook_events::step::{FailureClass, Seen, StepFailure};
 use crate::layout::Layout;
 use crate::network::managed::{self, Replaced};
 use crate::step::{Context, Done, Step, fail, io_failure};
+use crate::steps::host_packages;
 
 /// Makes the tool's directories.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -113,7 +114,8 @@ impl Step for HostDirectories {
             let replaced = managed::replaced(&marker(context.layout), context.origin)?;
             return Self::done(context, false, replaced).seen();
         }
-        if right == 0 {
+        // The state directory alone says nothing: the agent keeps its receipts there before any step.
+        if !marked {
             return Ok(Seen::Absent);
         }
         Ok(Seen::Partial {
@@ -122,11 +124,12 @@ impl Step for HostDirectories {
     }
 
     fn forward(&self, context: &mut Context<'_>) -> Result<Done<Replaced>, StepFailure> {
-        let mut changed = false;
+        let mut changed = make(&context.layout.state, 0o700)?;
+        // Crash boundary: the mark comes first, so that an undo finds what a cut left.
+        let (marked, replaced) = managed::write(&marker(context.layout), context.origin, "")?;
         for (path, mode) in directories(context.layout) {
             changed |= make(&path, mode)?;
         }
-        let (marked, replaced) = managed::write(&marker(context.layout), context.origin, "")?;
         Ok(Self::done(context, changed || marked, replaced))
     }
 
@@ -150,6 +153,11 @@ impl Step for HostDirectories {
                 continue;
             }
             remove_empty(path)?;
+        }
+        // A stamp of no worth without the rest.
+        let stamp = host_packages::stamp(context.layout);
+        if stamp.exists() {
+            fs::remove_file(&stamp).map_err(|e| io_failure("removing", &stamp, &e))?;
         }
         managed::take_back(&marker, context.origin, output.as_ref())?;
         remove_empty(&context.layout.state)?;
@@ -195,6 +203,27 @@ mod tests {
         assert!(matches!(done.facts[..], [Fact::HostUninstalled { .. }]));
         assert!(sim.layout.state.join("receipts/kept").exists());
         assert!(!sim.layout.etc.exists());
+    }
+
+    #[test]
+    fn a_cut_after_the_mark_is_completed_or_taken_back() {
+        for complete in [true, false] {
+            let mut sim = Simulated::bare();
+            sim.forward(1, &HostDirectories {}).unwrap();
+            fs::remove_dir_all(&sim.layout.etc).unwrap();
+            assert!(matches!(
+                sim.probe(1, &HostDirectories {}),
+                Seen::Partial { .. }
+            ));
+            if complete {
+                assert!(sim.forward(1, &HostDirectories {}).unwrap().changed);
+                assert!(matches!(sim.probe(1, &HostDirectories {}), Seen::Done(_)));
+            } else {
+                sim.undo(1, &HostDirectories {}, None).unwrap();
+                assert!(matches!(sim.probe(1, &HostDirectories {}), Seen::Absent));
+                assert!(!sim.layout.state.exists());
+            }
+        }
     }
 
     #[test]

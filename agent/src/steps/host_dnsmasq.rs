@@ -13,7 +13,7 @@ use tallybook_events::step::{FailureClass, Seen, StepFailure};
 use crate::layout::Layout;
 use crate::network::managed::{self, Found, Replaced, TakenBack};
 use crate::network::{Bridge, DNSMASQ_UNIT, Domain, Gateway, lock, ports, unit};
-use crate::step::{Context, Done, Program, Step, fail};
+use crate::step::{Context, Done, Program, Step, fail, io_failure};
 use crate::steps::host_directories;
 
 /// dnsmasq gives no lease for less, dnsmasq(8).
@@ -240,11 +240,21 @@ impl Step for HostDnsmasq {
             unit::remove(context, DNSMASQ_UNIT)?;
         }
         match managed::take_back(&path, context.origin, output.as_ref())? {
+            // What dnsmasq wrote under the name that we gave it; nobody reads it any more. A cut here leaves it.
             TakenBack::Restored => {
                 let body = managed::body(&path)?.unwrap_or_default();
                 follow(context, &body)?;
             }
-            TakenBack::Removed | TakenBack::Nothing => {}
+            TakenBack::Removed => {
+                let leases = context.layout.leases();
+                match fs::remove_file(&leases) {
+                    Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                        return Err(io_failure("removing", &leases, &error));
+                    }
+                    Ok(()) | Err(_) => {}
+                }
+            }
+            TakenBack::Nothing => {}
         }
         Ok(done)
     }

@@ -17,6 +17,8 @@ use crate::step::{Context, Done, Ended, Program, Step, fail, io_failure};
 
 /// How old lists of packages may be.
 const LISTS_AGE_MAX: Duration = Duration::from_secs(24 * 60 * 60);
+const MIRROR_HINT: &str =
+    "a package mirror can't be reached from the host: check its network and name servers";
 const APT_TIMEOUT: Duration = Duration::from_secs(30 * 60);
 
 /// A text that names no package.
@@ -154,7 +156,7 @@ fn repair(context: &mut Context<'_>) -> Result<(), StepFailure> {
 }
 
 /// When we last had the lists fetched.
-fn stamp(layout: &Layout) -> PathBuf {
+pub(super) fn stamp(layout: &Layout) -> PathBuf {
     layout.state.join("packages-listed")
 }
 
@@ -179,14 +181,30 @@ fn lists_are_old(layout: &Layout) -> bool {
     !(any && (fresh(stamp(layout)) || fresh(lists)))
 }
 
-fn update(context: &mut Context<'_>) -> Result<(), StepFailure> {
+/// Fetches the lists; says what apt could not reach, which it takes for no error.
+fn update(context: &mut Context<'_>) -> Result<Option<String>, StepFailure> {
     context.link.progress("fetching lists of packages", 0, 0);
     let ended = context.link.run(&apt(&["update"], &[]))?;
     judge("apt-get update", &ended)?;
+    let said = String::from_utf8_lossy(&ended.stderr);
+    if let Some(line) = said.lines().find(|line| line.contains("Failed to fetch")) {
+        return Ok(Some(line.trim().to_owned()));
+    }
     let path = stamp(context.layout);
     fs::create_dir_all(&context.layout.state)
         .and_then(|()| fs::write(&path, ""))
-        .map_err(|e| io_failure("writing", &path, &e))
+        .map_err(|e| io_failure("writing", &path, &e))?;
+    Ok(None)
+}
+
+/// A package that is unknown where lists could not be fetched: the mirror is at fault, and not the name.
+fn blame_mirror(mut failure: StepFailure, unreached: Option<String>) -> StepFailure {
+    if let Some(line) = unreached.filter(|_| failure.class == FailureClass::Missing) {
+        failure.class = FailureClass::Host;
+        failure.message = format!("{} ({line})", failure.message);
+        failure.hint = Some(MIRROR_HINT.to_owned());
+    }
+    failure
 }
 
 /// Turns what apt or dpkg say into a failure of the right class.
@@ -224,10 +242,7 @@ fn judge(command: &str, ended: &Ended) -> Result<(), StepFailure> {
         "Failed to fetch",
         "Connection failed",
     ]) {
-        (
-            FailureClass::Host,
-            "a package mirror can't be reached from the host: check its network and name servers",
-        )
+        (FailureClass::Host, MIRROR_HINT)
     } else {
         (
             FailureClass::Command,
@@ -316,8 +331,9 @@ impl Step for HostPackages {
         }
         repair(context)?;
         let mut updated = lists_are_old(context.layout);
+        let mut unreached = None;
         if updated {
-            update(context)?;
+            unreached = update(context)?;
         }
         let said = format!("apt-get install {}", names(&missing));
         loop {
@@ -330,10 +346,10 @@ impl Step for HostPackages {
                     if !updated
                         && matches!(failure.class, FailureClass::Missing | FailureClass::Host) =>
                 {
-                    update(context)?;
+                    unreached = update(context)?;
                     updated = true;
                 }
-                Err(failure) => return Err(failure),
+                Err(failure) => return Err(blame_mirror(failure, unreached)),
             }
         }
         let installed = present(context, &missing)?;
@@ -440,6 +456,20 @@ mod tests {
         let failure = sim.forward(1, &step(&["nowhere"])).unwrap_err();
         assert_eq!(failure.class, FailureClass::Missing);
         assert!(failure.message.contains("Unable to locate package nowhere"));
+    }
+
+    #[test]
+    fn an_unreachable_mirror_is_blamed_and_not_the_name() {
+        let missing = || fail(FailureClass::Missing, "E: Unable to locate package lxc");
+        let line = "W: Failed to fetch http://m/InRelease  Could not connect to m:80";
+        let failure = blame_mirror(missing(), Some(line.to_owned()));
+        assert_eq!(failure.class, FailureClass::Host);
+        assert!(
+            failure.message.contains("Could not connect"),
+            "{}",
+            failure.message
+        );
+        assert_eq!(blame_mirror(missing(), None).class, FailureClass::Missing);
     }
 
     #[test]
