@@ -8,6 +8,8 @@ use tallybook_events::name::{ContainerName, TemplateName};
 /// The directories that everything else is below. Tests point them into a temporary directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Layout {
+    /// The host's own root, for what others own and steps look at: `proc`, `sys`, `etc/os-release`. Normally `/`.
+    pub root: PathBuf,
     /// LXC's own path: a directory a container. Normally `/var/lib/lxc`.
     pub lxc: PathBuf,
     /// The tool's state. Normally `/var/lib/tallybook`.
@@ -21,6 +23,7 @@ pub struct Layout {
 impl Default for Layout {
     fn default() -> Self {
         Layout {
+            root: PathBuf::from("/"),
             lxc: PathBuf::from("/var/lib/lxc"),
             state: PathBuf::from("/var/lib/tallybook"),
             etc: PathBuf::from("/etc/tallybook"),
@@ -33,6 +36,7 @@ impl Layout {
     /// The same layout below another root, for tests.
     pub fn below(root: &Path) -> Self {
         Layout {
+            root: root.to_owned(),
             lxc: root.join("var/lib/lxc"),
             state: root.join("var/lib/tallybook"),
             etc: root.join("etc/tallybook"),
@@ -76,6 +80,11 @@ impl Layout {
     /// The receipts of one log.
     pub fn receipts(&self, log: LogId) -> PathBuf {
         self.state.join("receipts").join(log.to_string())
+    }
+
+    /// Settings of the kernel that the tool makes at boot.
+    pub fn sysctl(&self) -> PathBuf {
+        self.root.join("etc/sysctl.d/60-tallybook.conf")
     }
 
     /// Lock files.

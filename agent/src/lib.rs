@@ -18,6 +18,7 @@ pub mod lxc;
 pub mod lxc_config;
 pub mod mark;
 pub mod program;
+pub mod network;
 pub mod protocol;
 mod queue;
 pub mod receipts;

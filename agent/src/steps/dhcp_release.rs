@@ -1,0 +1,129 @@
+//! `dhcp.release`: a container's address is nobody's again.
+//!
+//! The lease stays in dnsmasq's own file until it runs out: that file can't be edited while dnsmasq runs, and
+//! nothing is worth stopping it. A later reservation of the address takes the lease over.
+
+use serde::{Deserialize, Serialize};
+use tallybook_events::allocation::Allocation;
+use tallybook_events::name::ContainerName;
+use tallybook_events::step::{FailureClass, Seen, StepFailure};
+
+use crate::network::reservation::{self, Reservation};
+use crate::network::{lock, managed};
+use crate::step::{Context, Done, Step, fail};
+use crate::steps::dhcp_reserve::{follow, look, reserve};
+
+/// Gives up a container's reservation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DhcpRelease {
+    /// The container.
+    pub container: ContainerName,
+    /// What was handed out to it.
+    pub allocation: Allocation,
+}
+
+fn done(changed: bool) -> Done<()> {
+    Done {
+        changed,
+        output: (),
+        facts: Vec::new(),
+    }
+}
+
+impl Step for DhcpRelease {
+    const KIND: &'static str = "dhcp.release";
+    type Output = ();
+
+    fn summary(&self) -> String {
+        format!(
+            "give up the reservation of {} for {}",
+            self.allocation.address, self.container
+        )
+    }
+
+    fn probe(&self, context: &mut Context<'_>) -> Result<Seen, StepFailure> {
+        let wanted = Reservation::from(&self.allocation);
+        let there = reservation::of(context.layout, &self.container)?;
+        Ok(match there {
+            Some(there) if there != wanted => Seen::Conflict {
+                what: format!("{} has {} ({})", self.container, there.address, there.mac),
+            },
+            Some(_) => Seen::Absent,
+            None => match look(context.layout, &self.container, &wanted)? {
+                Seen::Partial { .. } => Seen::Partial {
+                    what: format!("{} still has a name", self.container),
+                },
+                // Another container has the address by now: released all the same.
+                Seen::Absent | Seen::Conflict { .. } => done(false).seen()?,
+                other @ (Seen::Done(_) | Seen::Unknown { .. }) => other,
+            },
+        })
+    }
+
+    fn forward(&self, context: &mut Context<'_>) -> Result<Done<()>, StepFailure> {
+        let _lock = lock(context.layout)?;
+        let wanted = Reservation::from(&self.allocation);
+        let there = reservation::of(context.layout, &self.container)?;
+        if let Some(there) = there.filter(|there| *there != wanted) {
+            return Err(fail(
+                FailureClass::Exists,
+                format!(
+                    "the reservation of {} is for {} ({}), not for {} ({})",
+                    self.container, there.address, there.mac, wanted.address, wanted.mac
+                ),
+            ));
+        }
+        let removed = managed::remove_ours(&context.layout.reservation(&self.container))?;
+        let followed = follow(context.layout, &self.container)?;
+        reservation::tell_dnsmasq(context)?;
+        Ok(done(removed || followed))
+    }
+
+    /// Reserves again. Whether the reservation was there before does not matter: the log handed it out for life.
+    fn undo(&self, context: &mut Context<'_>, _: Option<()>) -> Result<Done<()>, StepFailure> {
+        let _lock = lock(context.layout)?;
+        let wanted = Reservation::from(&self.allocation);
+        Ok(done(reserve(context, &self.container, &wanted)?.0))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::network::simulated::{Simulated, allocation};
+    use crate::steps::dhcp_reserve::DhcpReserve;
+
+    #[test]
+    fn releases_once_and_reserves_again() {
+        let container = ContainerName::new("d.foo.net").unwrap();
+        let allocation_ = allocation(2, &[]);
+        let reserve = DhcpReserve {
+            container: container.clone(),
+            allocation: allocation_.clone(),
+        };
+        let release = DhcpRelease {
+            container,
+            allocation: allocation_,
+        };
+        let mut sim = Simulated::prepared();
+        sim.forward(1, &reserve).unwrap();
+        assert!(matches!(sim.probe(2, &release), Seen::Absent));
+        assert!(sim.forward(2, &release).unwrap().changed);
+        assert!(matches!(sim.probe(2, &release), Seen::Done(_)));
+        assert!(matches!(sim.probe(1, &reserve), Seen::Absent));
+        assert!(!sim.forward(2, &release).unwrap().changed);
+        assert!(sim.undo(2, &release, None).unwrap().changed);
+        assert!(!sim.undo(2, &release, Some(())).unwrap().changed);
+        assert!(matches!(sim.probe(1, &reserve), Seen::Done(_)));
+
+        let other = DhcpRelease {
+            allocation: allocation(3, &[]),
+            ..release
+        };
+        assert_eq!(
+            sim.forward(3, &other).unwrap_err().class,
+            FailureClass::Exists
+        );
+        assert!(matches!(sim.probe(3, &other), Seen::Conflict { .. }));
+    }
+}

@@ -1,0 +1,231 @@
+//! `host.nftables`: the tool's own table: containers reach the world, and the world their forwarded ports.
+//!
+//! It never touches another table. A policy of another table that drops what is passed on still drops it: nftables
+//! lets every table have its say.
+
+use std::net::Ipv4Addr;
+
+use serde::{Deserialize, Serialize};
+use tallybook_events::fact::Fact;
+use tallybook_events::step::{FailureClass, Seen, StepFailure};
+
+use crate::layout::Layout;
+use crate::network::managed::{self, Found, Replaced};
+use crate::network::ruleset::{self, Nat};
+use crate::network::{Bridge, Gateway, NFTABLES_UNIT, lock, unit};
+use crate::step::{Context, Done, Step, fail};
+use crate::steps::host_directories;
+
+/// Sets up the tool's own table; the last step of preparing a host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostNftables {
+    /// The bridge.
+    pub bridge: Bridge,
+    /// Its address, and with it the subnet.
+    pub gateway: Gateway,
+    /// The address whose ports are forwarded; every address of the host unless given.
+    pub forward_address: Option<Ipv4Addr>,
+}
+
+/// The unit's text. It is bound to the distribution's own unit, which flushes every table when it starts or stops,
+/// and comes after other programs that load rules.
+fn unit_body(layout: &Layout) -> String {
+    format!(
+        "[Unit]\n\
+         Description=Forwarded ports of containers, by tallybook\n\
+         Documentation=man:nft(8)\n\
+         After=nftables.service netfilter-persistent.service ufw.service firewalld.service\n\
+         PartOf=nftables.service\n\
+         ReloadPropagatedFrom=nftables.service\n\
+         Before=lxc.service\n\
+         \n\
+         [Service]\n\
+         Type=oneshot\n\
+         RemainAfterExit=yes\n\
+         ExecStart=/usr/sbin/nft --file {path}\n\
+         ExecReload=/usr/sbin/nft --file {path}\n\
+         \n\
+         [Install]\n\
+         WantedBy=multi-user.target nftables.service\n",
+        path = layout.ruleset().display()
+    )
+}
+
+fn follow(context: &mut Context<'_>) -> Result<bool, StepFailure> {
+    let applied = ruleset::apply(context)?;
+    let path = context.layout.unit(NFTABLES_UNIT);
+    let written = managed::derive(&path, &unit_body(context.layout))?;
+    let (state, enabled) = unit::settle(context, NFTABLES_UNIT, written)?;
+    if !state.active {
+        unit::start(context, "start", NFTABLES_UNIT)?;
+    }
+    Ok(applied || written || enabled || !state.active)
+}
+
+impl HostNftables {
+    fn nat(&self) -> Nat {
+        Nat {
+            bridge: self.bridge.clone(),
+            gateway: self.gateway,
+            forward_address: self.forward_address,
+        }
+    }
+}
+
+fn prepared(context: &Context<'_>, nat: &Nat) -> Fact {
+    Fact::HostPrepared {
+        host: context.host.clone(),
+        bridge: nat.bridge.to_string(),
+        gateway: nat.gateway.to_string(),
+    }
+}
+
+impl Step for HostNftables {
+    const KIND: &'static str = "host.nftables";
+    type Output = Replaced;
+
+    fn summary(&self) -> String {
+        format!("forward ports to containers in {}", self.gateway.subnet())
+    }
+
+    fn probe(&self, context: &mut Context<'_>) -> Result<Seen, StepFailure> {
+        let path = context.layout.nat();
+        for path in [
+            &path,
+            &context.layout.unit(NFTABLES_UNIT),
+            &context.layout.ruleset(),
+        ] {
+            if managed::read(path)? == Found::Foreign {
+                let what = format!("{} was not written by tallybook", path.display());
+                return Ok(Seen::Conflict { what });
+            }
+        }
+        let Some(there) = managed::body(&path)? else {
+            return Ok(Seen::Absent);
+        };
+        let state = unit::look(context, NFTABLES_UNIT)?;
+        let current = there == self.nat().body() && ruleset::is_current(context)?;
+        if current && state.active && state.enabled {
+            return Done {
+                changed: false,
+                output: managed::replaced(&path, context.origin)?,
+                facts: vec![prepared(context, &self.nat())],
+            }
+            .seen();
+        }
+        Ok(Seen::Partial {
+            what: format!("{} is there, and what is loaded differs", path.display()),
+        })
+    }
+
+    fn forward(&self, context: &mut Context<'_>) -> Result<Done<Replaced>, StepFailure> {
+        let _lock = lock(context.layout)?;
+        let directory = host_directories::make(&context.layout.forwards(), 0o755)?;
+        let (written, replaced) =
+            managed::write(&context.layout.nat(), context.origin, &self.nat().body())?;
+        let followed = follow(context)?;
+        Ok(Done {
+            changed: directory || written || followed,
+            output: replaced,
+            facts: vec![prepared(context, &self.nat())],
+        })
+    }
+
+    fn undo(
+        &self,
+        context: &mut Context<'_>,
+        output: Option<Replaced>,
+    ) -> Result<Done<()>, StepFailure> {
+        let _lock = lock(context.layout)?;
+        let path = context.layout.nat();
+        let mut done = Done {
+            changed: false,
+            output: (),
+            facts: Vec::new(),
+        };
+        if !managed::is_made_by(&path, context.origin)? {
+            return Ok(done);
+        }
+        done.changed = true;
+        if managed::previous(&path, output.as_ref())?.is_some() {
+            managed::take_back(&path, context.origin, output.as_ref())?;
+            follow(context)?;
+            let nat = ruleset::nat(context.layout)?;
+            done.facts.extend(nat.map(|nat| prepared(context, &nat)));
+            return Ok(done);
+        }
+        let open = managed::list(&context.layout.forwards())?;
+        if !open.is_empty() {
+            let mut failure = fail(
+                FailureClass::Exists,
+                format!("ports are forwarded to {}", open.join(", ")),
+            );
+            failure.hint = Some("move or destroy this host's containers first".to_owned());
+            return Err(failure);
+        }
+        // Crash boundary: the setting goes last, since its mark shows the rest to be ours to remove.
+        unit::remove(context, NFTABLES_UNIT)?;
+        ruleset::remove(context)?;
+        managed::take_back(&path, context.origin, output.as_ref())?;
+        done.facts.push(Fact::HostUnprepared {
+            host: context.host.clone(),
+        });
+        Ok(done)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::network::simulated::Simulated;
+
+    fn step() -> HostNftables {
+        HostNftables {
+            bridge: "tb0".parse().unwrap(),
+            gateway: "10.5.0.1/16".parse().unwrap(),
+            forward_address: None,
+        }
+    }
+
+    #[test]
+    fn sets_it_up_once_and_takes_it_back() {
+        let mut sim = Simulated::installed();
+        sim.makes_once_and_takes_back(&step());
+        assert_eq!(sim.link.table, None);
+        sim.survives_cuts(Simulated::installed, &step());
+        let done = sim.forward(5, &step()).unwrap();
+        assert!(matches!(done.facts[..], [Fact::HostPrepared { .. }]));
+        let done = sim.undo(5, &step(), Some(done.output)).unwrap();
+        assert!(matches!(done.facts[..], [Fact::HostUnprepared { .. }]));
+    }
+
+    #[test]
+    fn loads_again_what_was_flushed() {
+        let mut sim = Simulated::installed();
+        sim.forward(1, &step()).unwrap();
+        sim.link.table = None;
+        assert!(matches!(sim.probe(1, &step()), Seen::Partial { .. }));
+        assert!(sim.forward(1, &step()).unwrap().changed);
+        assert!(sim.link.table.is_some());
+    }
+
+    #[test]
+    fn another_subnet_and_back() {
+        let mut sim = Simulated::installed();
+        sim.forward(1, &step()).unwrap();
+        let other = HostNftables {
+            gateway: "10.6.0.1/16".parse().unwrap(),
+            forward_address: Some("192.0.2.7".parse().unwrap()),
+            ..step()
+        };
+        let done = sim.forward(2, &other).unwrap();
+        let table = sim.link.table.clone().unwrap();
+        assert!(table.contains("ip daddr 192.0.2.7 dnat") && table.contains("10.6.0.0/16"));
+        assert!(!sim.undo(1, &step(), None).unwrap().changed);
+        let done = sim.undo(2, &other, Some(done.output)).unwrap();
+        assert!(
+            matches!(&done.facts[..], [Fact::HostPrepared { gateway, .. }] if gateway == "10.5.0.1/16")
+        );
+        assert!(sim.link.table.as_ref().unwrap().contains("10.5.0.0/16"));
+    }
+}
