@@ -33,7 +33,11 @@ pub fn parse(text: &str) -> Option<Origin> {
 /// # Errors
 /// When the mark can't be written.
 pub fn write(dir: &Path, origin: Origin) -> Result<(), StepFailure> {
-    durable::write(&dir.join(NAME), 0o644, text(origin).as_bytes())
+    Ok(durable::write(
+        &dir.join(NAME),
+        0o644,
+        text(origin).as_bytes(),
+    )?)
 }
 
 /// Who made the directory; `None` when it carries no mark, or is not there.

@@ -67,7 +67,7 @@ impl BaseBootstrap {
             }
         }
         context.link.progress("writing to disk", 0, 0);
-        durable::sync_file_system(staging)
+        Ok(durable::sync_file_system(staging)?)
     }
 }
 

@@ -186,7 +186,11 @@ impl ContainerBuild {
             ));
         }
         durable::create_dirs(&users)?;
-        durable::write(&user, 0o644, mark::text(context.origin).as_bytes())
+        Ok(durable::write(
+            &user,
+            0o644,
+            mark::text(context.origin).as_bytes(),
+        )?)
     }
 
     /// What a whole build of this step says of itself.
@@ -210,7 +214,7 @@ pub fn release_lower(
     };
     let user = from.join(USERS).join(container.as_str());
     if mark::read_file(&user)? == Some(origin) {
-        return durable::remove(&user);
+        return Ok(durable::remove(&user)?);
     }
     Ok(false)
 }

@@ -143,7 +143,11 @@ impl ContainerConfigure {
             operator: true,
         };
         let text = config.render(context.layout);
-        durable::write(&dir.join(lxc_config::NAME), 0o640, text.as_bytes())
+        Ok(durable::write(
+            &dir.join(lxc_config::NAME),
+            0o640,
+            text.as_bytes(),
+        )?)
     }
 
     fn name_it(&self, guest: &Guest) -> Result<(), StepFailure> {

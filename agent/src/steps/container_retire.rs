@@ -163,7 +163,9 @@ impl Step for ContainerRetire {
             return Ok(done(false, ()));
         }
         let home = context.layout.container(&self.container);
-        durable::rename_new(&trashed, &home).map_err(|failure| StepFailure {
+        durable::rename_new(&trashed, &home)
+            .map_err(StepFailure::from)
+            .map_err(|failure| StepFailure {
             hint: (failure.class == FailureClass::Exists).then(|| {
                 format!(
                     "another container {} was made meanwhile; the old one lies in {}",

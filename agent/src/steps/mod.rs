@@ -10,18 +10,6 @@ pub mod container_publish;
 pub mod container_retire;
 pub mod container_start;
 pub mod container_stop;
-pub mod template_publish;
-pub mod template_retire;
-pub mod template_scan;
-pub mod template_scrub;
-#[cfg(test)]
-mod template_tests;
-pub mod trash_purge;
-pub mod tree_receive;
-pub mod tree_stage;
-
-use crate::step::StepKind;
-
 pub mod dhcp_release;
 pub mod dhcp_reserve;
 pub mod forward_close;
@@ -33,6 +21,17 @@ pub mod host_forwarding;
 pub mod host_nftables;
 pub mod host_observe;
 pub mod host_packages;
+pub mod template_publish;
+pub mod template_retire;
+pub mod template_scan;
+pub mod template_scrub;
+#[cfg(test)]
+mod template_tests;
+pub mod trash_purge;
+pub mod tree_receive;
+pub mod tree_stage;
+
+use crate::step::StepKind;
 
 /// Every kind of step, in alphabetical order.
 pub const TABLE: &[StepKind] = &[
@@ -48,13 +47,6 @@ pub const TABLE: &[StepKind] = &[
     StepKind::of::<container_retire::ContainerRetire>(),
     StepKind::of::<container_start::ContainerStart>(),
     StepKind::of::<container_stop::ContainerStop>(),
-    StepKind::of::<template_publish::TemplatePublish>(),
-    StepKind::of::<template_retire::TemplateRetire>(),
-    StepKind::of::<template_scan::TemplateScan>(),
-    StepKind::of::<template_scrub::TemplateScrub>(),
-    StepKind::of::<trash_purge::TrashPurge>(),
-    StepKind::of::<tree_receive::TreeReceive>(),
-    StepKind::of::<tree_stage::TreeStage>(),
     StepKind::of::<dhcp_release::DhcpRelease>(),
     StepKind::of::<dhcp_reserve::DhcpReserve>(),
     StepKind::of::<forward_close::ForwardClose>(),
@@ -66,6 +58,13 @@ pub const TABLE: &[StepKind] = &[
     StepKind::of::<host_nftables::HostNftables>(),
     StepKind::of::<host_observe::HostObserve>(),
     StepKind::of::<host_packages::HostPackages>(),
+    StepKind::of::<template_publish::TemplatePublish>(),
+    StepKind::of::<template_retire::TemplateRetire>(),
+    StepKind::of::<template_scan::TemplateScan>(),
+    StepKind::of::<template_scrub::TemplateScrub>(),
+    StepKind::of::<trash_purge::TrashPurge>(),
+    StepKind::of::<tree_receive::TreeReceive>(),
+    StepKind::of::<tree_stage::TreeStage>(),
 ];
 
 /// The row of a kind.
