@@ -113,6 +113,8 @@ pub(super) fn search(
     let overlap = longest + 2 * CONTEXT_LEN;
     let mut buffer: Vec<u8> = Vec::with_capacity(CHUNK_LEN + overlap);
     let mut hits: Vec<Hit> = Vec::new();
+    let mut is_program = false;
+    let mut is_first = true;
     loop {
         let kept = buffer.len();
         let read = content
@@ -122,8 +124,15 @@ pub(super) fn search(
         if read == 0 && kept > 0 {
             break;
         }
+        if std::mem::take(&mut is_first) {
+            // Libraries of cryptography hold keys to test themselves with: everybody has them.
+            is_program = path.is_some_and(is_package_data) && buffer.starts_with(b"\x7fELF");
+        }
         for found in matcher.find_overlapping_iter(&buffer) {
             let pattern = &patterns[found.pattern().as_usize()];
+            if is_program && pattern.sort == Sort::PrivateKey {
+                continue;
+            }
             let before = &buffer[found.start().saturating_sub(CONTEXT_LEN)..found.start()];
             let after = &buffer[found.end()..buffer.len().min(found.end() + CONTEXT_LEN)];
             if let Some(hit) = judge(pattern, before, after, path)
@@ -172,8 +181,7 @@ fn judge(pattern: &Pattern, before: &[u8], after: &[u8], path: Option<&Path>) ->
             hit("name", "the source's name")
         }
         Sort::Address if path.is_none_or(|path| !is_package_data(path)) => {
-            let goes_on = after.len() > 1 && after[0] == b'.' && after[1].is_ascii_digit();
-            (is_apart(is_address_byte) && previous != Some(b'.') && !goes_on)
+            is_whole_address(&pattern.text, before, after)
                 .then(|| ("address", "the source's address".to_owned()))
         }
         Sort::Mac if is_apart(|byte| byte.is_ascii_hexdigit()) => {
@@ -231,8 +239,23 @@ const fn is_name_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_')
 }
 
-const fn is_address_byte(byte: u8) -> bool {
-    byte.is_ascii_hexdigit() || byte == b':'
+/// Whether an address is not part of a longer one, or of a version. A port may follow an IPv4 address.
+fn is_whole_address(address: &[u8], before: &[u8], after: &[u8]) -> bool {
+    if address.contains(&b':') {
+        let is_part = |byte: Option<&u8>| byte.is_some_and(|b| b.is_ascii_hexdigit() || *b == b':');
+        return !is_part(before.last()) && !is_part(after.first());
+    }
+    let begins = match before {
+        [.., digit, b'.'] => !digit.is_ascii_digit(),
+        [.., last] => !last.is_ascii_digit(),
+        [] => true,
+    };
+    let ends = match after {
+        [b'.', digit, ..] => !digit.is_ascii_digit(),
+        [first, ..] => !first.is_ascii_digit(),
+        [] => true,
+    };
+    begins && ends
 }
 
 /// Where names of machines get into: configuration, and what people and services write. What packages bring
@@ -299,4 +322,96 @@ fn is_sample(path: &Path) -> bool {
             .iter()
             .any(|name| part == *name)
         })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KEY: &str =
+        "-----BEGIN RSA PRIVATE KEY-----\nMIIEogIBAAKCAQEA6yCvplantedplantedplanted\n";
+
+    fn rules(text: &[u8], path: &str, source: &Source) -> Vec<&'static str> {
+        let patterns = patterns(source, &Identity::default());
+        let matcher = AhoCorasick::builder()
+            .ascii_case_insensitive(true)
+            .build(patterns.iter().map(|pattern| &pattern.text))
+            .expect("patterns");
+        let hits = search(text, &matcher, &patterns, Some(Path::new(path))).expect("search");
+        hits.into_iter().map(|(rule, _)| rule).collect()
+    }
+
+    #[test]
+    fn a_key_is_found_wherever_a_chunk_ends() {
+        let source = Source::default();
+        for start in (CHUNK_LEN - 90..CHUNK_LEN + 5)
+            .step_by(5)
+            .chain([0, 3 * CHUNK_LEN - 1])
+        {
+            let mut text = vec![b'.'; start];
+            text.extend_from_slice(KEY.as_bytes());
+            assert_eq!(
+                rules(&text, "srv/x", &source),
+                ["private-key"],
+                "at {start}"
+            );
+            text.extend(vec![b'.'; CHUNK_LEN]);
+            assert_eq!(
+                rules(&text, "srv/x", &source),
+                ["private-key"],
+                "at {start}, with more"
+            );
+        }
+    }
+
+    #[test]
+    fn what_packages_bring_is_told_from_what_was_put_there() {
+        let source = Source::default();
+        let program = format!("\x7fELF....{KEY}");
+        assert!(rules(program.as_bytes(), "usr/lib/libtls.so", &source).is_empty());
+        assert_eq!(
+            rules(program.as_bytes(), "usr/local/lib/x.so", &source),
+            ["private-key"]
+        );
+        assert_eq!(
+            rules(KEY.as_bytes(), "usr/lib/app/key.pem", &source),
+            ["private-key"]
+        );
+        assert!(rules(KEY.as_bytes(), "usr/lib/python3/test/key.pem", &source).is_empty());
+        assert_eq!(
+            rules(KEY.as_bytes(), "home/test/key.pem", &source),
+            ["private-key"]
+        );
+    }
+
+    #[test]
+    fn names_and_addresses_count_as_words_and_where_they_mean_a_machine() {
+        let source = Source {
+            names: vec!["mail".to_owned(), "web-1".to_owned()],
+            addresses: ["10.0.3.7", "fd00::7"]
+                .map(|text| text.parse().expect("address"))
+                .to_vec(),
+            macs: vec!["00:16:3e:0a:0b:0c".parse().expect("mac")],
+        };
+        for (text, path, expected) in [
+            ("on WEB-1.", "etc/motd", &["name"][..]),
+            ("on web-12 xweb-1 my-web-1", "etc/motd", &[]),
+            ("on web-1", "usr/share/words", &[]),
+            ("mail 25/tcp", "etc/services", &[]),
+            ("mail", "etc/hostname", &["name"]),
+            ("at 10.0.3.7:80", "etc/x", &["address"]),
+            ("gone.10.0.3.7.", "etc/x", &["address"]),
+            ("[fd00::7]:80", "etc/x", &["address"]),
+            ("fd00::7:1 1fd00::7", "etc/x", &[]),
+            ("10.0.3.77 110.0.3.7 1.10.0.3.7 10.0.3.7.1", "etc/x", &[]),
+            ("00-16-3E-0A-0B-0C", "opt/x", &["mac"]),
+            ("100:16:3e:0a:0b:0c", "opt/x", &[]),
+        ] {
+            assert_eq!(
+                rules(text.as_bytes(), path, &source),
+                expected,
+                "{text} in {path}"
+            );
+        }
+    }
 }

@@ -194,7 +194,8 @@ impl Scrub<'_> {
         }
     }
 
-    /// The real path of a directory and the names in it; nothing when it is not there.
+    /// The real path of a directory and the names in it; nothing when it is not there, or when it is a detour
+    /// into what the system consists of.
     fn list(&self, dir: impl AsRef<Path>) -> Result<(PathBuf, Vec<OsString>), Error> {
         let inside = Path::new("/").join(dir.as_ref());
         let real = match self.root.resolve(&inside) {
@@ -204,6 +205,9 @@ impl Scrub<'_> {
                 return Ok((PathBuf::new(), Vec::new()));
             }
         };
+        if real != dir.as_ref() && is_system(&real) {
+            return Ok((PathBuf::new(), Vec::new()));
+        }
         let names = self.root.list(&real)?;
         Ok((real, names))
     }
@@ -288,6 +292,15 @@ impl Scrub<'_> {
         }
         Ok(())
     }
+}
+
+/// What the system consists of. A directory of secrets or logs that is a symlink to such a place is none: emptied,
+/// it would take the system with it (`/root/.ssh -> /`). The leak scan still looks there.
+fn is_system(real: &Path) -> bool {
+    const SYSTEM: [&str; 10] = [
+        "etc", "usr", "bin", "sbin", "lib", "lib32", "lib64", "boot", "dev", "opt",
+    ];
+    real.components().count() < 2 || SYSTEM.iter().any(|dir| real.starts_with(dir))
 }
 
 /// What has no directory to be in is not there; other errors stay errors.

@@ -272,6 +272,7 @@ fn a_hostile_tree_cant_turn_the_scrub_on_the_host() {
         Path::new("../../../../../../../../../../../../.."),
         "root/.ssh",
     );
+    link(Path::new("/etc"), "root/.gnupg");
     link(Path::new("loop"), "loop");
     let climb = "../".repeat(20);
     fs::write(
