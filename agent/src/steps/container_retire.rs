@@ -166,15 +166,15 @@ impl Step for ContainerRetire {
         durable::rename_new(&trashed, &home)
             .map_err(StepFailure::from)
             .map_err(|failure| StepFailure {
-            hint: (failure.class == FailureClass::Exists).then(|| {
-                format!(
-                    "another container {} was made meanwhile; the old one lies in {}",
-                    self.container,
-                    trashed.display()
-                )
-            }),
-            ..failure
-        })?;
+                hint: (failure.class == FailureClass::Exists).then(|| {
+                    format!(
+                        "another container {} was made meanwhile; the old one lies in {}",
+                        self.container,
+                        trashed.display()
+                    )
+                }),
+                ..failure
+            })?;
         staging::remove_dir(&trash(context.layout, context.origin))?;
         Ok(done(true, ()))
     }
