@@ -284,6 +284,8 @@ pub fn stop(
         if begun.elapsed() >= timeout {
             break;
         }
+        // Where LXC returns early, it is not asked in a tight loop.
+        thread::sleep(POLL * 4);
     }
     context
         .link

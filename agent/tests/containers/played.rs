@@ -264,26 +264,6 @@ fn taking_a_create_back_leaves_the_cache_only_and_can_be_repeated() {
 }
 
 #[test]
-fn undo_asks_a_running_container_of_ours_before_it_kills() {
-    let dir = tempfile::tempdir().unwrap();
-    let layout = host(dir.path());
-    let mut operation = created(&layout, 1);
-    operation
-        .forward(4, &ContainerStart { container: name() })
-        .unwrap();
-    operation.link.deaf.insert("web".to_owned());
-    operation.undo(3, &publish()).unwrap();
-    let stops: Vec<bool> = operation
-        .link
-        .ran
-        .iter()
-        .filter(|argv| argv[0] == "lxc-stop")
-        .map(|argv| argv.iter().any(|arg| arg == "--kill"))
-        .collect();
-    assert_eq!(stops, [false, true]);
-}
-
-#[test]
 fn a_foreign_container_is_neither_replaced_nor_removed() {
     let dir = tempfile::tempdir().unwrap();
     let layout = host(dir.path());

@@ -11,7 +11,8 @@ use tallybook_agent::steps::container_provision::{
 };
 use tallybook_agent::steps::container_retire::ContainerRetire;
 use tallybook_agent::steps::container_start::ContainerStart;
-use tallybook_agent::steps::container_stop::ContainerStop;
+use tallybook_agent::steps::container_stop::{ContainerStop, Stopped};
+use tallybook_events::codec;
 use tallybook_events::ids::StepIndex;
 use tallybook_events::step::{FailureClass, Seen};
 
@@ -227,4 +228,47 @@ fn an_address_is_waited_for_and_what_was_seen_is_told() {
         operation.forward(4, &wait).unwrap_err().class,
         FailureClass::Host
     );
+}
+
+#[test]
+fn a_container_is_asked_before_it_is_killed() {
+    let dir = tempfile::tempdir().unwrap();
+    let layout = host(dir.path());
+    let mut operation = created(&layout, 1);
+    operation.link.running.insert("web".into(), true);
+    operation.link.deaf.insert("web".to_owned());
+    let stop = ContainerStop {
+        container: name(),
+        timeout_s: 1,
+    };
+    operation.forward(4, &stop).unwrap();
+    let stopped: Stopped = codec::decode(&operation.outputs[&StepIndex(4)].0).unwrap();
+    assert_eq!(
+        stopped,
+        Stopped {
+            was_running: Some(true),
+            killed: true
+        }
+    );
+    let words: Vec<&str> = operation
+        .link
+        .ran
+        .iter()
+        .map(|argv| argv[0].as_str())
+        .collect();
+    let thawed = words
+        .iter()
+        .position(|word| *word == "lxc-unfreeze")
+        .unwrap();
+    let asked = words.iter().position(|word| *word == "lxc-stop").unwrap();
+    assert!(thawed < asked, "a frozen one could not hear: {words:?}");
+    let kills: Vec<bool> = operation
+        .link
+        .ran
+        .iter()
+        .filter(|argv| argv[0] == "lxc-stop")
+        .map(|argv| argv.iter().any(|arg| arg == "--kill"))
+        .collect();
+    assert!(kills.len() >= 2 && kills.last() == Some(&true), "{kills:?}");
+    assert_eq!(kills.iter().filter(|kill| **kill).count(), 1);
 }
