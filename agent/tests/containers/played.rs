@@ -500,3 +500,42 @@ fn a_hostile_tree_reaches_nothing_outside() {
         assert!(outside.join(".ssh").is_dir());
     }
 }
+
+#[test]
+fn the_host_is_asked_what_a_template_can_share() {
+    let dir = tempfile::tempdir().unwrap();
+    let layout = host(dir.path());
+    let (source, generation) = generation(&layout);
+    let build = build(source, None);
+    let chosen = |number: u8, refuse: bool| {
+        let mut operation = operation(&layout, number);
+        if refuse {
+            operation
+                .link
+                .failing
+                .insert("unshare".into(), "mount: denied".into());
+        }
+        let done = operation.forward(1, &build).unwrap();
+        let built: Built = codec::decode(&done.output.0).unwrap();
+        let left = fs::read_dir(layout.staging(operation.id, StepIndex(1)))
+            .unwrap()
+            .any(|entry| {
+                entry
+                    .unwrap()
+                    .file_name()
+                    .to_string_lossy()
+                    .contains("trial")
+            });
+        assert!(!left, "a trial leaves nothing");
+        operation.undo(1, &build).unwrap();
+        built.backing
+    };
+    // A file system that shares extents is always preferred; which one the test runs on is not ours to say.
+    let (overlay, plain) = (chosen(1, false), chosen(2, true));
+    assert!(
+        (overlay, plain) == (Backing::Overlay, Backing::Dir)
+            || (overlay, plain) == (Backing::Reflink, Backing::Reflink),
+        "{overlay} {plain}"
+    );
+    assert!(!generation.join(USERS).join("web").exists());
+}
