@@ -17,6 +17,8 @@ use crate::step::{Context, Ended, Program, fail};
 const POLL: Duration = Duration::from_millis(50);
 /// How often a start is tried when it lost a race for a kernel object.
 const START_ATTEMPTS_MAX: u32 = 5;
+/// How long a container that was asked to stop is waited for before it is asked again.
+const ASK_AGAIN: Duration = Duration::from_secs(5);
 /// How long a container may take to be running once it was started.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -263,17 +265,27 @@ pub fn stop(
         State::Frozen => unfreeze(context, container)?,
         State::Running | State::Changing => {}
     }
-    let seconds = timeout.as_secs().max(1).to_string();
-    let ask = with(
-        program(context.layout, "lxc-stop", container),
-        &["--nokill", "--timeout", &seconds],
-    );
     context.link.progress("asked to stop", 0, 0);
-    context
-        .link
-        .run(&ask.timeout(timeout + Duration::from_secs(30)))?;
-    if state(context, container)? == State::Stopped {
-        return Ok(Stop::Asked);
+    let begun = Instant::now();
+    loop {
+        // Asked again now and then: an init that is still starting does not hear the first time.
+        let left = timeout.saturating_sub(begun.elapsed());
+        let wait = left.min(ASK_AGAIN).max(Duration::from_secs(1));
+        let ask = with(
+            program(context.layout, "lxc-stop", container),
+            &["--nokill", "--timeout", &wait.as_secs().to_string()],
+        );
+        context
+            .link
+            .run(&ask.timeout(wait + Duration::from_secs(30)))?;
+        if state(context, container)? == State::Stopped {
+            return Ok(Stop::Asked);
+        }
+        if begun.elapsed() >= timeout {
+            break;
+        }
+        // Where LXC returns early, it is not asked in a tight loop.
+        thread::sleep(POLL * 4);
     }
     context
         .link

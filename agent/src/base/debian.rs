@@ -4,7 +4,6 @@
 //! outside, beneath the new tree; nothing of it is run by us.
 
 use std::ffi::OsStr;
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -421,15 +420,10 @@ fn mask_units(root: &Root) -> Result<(), StepFailure> {
     Ok(())
 }
 
-/// Whether what is at `path` is a Debian tree as far as a base must be one.
-pub fn is_whole(rootfs: &Path) -> bool {
-    ["usr/bin/dpkg", "etc/network/interfaces", "etc/machine-id"]
-        .iter()
-        .all(|path| fs::symlink_metadata(rootfs.join(path)).is_ok())
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     fn release() -> Release {

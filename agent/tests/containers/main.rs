@@ -3,3 +3,4 @@
 mod links;
 mod played;
 mod real;
+mod running;

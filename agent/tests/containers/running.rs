@@ -1,0 +1,274 @@
+//! What runs, stops, freezes and is run in containers, against played programs.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+
+use tallybook_agent::step::OutputOf;
+use tallybook_agent::steps::container_await_address::ContainerAwaitAddress;
+use tallybook_agent::steps::container_freeze::{ContainerFreeze, ContainerThaw};
+use tallybook_agent::steps::container_provision::{
+    Command, ContainerProvision, ContainerProvisionUntil,
+};
+use tallybook_agent::steps::container_retire::ContainerRetire;
+use tallybook_agent::steps::container_start::ContainerStart;
+use tallybook_agent::steps::container_stop::{ContainerStop, Stopped};
+use tallybook_events::codec;
+use tallybook_events::ids::StepIndex;
+use tallybook_events::step::{FailureClass, Seen};
+
+use crate::played::{created, host, is_done, name, operation};
+
+#[test]
+fn a_container_that_others_lie_on_or_that_runs_stays() {
+    let dir = tempfile::tempdir().unwrap();
+    let layout = host(dir.path());
+    let mut operation = created(&layout, 1);
+    let retire = ContainerRetire {
+        container: name(),
+        adopted: false,
+    };
+    operation
+        .forward(4, &ContainerStart { container: name() })
+        .unwrap();
+    assert!(
+        operation
+            .forward(5, &retire)
+            .unwrap_err()
+            .message
+            .contains("runs")
+    );
+    operation.link.running.clear();
+    let other = layout.lxc.join("clone");
+    fs::create_dir_all(&other).unwrap();
+    let lower = layout.container(&name()).join("rootfs");
+    fs::write(
+        other.join("config"),
+        format!("lxc.rootfs.path = overlay:{}:/x\n", lower.display()),
+    )
+    .unwrap();
+    let failure = operation.forward(5, &retire).unwrap_err();
+    assert!(
+        failure.message.contains("lie on web: clone"),
+        "{}",
+        failure.message
+    );
+    assert!(layout.container(&name()).is_dir());
+}
+
+#[test]
+fn starting_and_stopping_put_back_what_was() {
+    let dir = tempfile::tempdir().unwrap();
+    let layout = host(dir.path());
+    created(&layout, 1);
+    let mut operation = operation(&layout, 2);
+    let (start, stop) = (
+        ContainerStart { container: name() },
+        ContainerStop {
+            container: name(),
+            timeout_s: 1,
+        },
+    );
+    operation.link.running.insert("web".into(), false);
+    assert!(!operation.forward(0, &start).unwrap().changed);
+    operation.undo(0, &start).unwrap();
+    assert!(operation.link.running.contains_key("web"), "it ran before");
+    operation.forward(1, &stop).unwrap();
+    assert!(operation.link.running.is_empty());
+    operation.undo(1, &stop).unwrap();
+    assert!(operation.link.running.contains_key("web"));
+    // Without a recorded outcome nobody knows whether it ran before, and nothing is guessed.
+    operation.outputs.clear();
+    assert!(operation.undo(0, &start).is_err());
+    assert!(operation.link.running.contains_key("web"));
+    operation.link.running.clear();
+    assert!(operation.undo(1, &stop).is_err());
+    assert!(!operation.undo(0, &start).unwrap().changed);
+}
+
+#[test]
+fn only_what_this_operation_froze_is_thawed() {
+    let dir = tempfile::tempdir().unwrap();
+    let layout = host(dir.path());
+    created(&layout, 1);
+    let freeze = ContainerFreeze { container: name() };
+    let thaw = ContainerThaw {
+        container: name(),
+        froze: OutputOf::step(StepIndex(0)),
+    };
+    let mut operation = operation(&layout, 2);
+    assert!(
+        !operation.forward(0, &freeze).unwrap().changed,
+        "it does not run"
+    );
+    operation.link.running.insert("web".into(), true);
+    operation.forward(0, &freeze).unwrap();
+    assert!(
+        !operation.forward(1, &thaw).unwrap().changed,
+        "somebody else froze it"
+    );
+    assert!(operation.link.running["web"]);
+    operation.link.running.insert("web".into(), false);
+    assert!(operation.forward(0, &freeze).unwrap().changed);
+    assert!(operation.forward(1, &thaw).unwrap().changed);
+    assert!(!operation.forward(1, &thaw).unwrap().changed);
+    // Frozen, and the outcome lost: the mark tells.
+    operation.forward(0, &freeze).unwrap();
+    operation.outputs.clear();
+    assert!(operation.undo(0, &freeze).unwrap().changed);
+    assert!(!operation.link.running["web"]);
+    assert_eq!(
+        fs::read_dir(layout.state.join("frozen")).unwrap().count(),
+        0
+    );
+}
+
+#[test]
+fn provisioning_stays_in_the_container() {
+    let dir = tempfile::tempdir().unwrap();
+    let layout = host(dir.path());
+    let mut operation = created(&layout, 1);
+    let script = ContainerProvision {
+        container: name(),
+        entry: 0,
+        command: Command::Script("rm -rf /; $(evil)".into()),
+        timeout_s: 5,
+    };
+    assert_eq!(
+        operation.forward(4, &script).unwrap_err().class,
+        FailureClass::Host
+    );
+    operation.link.running.insert("web".into(), false);
+    operation.forward(4, &script).unwrap();
+    let argv = operation.link.ran.last().unwrap();
+    assert!(argv.contains(&"--clear-env".to_owned()));
+    assert_eq!(
+        argv[argv.len() - 3..],
+        ["--", "/bin/sh", "-s"].map(str::to_owned)
+    );
+    assert!(matches!(operation.probe(4, &script), Seen::Unknown { .. }));
+
+    // Its root as the kernel shows it, with a symlink that a process in the container would follow within it.
+    let root = dir.path().join("proc/4242/root");
+    fs::create_dir_all(root.join("run")).unwrap();
+    symlink("/run", root.join("lock")).unwrap();
+    fs::write(dir.path().join("outside"), "").unwrap();
+    symlink("../../../outside", root.join("up")).unwrap();
+    let until = |creates: &str| ContainerProvisionUntil {
+        container: name(),
+        entry: 1,
+        command: Command::Argv(vec!["true".into()]),
+        creates: creates.into(),
+        timeout_s: 5,
+    };
+    assert_eq!(operation.probe(5, &until("/lock/done")), Seen::Absent);
+    assert_eq!(
+        operation
+            .forward(5, &until("/lock/done"))
+            .unwrap_err()
+            .class,
+        FailureClass::Command
+    );
+    fs::write(root.join("run/done"), "").unwrap();
+    assert!(!operation.forward(5, &until("/lock/done")).unwrap().changed);
+    assert_eq!(operation.probe(5, &until("/up/x")), Seen::Absent);
+    assert_eq!(
+        operation
+            .forward(5, &until("/../outside"))
+            .unwrap_err()
+            .class,
+        FailureClass::Unknown
+    );
+}
+
+#[test]
+fn an_address_is_waited_for_and_what_was_seen_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let layout = host(dir.path());
+    let mut operation = created(&layout, 1);
+    operation.link.running.insert("web".into(), false);
+    let net = dir.path().join("proc/4242/net");
+    fs::create_dir_all(&net).unwrap();
+    let trie = |address: &str| {
+        fs::write(
+            net.join("fib_trie"),
+            format!("|-- {address}\n   /32 host LOCAL\n"),
+        )
+        .unwrap()
+    };
+    trie("10.5.0.77");
+    let wait = ContainerAwaitAddress {
+        container: name(),
+        address: "10.5.0.9".parse().unwrap(),
+        timeout_s: 0,
+    };
+    let failure = operation.forward(4, &wait).unwrap_err();
+    assert_eq!(failure.class, FailureClass::Timeout);
+    assert!(
+        failure.message.ends_with("it has 10.5.0.77"),
+        "{}",
+        failure.message
+    );
+    trie("10.5.0.9");
+    let failure = operation.forward(4, &wait).unwrap_err();
+    assert!(
+        failure.message.ends_with("does not answer"),
+        "{}",
+        failure.message
+    );
+    fs::create_dir_all(dir.path().join("proc/net")).unwrap();
+    fs::write(
+        dir.path().join("proc/net/arp"),
+        "10.5.0.9 0x1 0x2 00:16:3e:00:00:01 * tally0\n",
+    )
+    .unwrap();
+    assert_eq!(operation.forward(4, &wait).unwrap().facts.len(), 1);
+    assert!(is_done(&mut operation, 4, &wait));
+    operation.link.running.clear();
+    assert_eq!(
+        operation.forward(4, &wait).unwrap_err().class,
+        FailureClass::Host
+    );
+}
+
+#[test]
+fn a_container_is_asked_before_it_is_killed() {
+    let dir = tempfile::tempdir().unwrap();
+    let layout = host(dir.path());
+    let mut operation = created(&layout, 1);
+    operation.link.running.insert("web".into(), true);
+    operation.link.deaf.insert("web".to_owned());
+    let stop = ContainerStop {
+        container: name(),
+        timeout_s: 1,
+    };
+    operation.forward(4, &stop).unwrap();
+    let stopped: Stopped = codec::decode(&operation.outputs[&StepIndex(4)].0).unwrap();
+    assert_eq!(
+        stopped,
+        Stopped {
+            was_running: Some(true),
+            killed: true
+        }
+    );
+    let words: Vec<&str> = operation
+        .link
+        .ran
+        .iter()
+        .map(|argv| argv[0].as_str())
+        .collect();
+    let thawed = words
+        .iter()
+        .position(|word| *word == "lxc-unfreeze")
+        .unwrap();
+    let asked = words.iter().position(|word| *word == "lxc-stop").unwrap();
+    assert!(thawed < asked, "a frozen one could not hear: {words:?}");
+    let kills: Vec<bool> = operation
+        .link
+        .ran
+        .iter()
+        .filter(|argv| argv[0] == "lxc-stop")
+        .map(|argv| argv.iter().any(|arg| arg == "--kill"))
+        .collect();
+    assert!(kills.len() >= 2 && kills.last() == Some(&true), "{kills:?}");
+    assert_eq!(kills.iter().filter(|kill| **kill).count(), 1);
+}
