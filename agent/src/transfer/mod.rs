@@ -14,3 +14,6 @@ pub mod receive;
 pub mod send;
 mod staged;
 mod wire;
+
+#[cfg(test)]
+mod tests;

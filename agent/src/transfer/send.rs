@@ -5,7 +5,7 @@
 
 use std::ops::ControlFlow;
 use std::os::fd::AsFd;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicI32, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
@@ -329,7 +329,7 @@ impl Stream<'_> {
     }
 }
 
-fn damaged(path: &PathBuf, offset: u64) -> StepFailure {
+fn damaged(path: &Path, offset: u64) -> StepFailure {
     let mut failure = fail(
         FailureClass::Verification,
         format!(
