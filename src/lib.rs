@@ -10,4 +10,5 @@ pub mod host;
 pub mod identity;
 pub mod journal;
 pub mod log;
+pub mod plan;
 pub mod store;

@@ -93,10 +93,10 @@ pub struct Host {
     pub line: usize,
     /// A DNS name or an IP address; the host's name unless given.
     pub address: String,
-    /// The port of its SSH daemon.
-    pub port: u16,
-    /// Who logs in.
-    pub user: String,
+    /// The port of its SSH daemon; else what the SSH configuration says.
+    pub port: Option<u16>,
+    /// Who logs in; else what the SSH configuration says.
+    pub user: Option<String>,
     /// The path of the private key to offer; else what the SSH agent and configuration say.
     pub identity: Option<String>,
     /// How that user becomes root.
@@ -106,10 +106,19 @@ pub struct Host {
     pub jump: Option<HostName>,
     /// Whether it is the machine this tool runs on, reached without SSH.
     pub local: bool,
+    /// A directory on it that keeps downloaded packages for bootstrapping.
+    pub package_cache: Option<String>,
     /// The groups it is in, also through other groups.
     pub groups: BTreeSet<Label>,
     /// Its bridge, and what it does for the containers behind it.
     pub network: HostNetwork,
+}
+
+impl Host {
+    /// The port of its SSH daemon, as far as the inventory knows it.
+    pub fn ssh_port(&self) -> u16 {
+        self.port.unwrap_or(22)
+    }
 }
 
 /// A host's end of the container network.
@@ -155,8 +164,8 @@ pub enum Source {
 pub struct Debian {
     /// The suite, such as `trixie`.
     pub release: String,
-    /// Where packages come from.
-    pub mirror: String,
+    /// Where packages come from; where the host itself has them from unless given.
+    pub mirror: Option<String>,
     /// What is installed besides `packages`.
     pub variant: Variant,
     /// More packages to install.
@@ -169,8 +178,6 @@ pub struct Debian {
 pub enum Variant {
     /// Essential packages and apt.
     Minbase,
-    /// What debootstrap installs when asked for no variant.
-    Standard,
 }
 
 /// How a root filesystem is stored.

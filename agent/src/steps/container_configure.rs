@@ -12,7 +12,6 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tallybook_events::allocation::Mac;
-use tallybook_events::fact::Fact;
 use tallybook_events::ids::StepIndex;
 use tallybook_events::name::ContainerName;
 use tallybook_events::step::{FailureClass, Seen, StepFailure};
@@ -69,24 +68,6 @@ pub struct Identity {
 }
 
 impl ContainerConfigure {
-    fn facts(&self, context: &Context<'_>, identity: &Identity) -> Vec<Fact> {
-        let (host, container) = (context.host.clone(), self.container.clone());
-        let mut facts = vec![Fact::ContainerIdentified {
-            host: host.clone(),
-            container: container.clone(),
-            machine_id: identity.machine_id.clone(),
-            host_keys: identity.host_keys.clone(),
-        }];
-        if !identity.authorized.is_empty() {
-            facts.push(Fact::KeysAuthorized {
-                host,
-                container,
-                keys: identity.authorized.clone(),
-            });
-        }
-        facts
-    }
-
     fn check(&self) -> Result<(), StepFailure> {
         let plain = |text: &str| {
             !text.is_empty()
@@ -367,11 +348,10 @@ impl Step for ContainerConfigure {
         for dir in [&staged, &published] {
             let ours = crate::mark::read(dir)? == Some((context.origin.0, self.staged));
             if let Some(output) = configured(dir).filter(|_| ours) {
-                let facts = self.facts(context, &output);
                 return Done {
                     changed: true,
                     output,
-                    facts,
+                    facts: Vec::new(),
                 }
                 .seen();
             }
@@ -389,11 +369,10 @@ impl Step for ContainerConfigure {
         let built = context.output(&self.built)?;
         let dir = context.layout.staging(context.origin.0, self.staged);
         if let Some(output) = configured(&dir) {
-            let facts = self.facts(context, &output);
             return Ok(Done {
                 changed: false,
                 output,
-                facts,
+                facts: Vec::new(),
             });
         }
         let guest = Guest::open(&dir, built.lower.as_deref())?;
@@ -411,11 +390,10 @@ impl Step for ContainerConfigure {
         durable::sync_file_system(&dir)?;
         let text = serde_json::to_vec(&output).map_err(|e| failure(FailureClass::Unknown, &e))?;
         durable::write(&dir.join(IDENTITY), 0o644, &text)?;
-        let facts = self.facts(context, &output);
         Ok(Done {
             changed: true,
             output,
-            facts,
+            facts: Vec::new(),
         })
     }
 

@@ -11,6 +11,7 @@ use tallybook_events::step::{FailureClass, Seen, StepFailure};
 use crate::lxc::{self, State};
 use crate::step::{Context, Done, OutputOf, Step, fail};
 use crate::steps::container_build::Built;
+use crate::steps::container_configure::Identity;
 use crate::{durable, lxc_config, mark};
 
 /// How long a container may take to stop when its creation is taken back.
@@ -25,6 +26,8 @@ pub struct ContainerPublish {
     pub staged: StepIndex,
     /// What that step reported.
     pub built: OutputOf<Built>,
+    /// What the step that configured it reported.
+    pub identity: OutputOf<Identity>,
 }
 
 /// Nothing more than that it happened.
@@ -39,16 +42,33 @@ impl ContainerPublish {
 
     fn done(&self, context: &Context<'_>, changed: bool) -> Result<Done<Published>, StepFailure> {
         let built = context.output(&self.built)?;
-        let fact = Fact::ContainerCreated {
-            host: context.host.clone(),
-            container: self.container.clone(),
-            origin: built.origin,
-            backing: built.backing,
-        };
+        let identity = context.output(&self.identity)?;
+        let (host, container) = (context.host, &self.container);
+        let mut facts = vec![
+            Fact::ContainerCreated {
+                host: host.clone(),
+                container: container.clone(),
+                origin: built.origin,
+                backing: built.backing,
+            },
+            Fact::ContainerIdentified {
+                host: host.clone(),
+                container: container.clone(),
+                machine_id: identity.machine_id,
+                host_keys: identity.host_keys,
+            },
+        ];
+        if !identity.authorized.is_empty() {
+            facts.push(Fact::KeysAuthorized {
+                host: host.clone(),
+                container: container.clone(),
+                keys: identity.authorized,
+            });
+        }
         Ok(Done {
             changed,
             output: Published {},
-            facts: vec![fact],
+            facts,
         })
     }
 

@@ -7,7 +7,7 @@
 
 mod each;
 mod journal;
-mod local;
+pub mod local;
 pub mod message;
 mod pieces;
 pub mod receive;

@@ -86,6 +86,7 @@ fn publish() -> ContainerPublish {
         container: name(),
         staged: StepIndex(1),
         built: OutputOf::step(StepIndex(1)),
+        identity: OutputOf::step(StepIndex(2)),
     }
 }
 

@@ -149,6 +149,7 @@ impl Trial {
             container: self.container.clone(),
             staged: StepIndex(1),
             built: OutputOf::step(StepIndex(1)),
+            identity: OutputOf::step(StepIndex(2)),
         }
     }
 

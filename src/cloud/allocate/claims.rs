@@ -282,7 +282,7 @@ impl<'a> Claims<'a> {
 
     fn is_ssh_port(&self, host: &HostName, protocol: Protocol, port: u16) -> bool {
         let host = self.inventory.hosts.get(host);
-        protocol == Protocol::Tcp && host.is_some_and(|host| host.port == port)
+        protocol == Protocol::Tcp && host.is_some_and(|host| host.ssh_port() == port)
     }
 
     /// What a container has from now on: what it was given, what it has had, and for the rest what is free.

@@ -386,7 +386,7 @@ fn take_ports(
         };
         let protocol = port.value.protocol;
         // A forward there would cut the host off from whoever manages it.
-        if number == host.port && protocol == Protocol::Tcp {
+        if number == host.ssh_port() && protocol == Protocol::Tcp {
             let message = format!(
                 "port {number} of host {:?} is its SSH daemon's",
                 host_name.as_str()

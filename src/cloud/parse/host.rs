@@ -10,8 +10,6 @@ use crate::cloud::diagnostic::quoted;
 use crate::cloud::inventory::{Become, Host, Label};
 use crate::cloud::section::{At, Report, Section};
 
-const SSH_PORT: u16 = 22;
-
 const LATER: [&str; 7] = [
     "become_method",
     "become_user",
@@ -32,6 +30,7 @@ pub(super) struct Settings {
     identity: Option<String>,
     become_root: Option<Become>,
     jump: Option<HostName>,
+    package_cache: Option<String>,
     network: network::Settings,
 }
 
@@ -48,10 +47,22 @@ fn settings(section: &Section<'_>, names: &Names<'_>, of_one_host: bool) -> Sett
         identity: identity(section),
         become_root: section.choice("become", &becomes, &["su", "doas", "run0"]),
         jump: host_reference(section, "jump", names).map(|jump| jump.value),
+        package_cache: package_cache(section),
         network: network.map_or_else(Default::default, |section| {
             network::read_host(section, of_one_host)
         }),
     }
+}
+
+/// A directory's path: absolute, without `..`.
+fn package_cache(section: &Section<'_>) -> Option<String> {
+    let path = section.text("package_cache")?;
+    if !path.value.starts_with('/') || path.value.split('/').any(|part| part == "..") {
+        let message = "package_cache must be an absolute path without \"..\"";
+        section.report().error(path.at, message);
+        return None;
+    }
+    Some(path.value.to_owned())
 }
 
 /// Reads `[defaults.host]`, above what `[network]` says.
@@ -114,7 +125,11 @@ pub(super) fn read_all(
             }
             local.get_or_insert((name.clone(), line));
         } else {
-            let key = (host.address.to_lowercase(), host.port, host.jump.clone());
+            let key = (
+                host.address.to_lowercase(),
+                host.ssh_port(),
+                host.jump.clone(),
+            );
             if let Some((other, line)) = reached.get(&key) {
                 let message = format!("host {:?} has the address and port of", name.as_str());
                 let message = format!(
@@ -157,11 +172,8 @@ fn read(
     let host = Host {
         line,
         address: address(&section).unwrap_or_else(|| name.to_string()),
-        port: own.port.or(defaults.port).unwrap_or(SSH_PORT),
-        user: own
-            .user
-            .or_else(|| defaults.user.clone())
-            .unwrap_or_else(|| "root".to_owned()),
+        port: own.port.or(defaults.port),
+        user: own.user.or_else(|| defaults.user.clone()),
         identity: own.identity.or_else(|| defaults.identity.clone()),
         become_root: own
             .become_root
@@ -170,6 +182,7 @@ fn read(
         jump: own.jump.or(inherited).filter(|_| !local),
         local,
         groups: BTreeSet::new(),
+        package_cache: own.package_cache.or_else(|| defaults.package_cache.clone()),
         network: own.network.or(&defaults.network).complete(),
     };
     section.finish(&LATER, &[("password", PASSWORD)]);

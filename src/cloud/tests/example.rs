@@ -20,13 +20,21 @@ fn the_documented_example_means_what_its_comments_say() {
     let host = |name: &str| &inventory.hosts[&name.parse().unwrap()];
     let (cn1, cn2) = (host("cn1"), host("cn2"));
     assert_eq!(
-        (cn1.user.as_str(), cn1.port, cn1.become_root),
+        (
+            cn1.user.as_deref().unwrap(),
+            cn1.ssh_port(),
+            cn1.become_root
+        ),
         ("ops", 22, Become::Sudo)
     );
     assert_eq!(cn1.jump.as_ref().unwrap().as_str(), "gate");
     assert_eq!(host("gate").jump, None);
     assert_eq!(
-        (cn2.user.as_str(), cn2.port, cn2.become_root),
+        (
+            cn2.user.as_deref().unwrap(),
+            cn2.ssh_port(),
+            cn2.become_root
+        ),
         ("root", 2222, Become::None)
     );
     assert_eq!(cn1.network.bridge, "tbbr0");
@@ -146,8 +154,8 @@ fn an_empty_inventory_has_the_documented_defaults() {
     let inventory = good("[hosts.h]\n[containers.c]\nhost = 'h'");
     let host = &inventory.hosts[&"h".parse().unwrap()];
     assert_eq!(
-        (host.address.as_str(), host.user.as_str(), host.port),
-        ("h", "root", 22)
+        (host.address.as_str(), &host.user, host.port),
+        ("h", &None, None)
     );
     assert_eq!(host.network.forward_ports.to_string(), "40000-60000");
     let container = &inventory.containers[&"c".parse().unwrap()];

@@ -397,7 +397,7 @@ provision = [
 "##,
         r##"cloud.toml:4:11: release "bookwrom" is not a Debian suite; did you mean "bookworm"?
 cloud.toml:5:10: mirror must be an http:// or https:// address without spaces
-cloud.toml:6:11: variant must be "minbase" or "standard", not "mini"
+cloud.toml:6:11: variant must be "minbase", not "mini"
 cloud.toml:7:22: "--force" is not a package name
 cloud.toml:8:11: backing = "zfs" is not supported yet; use "auto" or "dir" or "overlay" or "reflink"
 cloud.toml:9:1: "memory" in container "a" is not supported yet; remove it: nothing would act on it

@@ -11,7 +11,6 @@ use crate::cloud::inventory::{Debian, Source, Variant};
 use crate::cloud::section::Section;
 
 const RELEASE_DEFAULT: &str = "trixie";
-const MIRROR_DEFAULT: &str = "http://deb.debian.org/debian";
 
 /// Debian's suites (its releases page, November 2026): to name a slip, not to refuse a suite made later.
 const SUITES: [&str; 11] = [
@@ -53,15 +52,12 @@ impl Scratch {
         let later = [
             "alpine", "arch", "centos", "devuan", "fedora", "rocky", "ubuntu",
         ];
-        let variants = [
-            ("minbase", Variant::Minbase),
-            ("standard", Variant::Standard),
-        ];
+        let variants = [("minbase", Variant::Minbase)];
         Self {
             distribution: section.choice("distribution", &distributions, &later),
             release: release(section),
             mirror: mirror(section),
-            variant: section.choice("variant", &variants, &["buildd", "fakechroot"]),
+            variant: section.choice("variant", &variants, &["standard", "buildd", "fakechroot"]),
             packages: packages(section),
         }
     }
@@ -106,7 +102,7 @@ pub(super) fn read(
     let packages = own.packages.as_ref().or(defaults.packages.as_ref());
     Some(Source::Debian(Debian {
         release: text(&own.release, &defaults.release, RELEASE_DEFAULT),
-        mirror: text(&own.mirror, &defaults.mirror, MIRROR_DEFAULT),
+        mirror: own.mirror.clone().or_else(|| defaults.mirror.clone()),
         variant: own.variant.or(defaults.variant).unwrap_or(Variant::Minbase),
         packages: packages.cloned().unwrap_or_default(),
     }))
