@@ -123,7 +123,7 @@ impl Line {
         self.say_within(&reply, SHOW_STALLED);
     }
 
-    /// Lets bytes of a peer in, for one step.
+    /// Lets bytes of a peer in, for one step. `Send` lets them in by itself.
     pub(crate) fn open_peer(&self) {
         self.shared.peer.reopen();
     }
@@ -185,7 +185,13 @@ fn read(shared: &Shared, mut input: impl Read) {
                 shared.peer.put(0, FromPeer::Lost(why), PEER_STALLED);
                 continue;
             }
-            Ok(Some(request)) => Incoming::Request(request),
+            Ok(Some(request)) => {
+                if matches!(request, Request::Send(_)) {
+                    // Here and not where it is acted on: what the peer says may follow at once.
+                    shared.peer.reopen();
+                }
+                Incoming::Request(request)
+            }
             Ok(None) | Err(protocol::Error::Io(_)) => break,
             Err(error @ (protocol::Error::TooLong(_) | protocol::Error::Codec(_))) => {
                 shared

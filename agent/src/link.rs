@@ -36,7 +36,9 @@ pub(crate) struct LineLink<'a> {
 impl<'a> LineLink<'a> {
     /// A link of a step.
     pub(crate) fn new(line: &'a Line, key: Option<StepKey>) -> Self {
-        line.open_peer();
+        if key.is_some() {
+            line.open_peer();
+        }
         LineLink {
             line,
             key,

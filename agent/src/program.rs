@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
-use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process, kill_process_group, pidfd_open};
 use tallybook_events::ids::Blob;
 use tallybook_events::step::{Captured, FailureClass, StepFailure};
 
@@ -124,12 +124,15 @@ pub fn run(program: &Program) -> Result<Run, Error> {
     Ok(outcome.into_run(program))
 }
 
-/// Signals a process group; that it is gone already is as good.
+/// Signals a child's process group, or the child alone where it has no group of its own yet (`setsid` makes one
+/// when it comes to it). The child must not be reaped yet: until then its number is its own.
 pub(crate) fn signal_group(leader: u32, signal: Signal) {
     let pid = i32::try_from(leader).ok().and_then(Pid::from_raw);
-    if let Some(pid) = pid {
-        // The only other error is a lack of permission, which root does not have.
-        let _ = kill_process_group(pid, signal);
+    if let Some(pid) = pid
+        && kill_process_group(pid, signal).is_err()
+    {
+        // It can only be gone by now, which is as good.
+        let _ = kill_process(pid, signal);
     }
 }
 

@@ -80,7 +80,8 @@ pub enum Request {
     },
     /// Be the sending end of a transfer.
     Send(SendSource),
-    /// Bytes from the other end of a transfer.
+    /// Bytes from the other end of a transfer: after `Send`, or once the step that takes part was told as
+    /// started. Dropped at any other time.
     Peer(Blob),
     /// The other end of a transfer is gone; why.
     PeerLost(String),

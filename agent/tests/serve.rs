@@ -1,0 +1,899 @@
+//! The conversation as a controller sees it, over real pipes, with steps made for it.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{PipeReader, PipeWriter, Write, pipe};
+use std::path::PathBuf;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+use tallybook_agent::layout::Layout;
+use tallybook_agent::lock;
+use tallybook_agent::protocol::{
+    Batch, Call, PROTOCOL, ReceiptReport, Reply, Request, SendSource, read_frame, write_frame,
+};
+use tallybook_agent::receipts::{self, Journal};
+use tallybook_agent::serve::{Deeds, serve};
+use tallybook_agent::step::{Context, Done, Link, OutputOf, Program, Step, StepKind, fail, params};
+use tallybook_events::header::ClaimRef;
+use tallybook_events::ids::{
+    Attempt, Blob, Epoch, Generation, Hash, LogId, OperationId, Seq, StepIndex,
+};
+use tallybook_events::step::{
+    Action, FailureClass, Fence, Phase, Receipt, Seen, StepDone, StepFailure, StepKey,
+};
+
+const LOG: LogId = LogId::from_bytes([1; 16]);
+const OPERATION: OperationId = OperationId::from_bytes([2; 16]);
+
+/// Appends a line to a file, and says how many lines it has then.
+#[derive(Serialize, Deserialize)]
+struct Note {
+    file: PathBuf,
+    text: String,
+}
+
+impl Step for Note {
+    const KIND: &'static str = "test.note";
+    type Output = usize;
+
+    fn summary(&self) -> String {
+        "note".to_owned()
+    }
+
+    fn probe(&self, _: &mut Context<'_>) -> Result<Seen, StepFailure> {
+        if !self.file.exists() {
+            return Ok(Seen::Absent);
+        }
+        let done = Done {
+            changed: false,
+            output: lines(&self.file).len(),
+            facts: Vec::new(),
+        };
+        done.seen()
+    }
+
+    fn forward(&self, context: &mut Context<'_>) -> Result<Done<usize>, StepFailure> {
+        // The order that everything rests on: the receipt is in the journal before the effect.
+        let report = receipts::report(context.layout, context.key.log, context.key.operation);
+        let report = report.map_err(|error| fail(FailureClass::Other, error.to_string()))?;
+        let is_started = |it: &Receipt| it.key == context.key && it.phase == Phase::Started;
+        if !report.receipts.iter().any(is_started) {
+            return Err(fail(FailureClass::Other, "no receipt before the effect"));
+        }
+        write_line(&self.file, &self.text);
+        Ok(Done {
+            changed: true,
+            output: lines(&self.file).len(),
+            facts: Vec::new(),
+        })
+    }
+
+    fn undo(
+        &self,
+        context: &mut Context<'_>,
+        output: Option<usize>,
+    ) -> Result<Done<()>, StepFailure> {
+        let (operation, step) = context.origin;
+        let line = format!("undo {} {step} {output:?}", operation == OPERATION);
+        write_line(&self.file, &line);
+        Ok(Done {
+            changed: true,
+            output: (),
+            facts: Vec::new(),
+        })
+    }
+}
+
+/// What a step does that misbehaves, waits, or talks.
+#[derive(Serialize, Deserialize)]
+enum Deed {
+    Fail,
+    Panic,
+    /// Waits until the file is there, whatever becomes of the line.
+    Await(PathBuf),
+    /// Waits until it is asked to stop.
+    Obey,
+    /// Tells the output of another step.
+    Repeat(OutputOf<usize>),
+    Run(Vec<String>),
+    Progress(u64),
+    /// Sends back what the peer sends until it says `end`.
+    Echo,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Act {
+    deed: Deed,
+}
+
+impl Step for Act {
+    const KIND: &'static str = "test.act";
+    type Output = usize;
+
+    fn summary(&self) -> String {
+        "act".to_owned()
+    }
+
+    fn probe(&self, _: &mut Context<'_>) -> Result<Seen, StepFailure> {
+        match self.deed {
+            Deed::Panic => panic!("in a probe"),
+            Deed::Fail => Err(fail(FailureClass::Host, "can't look")),
+            _ => Ok(Seen::Absent),
+        }
+    }
+
+    fn forward(&self, context: &mut Context<'_>) -> Result<Done<usize>, StepFailure> {
+        let mut output = 0;
+        match &self.deed {
+            Deed::Fail => {
+                context.run(&Program::new(["echo", "said before"]))?;
+                return Err(fail(FailureClass::Host, "wrong: password=hunter2"));
+            }
+            Deed::Panic => panic!("on {}", "purpose"),
+            Deed::Await(file) => {
+                while !file.exists() {
+                    assert!(
+                        !context.link.stop_requested(),
+                        "no transfer, so not stopped"
+                    );
+                    thread::sleep(Duration::from_millis(5));
+                }
+            }
+            Deed::Obey => {
+                while !context.link.stop_requested() {
+                    thread::sleep(Duration::from_millis(5));
+                }
+                return Err(fail(FailureClass::Interrupted, "obeyed"));
+            }
+            Deed::Repeat(of) => output = context.output(of)?,
+            Deed::Run(argv) => {
+                context.run(&Program::new(argv.clone()))?;
+            }
+            Deed::Progress(count) => {
+                for done in 1..=*count {
+                    context.link.progress("counting", done, *count);
+                }
+            }
+            Deed::Echo => loop {
+                let bytes = context.link.receive_peer()?;
+                if bytes == b"end" {
+                    break;
+                }
+                output += bytes.len();
+                context.link.send_peer(bytes)?;
+            },
+        }
+        Ok(Done {
+            changed: true,
+            output,
+            facts: Vec::new(),
+        })
+    }
+
+    fn undo(&self, _: &mut Context<'_>, _: Option<usize>) -> Result<Done<()>, StepFailure> {
+        Err(fail(FailureClass::Other, "not undone in these tests"))
+    }
+}
+
+/// A note that can be started only once.
+#[derive(Serialize, Deserialize)]
+struct Once {
+    note: Note,
+}
+
+impl Step for Once {
+    const KIND: &'static str = "test.once";
+    const ONCE: bool = true;
+    type Output = usize;
+
+    fn summary(&self) -> String {
+        "once".to_owned()
+    }
+
+    fn probe(&self, context: &mut Context<'_>) -> Result<Seen, StepFailure> {
+        self.note.probe(context)
+    }
+
+    fn forward(&self, context: &mut Context<'_>) -> Result<Done<usize>, StepFailure> {
+        self.note.forward(context)
+    }
+
+    fn undo(
+        &self,
+        context: &mut Context<'_>,
+        output: Option<usize>,
+    ) -> Result<Done<()>, StepFailure> {
+        self.note.undo(context, output)
+    }
+}
+
+static TABLE: [StepKind; 3] = [
+    StepKind::of::<Act>(),
+    StepKind::of::<Note>(),
+    StepKind::of::<Once>(),
+];
+
+fn send_name(source: &SendSource, _: &Layout, link: &mut dyn Link) -> Result<(), StepFailure> {
+    let asked = link.receive_peer()?;
+    link.send_peer(asked)?;
+    match source {
+        SendSource::Template { template, .. } => link.send_peer(template.as_str().into()),
+        SendSource::Staged { .. } => Err(fail(FailureClass::Missing, "nothing staged")),
+    }
+}
+
+fn write_line(file: &PathBuf, text: &str) {
+    let mut file = fs::OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(file)
+        .unwrap();
+    writeln!(file, "{text}").unwrap();
+}
+
+fn lines(file: &PathBuf) -> Vec<String> {
+    let text = fs::read_to_string(file).unwrap_or_default();
+    text.lines().map(str::to_owned).collect()
+}
+
+/// A host with its state; agents come and go.
+struct Host {
+    temp: tempfile::TempDir,
+    layout: Layout,
+}
+
+impl Host {
+    fn new() -> Self {
+        let temp = tempfile::tempdir().unwrap();
+        Host {
+            layout: Layout::below(temp.path()),
+            temp,
+        }
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.temp.path().join(name)
+    }
+
+    fn note(&self, step: u32, text: &str) -> Call {
+        let note = Note {
+            file: self.file("notes"),
+            text: text.to_owned(),
+        };
+        call(step, &note)
+    }
+
+    fn notes(&self) -> Vec<String> {
+        lines(&self.file("notes"))
+    }
+
+    fn report(&self) -> ReceiptReport {
+        receipts::report(&self.layout, LOG, OPERATION).unwrap()
+    }
+
+    fn phase(&self, step: u32) -> Option<Phase> {
+        let mut found = self.report().receipts.into_iter();
+        found.find(|it| it.key == key(step)).map(|it| it.phase)
+    }
+
+    /// An agent that was greeted.
+    fn agent(&self) -> Agent {
+        let mut agent = self.stranger();
+        agent.say(&Request::Hello {
+            protocol: PROTOCOL,
+            log: LOG,
+            host: "host1".parse().unwrap(),
+        });
+        let hello = agent.hear();
+        assert!(
+            matches!(
+                hello,
+                Reply::Hello {
+                    protocol: PROTOCOL,
+                    ..
+                }
+            ),
+            "{hello:?}"
+        );
+        agent
+    }
+
+    fn stranger(&self) -> Agent {
+        let (input, to_agent) = pipe().unwrap();
+        let (from_agent, output) = pipe().unwrap();
+        let layout = self.layout.clone();
+        let deeds = Deeds {
+            table: &TABLE,
+            send: Some(send_name),
+        };
+        Agent {
+            to: Some(to_agent),
+            from: from_agent,
+            thread: thread::spawn(move || serve(input, output, &layout, deeds)),
+        }
+    }
+}
+
+struct Agent {
+    to: Option<PipeWriter>,
+    from: PipeReader,
+    thread: JoinHandle<bool>,
+}
+
+impl Agent {
+    fn say(&mut self, request: &Request) {
+        write_frame(self.to.as_mut().unwrap(), request).unwrap();
+    }
+
+    fn run(&mut self, calls: Vec<Call>) {
+        self.say(&Request::Run(batch(calls)));
+    }
+
+    fn hear(&mut self) -> Reply {
+        read_frame(&mut self.from).unwrap().expect("a reply")
+    }
+
+    fn finished(&mut self) -> Phase {
+        loop {
+            match self.hear() {
+                Reply::Finished(receipt) => return receipt.phase,
+                Reply::Started(_) | Reply::Progress { .. } => {}
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    fn unstarted(&mut self) -> Vec<u32> {
+        match self.hear() {
+            Reply::BatchEnded { unstarted } => unstarted.iter().map(|it| it.step.0).collect(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn refused(&mut self) -> StepFailure {
+        match self.hear() {
+            Reply::Refused(failure) => failure,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Hangs up, and waits for the end. Whether all went well.
+    fn end(mut self) -> bool {
+        self.to = None;
+        self.thread.join().expect("the agent never panics")
+    }
+}
+
+fn key(step: u32) -> StepKey {
+    StepKey {
+        log: LOG,
+        operation: OPERATION,
+        step: StepIndex(step),
+        attempt: Attempt(1),
+    }
+}
+
+fn call<S: Step>(step: u32, what: &S) -> Call {
+    Call {
+        key: key(step),
+        kind: S::KIND.to_owned(),
+        params: params(what).unwrap(),
+        action: Action::Forward,
+    }
+}
+
+fn act(step: u32, deed: Deed) -> Call {
+    call(step, &Act { deed })
+}
+
+fn batch(calls: Vec<Call>) -> Batch {
+    Batch {
+        fence: Fence {
+            log: LOG,
+            epoch: Epoch(2),
+            claim: ClaimRef {
+                seq: Seq(10),
+                hash: Hash([9; 32]),
+            },
+        },
+        calls,
+        outputs: BTreeMap::new(),
+    }
+}
+
+fn done(phase: &Phase) -> &StepDone {
+    match phase {
+        Phase::Succeeded(done) => done,
+        Phase::Started | Phase::Failed(_) => panic!("{phase:?}"),
+    }
+}
+
+fn failed(phase: &Phase) -> &StepFailure {
+    match phase {
+        Phase::Failed(failure) => failure,
+        Phase::Started | Phase::Succeeded(_) => panic!("{phase:?}"),
+    }
+}
+
+fn until(mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !holds() {
+        assert!(Instant::now() < deadline, "it never came");
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn a_batch_is_carried_out_in_order_with_receipts_and_outputs() {
+    let host = Host::new();
+    let mut agent = host.agent();
+    let repeat = act(2, Deed::Repeat(OutputOf::step(StepIndex(1))));
+    agent.run(vec![host.note(0, "a"), host.note(1, "b"), repeat]);
+    for step in 0..3 {
+        assert_eq!(agent.hear(), Reply::Started(key(step)));
+        let Reply::Finished(receipt) = agent.hear() else {
+            panic!()
+        };
+        assert_eq!(receipt.key, key(step));
+        // What is told is what is on the disk by then.
+        assert_eq!(host.phase(step).unwrap(), receipt.phase);
+        let output: u8 = [1, 2, 2][step as usize];
+        assert_eq!(done(&receipt.phase).output, Blob(vec![output]));
+    }
+    assert!(agent.unstarted().is_empty());
+    assert_eq!(host.notes(), ["a", "b"]);
+    assert!(agent.end());
+    assert!(host.report().journal_is_live);
+    let locks = fs::read_dir(host.layout.locks()).unwrap().count();
+    assert_eq!(locks, 0, "all released");
+}
+
+#[test]
+fn the_same_key_again_is_answered_from_its_receipt() {
+    let host = Host::new();
+    let mut agent = host.agent();
+    agent.run(vec![host.note(0, "a"), act(1, Deed::Fail)]);
+    let first = (agent.finished(), agent.finished());
+    agent.unstarted();
+    assert!(agent.end());
+    // Another process, the same keys.
+    let mut agent = host.agent();
+    agent.run(vec![
+        host.note(0, "a"),
+        act(1, Deed::Fail),
+        host.note(2, "c"),
+    ]);
+    assert!(matches!(agent.hear(), Reply::Finished(receipt) if receipt.phase == first.0));
+    assert!(matches!(agent.hear(), Reply::Finished(receipt) if receipt.phase == first.1));
+    assert_eq!(
+        agent.unstarted(),
+        [2],
+        "a failure from a receipt stops as well"
+    );
+    assert_eq!(host.notes(), ["a"]);
+    // An answer from a receipt feeds later steps.
+    agent.run(vec![
+        host.note(0, "a"),
+        act(3, Deed::Repeat(OutputOf::step(StepIndex(0)))),
+    ]);
+    agent.finished();
+    assert_eq!(done(&agent.finished()).output, Blob(vec![1]));
+}
+
+#[test]
+fn a_start_without_an_end_is_repeated_unless_once() {
+    let host = Host::new();
+    let once = Once {
+        note: Note {
+            file: host.file("notes"),
+            text: "once".to_owned(),
+        },
+    };
+    let mut journal = Journal::open(&host.layout, LOG, &mut |_| {}).unwrap();
+    for step in [0, 1] {
+        journal
+            .append(&Receipt {
+                key: key(step),
+                fence: batch(Vec::new()).fence,
+                kind: "test".to_owned(),
+                boot: tallybook_events::ids::BootId::from_bytes([0; 16]),
+                time_unix_us: 0,
+                phase: Phase::Started,
+            })
+            .unwrap();
+    }
+    let mut agent = host.agent();
+    agent.run(vec![host.note(0, "again")]);
+    done(&agent.finished());
+    agent.unstarted();
+    agent.run(vec![host.note(2, "not even this"), call(1, &once)]);
+    let refused = agent.refused();
+    assert!(refused.message.contains("only once"), "{}", refused.message);
+    assert_eq!(host.notes(), ["again"]);
+    assert_eq!(host.phase(1), Some(Phase::Started), "still in doubt");
+    assert_eq!(host.phase(2), None);
+}
+
+#[test]
+fn the_first_failure_ends_it_and_says_what_ran() {
+    let host = Host::new();
+    let mut agent = host.agent();
+    agent.run(vec![
+        act(0, Deed::Fail),
+        host.note(1, "never"),
+        host.note(2, "never"),
+    ]);
+    let phase = agent.finished();
+    let failure = failed(&phase);
+    assert_eq!(failure.class, FailureClass::Host);
+    assert_eq!(failure.message, "wrong: password=[removed]");
+    assert_eq!(failure.captured[0].command, "echo said before");
+    assert_eq!(agent.unstarted(), [1, 2]);
+    assert!(host.notes().is_empty());
+    assert_eq!(host.phase(1), None);
+}
+
+#[test]
+fn a_panic_is_a_failure_and_the_agent_goes_on() {
+    let host = Host::new();
+    let mut agent = host.agent();
+    agent.run(vec![act(0, Deed::Panic), host.note(1, "never")]);
+    let phase = agent.finished();
+    assert_eq!(failed(&phase).class, FailureClass::Other);
+    assert!(failed(&phase).message.ends_with("on purpose"));
+    assert_eq!(host.phase(0), Some(phase));
+    assert_eq!(agent.unstarted(), [1]);
+    agent.run(vec![host.note(2, "after")]);
+    done(&agent.finished());
+}
+
+#[test]
+fn a_lost_line_lets_the_running_step_end_and_begins_no_other() {
+    let host = Host::new();
+    let mut agent = host.agent();
+    let go = host.file("go");
+    agent.run(vec![act(0, Deed::Await(go.clone())), host.note(1, "never")]);
+    assert_eq!(agent.hear(), Reply::Started(key(0)));
+    let Agent { to, from, thread } = agent;
+    drop((to, from));
+    thread::sleep(Duration::from_millis(100));
+    assert_eq!(host.phase(0), Some(Phase::Started));
+    // Meanwhile another agent that asks has to wait for the end.
+    let mut other = host.agent();
+    other.say(&Request::Receipts {
+        operation: OPERATION,
+    });
+    thread::sleep(Duration::from_millis(200));
+    fs::write(&go, "").unwrap();
+    let Reply::Receipts(report) = other.hear() else {
+        panic!()
+    };
+    assert!(report.journal_is_live);
+    assert_eq!(report.receipts.len(), 1);
+    done(&report.receipts[0].phase);
+    thread.join().unwrap();
+    assert_eq!(host.phase(1), None);
+    assert!(host.notes().is_empty());
+}
+
+#[test]
+fn stop_reaches_the_running_step_and_begins_no_other() {
+    let host = Host::new();
+    let mut agent = host.agent();
+    agent.run(vec![act(0, Deed::Obey), host.note(1, "never")]);
+    assert_eq!(agent.hear(), Reply::Started(key(0)));
+    agent.say(&Request::Stop);
+    assert_eq!(failed(&agent.finished()).class, FailureClass::Interrupted);
+    assert_eq!(agent.unstarted(), [1]);
+}
+
+#[test]
+fn an_undo_is_about_the_step_it_undoes() {
+    let host = Host::new();
+    let mut agent = host.agent();
+    let mut undo = host.note(0, "");
+    undo.key.operation = OperationId::from_bytes([7; 16]);
+    undo.key.step = StepIndex(4);
+    undo.action = Action::Undo {
+        operation: OPERATION,
+        step: StepIndex(3),
+        output: Some(Blob(vec![5])),
+    };
+    agent.run(vec![undo]);
+    done(&agent.finished());
+    assert_eq!(host.notes(), ["undo true 3 Some(5)"]);
+}
+
+#[test]
+fn an_older_epoch_is_refused_and_a_newer_one_remembered() {
+    let host = Host::new();
+    let mut agent = host.agent();
+    agent.run(vec![host.note(0, "a")]);
+    agent.finished();
+    agent.unstarted();
+    let mut older = batch(vec![host.note(1, "never")]);
+    older.fence.epoch = Epoch(1);
+    agent.say(&Request::Run(older));
+    assert_eq!(agent.refused().class, FailureClass::Fenced);
+    assert!(!agent.end());
+    assert_eq!(host.notes(), ["a"]);
+    assert_eq!(host.phase(1), None);
+}
+
+#[test]
+fn what_does_not_fit_together_is_refused_before_anything_is_done() {
+    let host = Host::new();
+    let mut unknown = host.note(1, "x");
+    unknown.kind = "test.none".to_owned();
+    let mut other_operation = host.note(1, "x");
+    other_operation.key.operation = OperationId::from_bytes([8; 16]);
+    let mut other_log = host.note(1, "x");
+    other_log.key.log = LogId::from_bytes([8; 16]);
+    let mut other_fence = batch(vec![host.note(1, "x")]);
+    other_fence.fence.log = LogId::from_bytes([8; 16]);
+    for wrong in [
+        batch(vec![host.note(0, "x"), unknown]),
+        batch(vec![host.note(0, "x"), other_operation]),
+        batch(vec![host.note(0, "x"), other_log]),
+        other_fence,
+    ] {
+        let mut agent = host.agent();
+        agent.say(&Request::Run(wrong));
+        assert_eq!(agent.refused().class, FailureClass::Unknown);
+    }
+    assert!(host.notes().is_empty());
+    assert!(!receipts::path(&host.layout, LOG).exists());
+}
+
+#[test]
+fn parameters_that_can_not_be_read_fail_that_step() {
+    let host = Host::new();
+    let mut agent = host.agent();
+    let mut call = host.note(0, "x");
+    call.params = Blob(vec![0xff, 1, 2]);
+    agent.run(vec![call]);
+    assert_eq!(failed(&agent.finished()).class, FailureClass::Unknown);
+}
+
+#[test]
+fn hello_comes_first_and_in_the_same_protocol() {
+    let host = Host::new();
+    let mut agent = host.stranger();
+    agent.say(&Request::Stop);
+    agent.say(&Request::Run(batch(vec![host.note(0, "x")])));
+    assert_eq!(agent.refused().class, FailureClass::Unknown);
+    let mut agent = host.stranger();
+    agent.say(&Request::Hello {
+        protocol: PROTOCOL + 1,
+        log: LOG,
+        host: "host1".parse().unwrap(),
+    });
+    let refused = agent.refused();
+    assert!(
+        refused.message.contains("protocol 2"),
+        "{}",
+        refused.message
+    );
+    assert!(!agent.end());
+    assert!(host.stranger().end(), "hanging up at once is fine");
+}
+
+#[test]
+fn probes_tell_what_they_saw_and_leave_no_trace() {
+    let host = Host::new();
+    let mut agent = host.agent();
+    agent.say(&Request::Probe(batch(vec![
+        host.note(0, "x"),
+        act(1, Deed::Panic),
+        act(2, Deed::Fail),
+    ])));
+    let mut seen = Vec::new();
+    for step in 0..3 {
+        match agent.hear() {
+            Reply::Probed { key: of, seen: it } if of == key(step) => seen.push(it),
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(seen[0], Seen::Absent);
+    assert!(matches!(&seen[1], Seen::Unknown { why } if why.contains("in a probe")));
+    assert!(matches!(&seen[2], Seen::Unknown { why } if why == "can't look"));
+    assert!(!host.layout.state.exists());
+}
+
+#[test]
+fn receipts_of_a_host_that_never_acted_prove_nothing() {
+    let host = Host::new();
+    let mut agent = host.agent();
+    agent.say(&Request::Receipts {
+        operation: OPERATION,
+    });
+    let Reply::Receipts(report) = agent.hear() else {
+        panic!()
+    };
+    assert!(!report.journal_is_live && report.receipts.is_empty());
+}
+
+#[test]
+fn a_batch_waits_for_the_agent_that_still_works_on_the_operation() {
+    let host = Host::new();
+    let wait = Duration::from_secs(10);
+    let held = lock::operation(&host.layout, OPERATION, wait, &mut || false).unwrap();
+    let mut agent = host.agent();
+    agent.run(vec![host.note(0, "a")]);
+    thread::sleep(Duration::from_millis(200));
+    assert!(host.notes().is_empty());
+    drop(held);
+    done(&agent.finished());
+}
+
+#[test]
+fn programs_of_a_step_are_recorded() {
+    let host = Host::new();
+    let mut agent = host.agent();
+    let argv = ["echo", "hello"].map(str::to_owned).to_vec();
+    let wrong = ["sh", "-c", "echo why >&2; exit 4"]
+        .map(str::to_owned)
+        .to_vec();
+    agent.run(vec![act(0, Deed::Run(argv)), act(1, Deed::Run(wrong))]);
+    let phase = agent.finished();
+    assert_eq!(done(&phase).captured[0].text.to_string(), "hello\n");
+    let phase = agent.finished();
+    let failure = failed(&phase);
+    assert_eq!(failure.class, FailureClass::Command);
+    assert!(
+        failure.message.contains("status 4: why"),
+        "{}",
+        failure.message
+    );
+    assert_eq!(failure.captured[0].exit, Some(4));
+}
+
+#[test]
+fn progress_is_thinned_and_the_last_is_told() {
+    let host = Host::new();
+    let mut agent = host.agent();
+    agent.run(vec![act(0, Deed::Progress(100_000))]);
+    let mut told = Vec::new();
+    loop {
+        match agent.hear() {
+            Reply::Progress { done, .. } => told.push(done),
+            Reply::Finished(_) => break,
+            Reply::Started(_) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(told.len() < 50, "{}", told.len());
+    assert_eq!(told.last(), Some(&100_000));
+    assert!(told.is_sorted());
+}
+
+#[test]
+fn a_peer_is_heard_in_order_and_with_back_pressure() {
+    let host = Host::new();
+    let mut agent = host.agent();
+    agent.run(vec![act(0, Deed::Echo)]);
+    assert_eq!(agent.hear(), Reply::Started(key(0)));
+    // More than any queue holds: nothing is read back until all is written.
+    let mut to = agent.to.take().unwrap();
+    let writing = thread::spawn(move || {
+        for number in 0..200_u8 {
+            write_frame(&mut to, &Request::Peer(Blob(vec![number; 100_000]))).unwrap();
+        }
+        write_frame(&mut to, &Request::Peer(Blob(b"end".to_vec()))).unwrap();
+        to
+    });
+    for number in 0..200_u8 {
+        assert_eq!(agent.hear(), Reply::Peer(Blob(vec![number; 100_000])));
+    }
+    let to = writing.join().unwrap();
+    done(&agent.finished());
+    drop(to);
+}
+
+#[test]
+fn a_lost_peer_or_line_fails_a_transfer() {
+    let host = Host::new();
+    let mut agent = host.agent();
+    agent.run(vec![act(0, Deed::Echo)]);
+    assert_eq!(agent.hear(), Reply::Started(key(0)));
+    agent.say(&Request::PeerLost("cut".to_owned()));
+    let phase = agent.finished();
+    assert_eq!(failed(&phase).class, FailureClass::Peer);
+    assert!(failed(&phase).message.contains("cut"));
+    agent.unstarted();
+    agent.run(vec![act(1, Deed::Echo)]);
+    assert_eq!(agent.hear(), Reply::Started(key(1)));
+    agent.end();
+    assert_eq!(failed(&host.phase(1).unwrap()).class, FailureClass::Peer);
+}
+
+#[test]
+fn trees_are_sent_through_the_same_link() {
+    let host = Host::new();
+    let mut agent = host.agent();
+    agent.say(&Request::Send(SendSource::Template {
+        template: "web".parse().unwrap(),
+        generation: Generation(1),
+    }));
+    // What a peer says may arrive before the sending end listens; it waits until then.
+    agent.say(&Request::Peer(Blob(b"which".to_vec())));
+    assert_eq!(agent.hear(), Reply::Peer(Blob(b"which".to_vec())));
+    assert_eq!(agent.hear(), Reply::Peer(Blob(b"web".to_vec())));
+    assert_eq!(agent.hear(), Reply::SendEnded);
+    agent.say(&Request::Send(SendSource::Staged {
+        operation: OPERATION,
+        step: StepIndex(0),
+    }));
+    agent.say(&Request::Peer(Blob(b"which".to_vec())));
+    assert_eq!(agent.hear(), Reply::Peer(Blob(b"which".to_vec())));
+    assert_eq!(agent.refused().class, FailureClass::Missing);
+}
+
+#[test]
+fn a_full_journal_directory_refuses_before_the_step() {
+    let host = Host::new();
+    fs::create_dir_all(&host.layout.state).unwrap();
+    fs::write(host.layout.state.join("receipts"), "in the way").unwrap();
+    let mut agent = host.agent();
+    agent.run(vec![host.note(0, "never")]);
+    agent.refused();
+    assert!(host.notes().is_empty());
+}
+
+#[test]
+fn garbage_is_refused_and_never_a_panic() {
+    let host = Host::new();
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut random = move || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state
+    };
+    let hello = tallybook_agent::protocol::encode_frame(&Request::Hello {
+        protocol: PROTOCOL,
+        log: LOG,
+        host: "host1".parse().unwrap(),
+    });
+    let run = Request::Run(batch(vec![host.note(0, "x")]));
+    let run = tallybook_agent::protocol::encode_frame(&run).unwrap();
+    let hello = hello.unwrap();
+    for round in 0..150 {
+        let mut bytes = hello.clone();
+        if round % 3 == 0 {
+            let len = random() as usize % 300;
+            bytes.extend((0..len).map(|_| random() as u8));
+        } else {
+            let mut wrong = run.clone();
+            for _ in 0..=random() % 4 {
+                let at = random() as usize % wrong.len();
+                wrong[at] = random() as u8;
+            }
+            wrong.truncate(wrong.len() - (random() as usize % 3) * 7);
+            bytes.extend(wrong);
+        }
+        let mut agent = host.stranger();
+        agent.to.as_mut().unwrap().write_all(&bytes).unwrap();
+        // Whatever came of it: the other end hangs up, and the agent's thread ends without a panic.
+        let mut from = agent.from.try_clone().unwrap();
+        agent.end();
+        while let Ok(Some(_)) = read_frame::<Reply>(&mut from) {}
+    }
+    until(|| fs::read_dir(host.layout.locks()).map_or(true, |it| it.count() == 0));
+}
+
+#[test]
+fn a_frame_beyond_the_limit_is_refused() {
+    let host = Host::new();
+    let mut agent = host.agent();
+    let to = agent.to.as_mut().unwrap();
+    to.write_all(&u32::MAX.to_le_bytes()).unwrap();
+    let refused = agent.refused();
+    assert!(
+        refused.message.contains("longer than"),
+        "{}",
+        refused.message
+    );
+}
