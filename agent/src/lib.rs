@@ -8,4 +8,5 @@ pub mod protocol;
 pub mod step;
 pub mod steps;
 pub mod transfer;
+pub mod template;
 pub mod tree;

@@ -83,13 +83,23 @@ impl Root {
     pub fn resolve(&self, path: &Path) -> Result<PathBuf, Error> {
         let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_XDEV;
         let flags = OFlags::PATH | OFlags::DIRECTORY;
-        let inside = open_resolved(
+        if path.as_os_str().as_bytes().contains(&0) {
+            return Err(Error::Path {
+                path: path.to_owned(),
+            });
+        }
+        let opened = open_resolved(
             self.as_fd(),
             path.as_os_str(),
             flags,
             Mode::empty(),
             resolve,
-        )
+        );
+        let inside = match opened {
+            // No directory can have such a name, so there is none.
+            Err(Errno::NAMETOOLONG) => Err(Errno::NOENT),
+            other => other,
+        }
         .map_err(|errno| Error::of("open", path, errno))?;
         let named = |fd: BorrowedFd<'_>| {
             let link = format!("/proc/self/fd/{}", fd.as_raw_fd());

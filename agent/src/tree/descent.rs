@@ -99,6 +99,8 @@ pub(super) fn open_beneath(
     flags: OFlags,
 ) -> Result<OwnedFd, Errno> {
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
+    // With NOFOLLOW the kernel would say of a symlink that it is not a directory; so it says that it is one.
+    let flags = flags.difference(OFlags::NOFOLLOW);
     open_resolved(dir, path, flags, Mode::empty(), resolve)
 }
 

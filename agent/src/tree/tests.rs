@@ -180,3 +180,327 @@ fn a_copy_is_the_same_by_independent_observers() {
     run("cmp", &["large", "../to/large"], &from);
     run("cmp", &["sparse", "../to/sparse"], &from);
 }
+
+#[test]
+fn a_copy_refuses_a_destination_with_content_and_stops_when_told() {
+    let temp = tempfile::tempdir().expect("tempdir");
+    let (from, to) = (temp.path().join("from"), temp.path().join("to"));
+    fs::create_dir_all(&from).expect("mkdir");
+    fs::create_dir(&to).expect("mkdir");
+    for n in 0..600 {
+        fs::write(from.join(format!("f{n}")), "x").expect("write");
+    }
+    let (source, dest) = (
+        Root::open(&from).expect("open"),
+        Root::open(&to).expect("open"),
+    );
+    let stopped = copy_tree(
+        source.as_fd(),
+        dest.as_fd(),
+        How::Copy,
+        Vanished::Refuse,
+        &mut |_| ControlFlow::Break(()),
+    );
+    assert!(matches!(stopped, Err(Error::Stopped)), "{stopped:?}");
+    let again = copy(&from, &to, How::Copy);
+    assert!(matches!(again, Err(Error::Io { .. })), "{again:?}");
+    super::remove::empty(dest.as_fd()).expect("empty");
+    copy(&from, &to, How::Copy).expect("from scratch");
+    assert_eq!(observed(&from), observed(&to));
+}
+
+#[test]
+fn a_reflink_where_there_is_none_is_an_error_that_says_so() {
+    let temp = tempfile::tempdir_in("/dev/shm").expect("tmpfs has no reflinks");
+    let (from, to) = (temp.path().join("from"), temp.path().join("to"));
+    fs::create_dir_all(&from).expect("mkdir");
+    fs::create_dir(&to).expect("mkdir");
+    fs::write(from.join("f"), "content").expect("write");
+    let error = copy(&from, &to, How::Reflink).expect_err("tmpfs");
+    assert!(
+        matches!(&error, Error::Reflink { path, .. } if path == Path::new("f")),
+        "{error:?}"
+    );
+    assert!(error.failure(&from).hint.is_some());
+}
+
+#[test]
+fn five_thousand_levels_are_walked_copied_and_removed() {
+    let temp = tempfile::tempdir().expect("tempdir");
+    let (from, to) = (temp.path().join("from"), temp.path().join("to"));
+    fs::create_dir(&from).expect("mkdir");
+    fs::create_dir(&to).expect("mkdir");
+    let root = Root::open(&from).expect("open");
+    let deep: PathBuf = std::iter::repeat_n("d", 5000).collect();
+    root.create_dir_all(&deep, 0o750).expect("make");
+    root.write_atomic(&deep.join("bottom"), b"down here", 0o600, (0, 0))
+        .expect("write");
+    // A thread with little stack: recursion would need more.
+    let (from_copy, to_copy) = (from.clone(), to.clone());
+    std::thread::Builder::new()
+        .stack_size(128 * 1024)
+        .spawn(move || copy(&from_copy, &to_copy, How::Copy).expect("copy"))
+        .expect("spawn")
+        .join()
+        .expect("join");
+    let copied = Root::open(&to).expect("open");
+    assert_eq!(
+        copied.read(&deep.join("bottom"), 100).expect("read"),
+        b"down here"
+    );
+    assert_eq!(copied.stat(&deep).expect("stat").mode, 0o750);
+    assert_eq!(Walk::new(copied.as_fd()).expect("walk").count(), 5002);
+    assert!(root.remove_dir_all(Path::new("d")).expect("remove"));
+    assert_eq!(
+        root.list(Path::new("")).expect("list"),
+        Vec::<std::ffi::OsString>::new()
+    );
+    run("rm", &["-rf", "to"], temp.path());
+}
+
+#[test]
+fn nothing_reaches_outside_through_a_symlink() {
+    let temp = tempfile::tempdir().expect("tempdir");
+    let outside = temp.path().join("outside");
+    fs::create_dir(&outside).expect("mkdir");
+    fs::write(outside.join("secret"), "keep").expect("write");
+    let tree = temp.path().join("tree");
+    fs::create_dir(&tree).expect("mkdir");
+    symlink(&outside, tree.join("link")).expect("symlink");
+    symlink(outside.join("secret"), tree.join("file")).expect("symlink");
+    let root = Root::open(&tree).expect("open");
+    let through = Path::new("link/secret");
+    let refused = |result: Result<(), Error>| {
+        let error = result.expect_err("must not follow");
+        assert!(matches!(error, Error::Symlink { .. }), "{error:?}");
+    };
+    refused(root.read(through, 10).map(drop));
+    refused(root.read(Path::new("file"), 10).map(drop));
+    refused(root.truncate(Path::new("file")));
+    refused(root.truncate(through));
+    refused(root.write_atomic(through, b"x", 0o644, (0, 0)));
+    refused(root.remove_file(through).map(drop));
+    refused(root.remove_dir_all(through).map(drop));
+    refused(root.create_dir_all(Path::new("link/new"), 0o755));
+    refused(root.chown(through, 1, 1));
+    refused(root.chmod(through, 0o777));
+    refused(root.stat(through).map(drop));
+    refused(root.list(Path::new("link")).map(drop));
+    refused(root.symlink(OsStr::new("x"), Path::new("link/s")));
+    for path in ["../outside/secret", "/etc/passwd", "a/../../x", ""] {
+        let error = root.read(Path::new(path), 10).expect_err(path);
+        assert!(matches!(error, Error::Path { .. }), "{path}: {error:?}");
+    }
+    // On the name itself it acts on the symlink: the target stays as it was.
+    root.write_atomic(Path::new("file"), b"mine", 0o644, (0, 0))
+        .expect("replaces the symlink");
+    assert!(
+        root.remove_dir_all(Path::new("link"))
+            .expect("removes the symlink")
+    );
+    assert_eq!(
+        fs::read_to_string(outside.join("secret")).expect("read"),
+        "keep"
+    );
+    assert_eq!(fs::metadata(outside.join("secret")).expect("stat").uid(), 0);
+    assert_eq!(fs::read_dir(&outside).expect("list").count(), 1);
+}
+
+#[test]
+fn a_directory_swapped_for_a_symlink_meanwhile_never_leads_outside() {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    let temp = tempfile::tempdir().expect("tempdir");
+    let outside = temp.path().join("outside");
+    fs::create_dir(&outside).expect("mkdir");
+    fs::write(outside.join("f"), "outside").expect("write");
+    let tree = temp.path().join("tree");
+    fs::create_dir_all(tree.join("dir")).expect("mkdir");
+    fs::write(tree.join("dir/f"), "inside").expect("write");
+    symlink(&outside, tree.join("other")).expect("symlink");
+    let root = Root::open(&tree).expect("open");
+    let stop = AtomicBool::new(false);
+    let (mut inside, mut refused) = (0, 0);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let dir = fs::File::open(&tree).expect("open");
+            while !stop.load(Ordering::Relaxed) {
+                rustix::fs::renameat_with(
+                    &dir,
+                    "dir",
+                    &dir,
+                    "other",
+                    rustix::fs::RenameFlags::EXCHANGE,
+                )
+                .expect("swap");
+            }
+        });
+        for _ in 0..20_000 {
+            match root.read(Path::new("dir/f"), 100) {
+                Ok(bytes) => {
+                    assert_eq!(bytes, b"inside");
+                    inside += 1;
+                }
+                Err(Error::Symlink { .. }) => refused += 1,
+                // Found as one thing, opened as the other.
+                Err(Error::Type { .. } | Error::Missing { .. } | Error::Io { .. }) => {}
+                Err(other) => panic!("{other:?}"),
+            }
+            let walked = Walk::new(root.as_fd()).expect("walk");
+            for found in walked.flatten() {
+                assert_ne!(found.entry.path, Path::new("other/outside"));
+                if found.entry.meta.kind == Kind::File
+                    && let Ok(mut file) = found.open()
+                {
+                    let mut text = String::new();
+                    std::io::Read::read_to_string(&mut file, &mut text).expect("read");
+                    assert_eq!(text, "inside");
+                }
+            }
+        }
+        stop.store(true, Ordering::Relaxed);
+    });
+    assert!(
+        inside > 0 && refused > 0,
+        "the race was never run: {inside} {refused}"
+    );
+}
+
+#[test]
+fn a_mount_in_the_tree_stops_everything_and_is_named() {
+    let temp = tempfile::tempdir().expect("tempdir");
+    fs::create_dir_all(temp.path().join("tree/a")).expect("mkdir");
+    fs::create_dir_all(temp.path().join("tree/zz/mounted")).expect("mkdir");
+    fs::write(temp.path().join("tree/a/file"), "x").expect("write");
+    let point = temp.path().join("tree/zz/mounted");
+    // A bind mount of the same file system: its device number gives nothing away.
+    run(
+        "mount",
+        &["--bind", "/usr", point.to_str().expect("utf-8")],
+        temp.path(),
+    );
+    let root = Root::open(temp.path()).expect("open");
+    let removed = remove_tree(&root, Path::new("tree"));
+    let walked: Result<Vec<_>, _> = Walk::new(root.as_fd()).expect("walk").collect();
+    let read = root.list(Path::new("tree/zz/mounted/bin"));
+    run("umount", &[point.to_str().expect("utf-8")], temp.path());
+    let is_named = |error: &Error| matches!(error, Error::Mount { path } if path.starts_with("tree/zz/mounted"));
+    assert!(
+        is_named(removed.as_ref().expect_err("mount")),
+        "{removed:?}"
+    );
+    assert!(is_named(walked.as_ref().expect_err("mount")));
+    assert!(is_named(read.as_ref().expect_err("mount")), "{read:?}");
+    assert!(
+        temp.path().join("tree/a/file").exists(),
+        "something was removed before the mount was seen"
+    );
+    remove_tree(&root, Path::new("tree")).expect("without the mount");
+}
+
+#[test]
+fn an_immutable_file_is_reported_before_anything_is_removed() {
+    let temp = tempfile::tempdir().expect("tempdir");
+    fs::create_dir_all(temp.path().join("tree/a")).expect("mkdir");
+    fs::write(temp.path().join("tree/a/file"), "x").expect("write");
+    fs::write(temp.path().join("tree/z"), "x").expect("write");
+    run("chattr", &["+i", "tree/z"], temp.path());
+    let root = Root::open(temp.path()).expect("open");
+    let removed = root.remove_dir_all(Path::new("tree"));
+    let single = root.remove_file(Path::new("tree/z"));
+    run("chattr", &["-i", "tree/z"], temp.path());
+    for error in [
+        removed.expect_err("immutable"),
+        single.expect_err("immutable"),
+    ] {
+        assert!(
+            matches!(&error, Error::Immutable { path } if path == Path::new("tree/z")),
+            "{error:?}"
+        );
+    }
+    assert!(temp.path().join("tree/a/file").exists());
+}
+
+#[test]
+fn the_walk_is_sorted_and_leaves_what_it_enters() {
+    let temp = tempfile::tempdir().expect("tempdir");
+    rich_tree(temp.path());
+    let root = Root::open(temp.path()).expect("open");
+    let mut walk = Walk::new(root.as_fd()).expect("walk");
+    let (mut paths, mut open) = (Vec::new(), Vec::new());
+    while let Some(visit) = walk.visit().expect("visit") {
+        match visit {
+            Visit::Enter(found) => {
+                if found.entry.meta.kind == Kind::Directory {
+                    open.push(found.entry.path.clone());
+                }
+                paths.push(found.entry.path);
+            }
+            Visit::Leave(path) => assert_eq!(open.pop(), Some(path)),
+        }
+    }
+    assert!(open.is_empty());
+    assert!(paths.is_sorted(), "{paths:?}");
+    let found = run("find", &[".", "-printf", r"%P\0"], temp.path());
+    let mut expected: Vec<PathBuf> = found
+        .split(|b| *b == 0)
+        .map(|name| PathBuf::from(OsStr::from_bytes(name)))
+        .collect();
+    expected.pop();
+    expected.sort();
+    assert_eq!(paths, expected);
+}
+
+#[test]
+fn a_write_replaces_whole_and_keeps_what_it_says() {
+    let temp = tempfile::tempdir().expect("tempdir");
+    let root = Root::open(temp.path()).expect("open");
+    let path = Path::new("etc/file");
+    let missing = root
+        .write_atomic(path, b"x", 0o644, (0, 0))
+        .expect_err("no directory");
+    assert!(missing.is_missing(), "{missing:?}");
+    root.create_dir_all(Path::new("etc"), 0o755).expect("mkdir");
+    root.write_atomic(path, b"first", 0o4640, (7, 8))
+        .expect("write");
+    root.rewrite(path, b"second").expect("rewrite");
+    let meta = fs::metadata(temp.path().join(path)).expect("stat");
+    assert_eq!((meta.uid(), meta.gid()), (7, 8));
+    assert_eq!(meta.permissions().mode() & 0o7777, 0o4640);
+    assert_eq!(root.read(path, 6).expect("read"), b"second");
+    assert!(matches!(root.read(path, 5), Err(Error::TooLong { .. })));
+    assert_eq!(root.list(Path::new("etc")).expect("list"), ["file"]);
+    let long = PathBuf::from("etc").join("x".repeat(255));
+    root.write_atomic(&long, b"y", 0o600, (0, 0))
+        .expect("a name of full length");
+    let bytes = Path::new(OsStr::from_bytes(b"etc/\xff\x01"));
+    root.write_atomic(bytes, b"z", 0o600, (0, 0))
+        .expect("a name that is no text");
+    assert_eq!(root.read(bytes, 1).expect("read"), b"z");
+    run("mkfifo", &["etc/pipe"], temp.path());
+    let error = root
+        .read(Path::new("etc/pipe"), 1)
+        .expect_err("a fifo must not be waited for");
+    assert!(matches!(error, Error::Type { .. }), "{error:?}");
+}
+
+#[test]
+fn a_resolved_path_stays_in_the_root() {
+    let temp = tempfile::tempdir().expect("tempdir");
+    fs::create_dir_all(temp.path().join("srv/home/ann")).expect("mkdir");
+    symlink("/srv/home", temp.path().join("home")).expect("symlink");
+    symlink("../../../../../..", temp.path().join("up")).expect("symlink");
+    let root = Root::open(temp.path()).expect("open");
+    assert_eq!(
+        root.resolve(Path::new("/home/ann")).expect("resolve"),
+        Path::new("srv/home/ann")
+    );
+    assert_eq!(
+        root.resolve(Path::new("up/srv")).expect("resolve"),
+        Path::new("srv")
+    );
+    assert!(
+        root.resolve(Path::new("/nowhere"))
+            .expect_err("missing")
+            .is_missing()
+    );
+}

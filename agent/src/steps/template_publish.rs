@@ -1,0 +1,285 @@
+//! `template.publish`: a staged tree becomes a generation of a template, under the hash of its manifest.
+//!
+//! It never replaces a generation, and takes back only one that it made itself and that nothing uses.
+
+use std::ops::ControlFlow;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use tallybook_events::fact::Fact;
+use tallybook_events::ids::{Generation, Hash, StepIndex};
+use tallybook_events::name::TemplateName;
+use tallybook_events::step::{FailureClass, Seen, StepFailure};
+
+use crate::step::{Context, Done, Step, fail, failure};
+use crate::template::staged::{self, Staged};
+use crate::tree::Root;
+use crate::tree::manifest::{Manifest, build};
+
+/// Publishes a staged tree.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TemplatePublish {
+    /// The template.
+    pub template: TemplateName,
+    /// The generation it becomes.
+    pub generation: Generation,
+    /// The step of this operation that staged it.
+    pub staged: StepIndex,
+    /// What its manifest must hash to, when that is known before.
+    pub expect: Option<Hash>,
+}
+
+/// What was published.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Published {
+    /// The hash of its manifest.
+    pub manifest: Hash,
+    /// Number of entries.
+    pub entries: u64,
+    /// Content in bytes.
+    pub size_bytes: u64,
+}
+
+/// Where those who use a generation leave their marks.
+const USERS: &str = "users";
+/// All that a generation consists of.
+const PUBLISHED: [&str; 4] = [
+    staged::ROOTFS,
+    staged::CONFIG,
+    staged::MANIFEST,
+    staged::MADE_BY,
+];
+
+impl TemplatePublish {
+    fn place(&self, context: &Context<'_>) -> PathBuf {
+        context.layout.generation(&self.template, self.generation)
+    }
+
+    fn done(&self, context: &Context<'_>, changed: bool, output: Published) -> Done<Published> {
+        let fact = present(context, &self.template, self.generation, &output);
+        Done {
+            changed,
+            output,
+            facts: vec![fact],
+        }
+    }
+
+    fn manifest(&self, context: &mut Context<'_>, tree: &Staged) -> Result<Manifest, StepFailure> {
+        let link = &mut *context.link;
+        let manifest = build(tree.root.as_fd(), &mut |hashed| {
+            link.progress("hashing the tree", hashed.done, hashed.total);
+            if link.stop_requested() {
+                return ControlFlow::Break(());
+            }
+            ControlFlow::Continue(())
+        })
+        .map_err(|error| error.failure(tree.root.label()))?;
+        let id = manifest.id();
+        match self.expect {
+            Some(expected) if expected != id => Err(StepFailure {
+                hint: Some("roll the operation back and run it again".to_owned()),
+                ..fail(
+                    FailureClass::Verification,
+                    format!(
+                        "the tree staged for template {} generation {} hashes to {id}, not to {expected}",
+                        self.template, self.generation
+                    ),
+                )
+            }),
+            Some(_) | None => Ok(manifest),
+        }
+    }
+
+    /// Removes what only the operation needed, from a directory that is about to be published.
+    fn tidy(dir: &Path) -> Result<(), StepFailure> {
+        let root = Root::open(dir).map_err(|error| error.failure(dir))?;
+        let names = root
+            .list(Path::new(""))
+            .map_err(|error| error.failure(dir))?;
+        for name in names {
+            if !PUBLISHED.iter().any(|kept| name == *kept) {
+                root.remove_dir_all(Path::new(&name))
+                    .map_err(|error| error.failure(dir))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Step for TemplatePublish {
+    const KIND: &'static str = "template.publish";
+    type Output = Published;
+
+    fn summary(&self) -> String {
+        format!(
+            "publish template {} generation {}",
+            self.template, self.generation
+        )
+    }
+
+    fn probe(&self, context: &mut Context<'_>) -> Result<Seen, StepFailure> {
+        let place = self.place(context);
+        if !place.exists() {
+            return Ok(Seen::Absent);
+        }
+        if !staged::is_marked(&place, context.origin)? {
+            return Ok(Seen::Conflict {
+                what: format!("{} is there and was not made by this step", place.display()),
+            });
+        }
+        let output = described(&place)?;
+        match self.expect {
+            Some(expected) if expected != output.manifest => Ok(Seen::Conflict {
+                what: format!("{} holds manifest {}", place.display(), output.manifest),
+            }),
+            Some(_) | None => self.done(context, false, output).seen(),
+        }
+    }
+
+    fn forward(&self, context: &mut Context<'_>) -> Result<Done<Published>, StepFailure> {
+        let place = self.place(context);
+        if place.exists() {
+            if !staged::is_marked(&place, context.origin)? {
+                return Err(StepFailure {
+                    hint: Some("choose the next generation".to_owned()),
+                    ..fail(
+                        FailureClass::Exists,
+                        format!(
+                            "template {} has a generation {} on {} that this step did not make",
+                            self.template, self.generation, context.host
+                        ),
+                    )
+                });
+            }
+            let output = described(&place)?;
+            return Ok(self.done(context, false, output));
+        }
+        let tree = Staged::open(context, self.staged)?;
+        let manifest = self.manifest(context, &tree)?;
+        let output = Published {
+            manifest: manifest.id(),
+            entries: manifest.entries().len() as u64,
+            size_bytes: manifest.content_len(),
+        };
+        staged::write(&tree.dir, staged::MANIFEST, &manifest.encode())?;
+        staged::mark(&tree.dir, context.origin)?;
+        Self::tidy(&tree.dir)?;
+        staged::make_dirs(&context.layout.template(&self.template))?;
+        super::tree_stage::sync_file_system(&tree.dir)?;
+        // Crash boundary: with this name the generation is whole, verified and durable; before, it is not there.
+        staged::rename(&tree.dir, &place)?;
+        Ok(self.done(context, true, output))
+    }
+
+    fn undo(
+        &self,
+        context: &mut Context<'_>,
+        _output: Option<Published>,
+    ) -> Result<Done<()>, StepFailure> {
+        let place = self.place(context);
+        let gone = || Fact::TemplateAbsent {
+            host: context.host.clone(),
+            template: self.template.clone(),
+            generation: self.generation,
+        };
+        let doomed = doomed(&place);
+        let mut changed = false;
+        if place.exists() {
+            if !staged::is_marked(&place, context.origin)? {
+                return Ok(Done {
+                    changed: false,
+                    output: (),
+                    facts: Vec::new(),
+                });
+            }
+            refuse_used(&place, &self.template, self.generation)?;
+            // Crash boundary: away from its name first, so that a half-removed tree is no generation.
+            staged::remove(&doomed)?;
+            staged::rename(&place, &doomed)?;
+            changed = true;
+        }
+        let facts = vec![gone()];
+        changed |= staged::remove(&doomed)?;
+        Ok(Done {
+            changed,
+            output: (),
+            facts,
+        })
+    }
+}
+
+/// Where a generation is while it is removed. Only generations that a step may remove get there.
+fn doomed(place: &Path) -> PathBuf {
+    let name = place.file_name().unwrap_or_default().to_string_lossy();
+    place.with_file_name(format!(".removing-{name}"))
+}
+
+/// The fact that a generation is there.
+pub(super) fn present(
+    context: &Context<'_>,
+    template: &TemplateName,
+    generation: Generation,
+    output: &Published,
+) -> Fact {
+    Fact::TemplatePresent {
+        host: context.host.clone(),
+        template: template.clone(),
+        generation,
+        manifest: output.manifest,
+        entries: output.entries,
+        size_bytes: output.size_bytes,
+    }
+}
+
+/// What a generation's manifest says of it.
+///
+/// # Errors
+/// When there is none, or it can't be read.
+pub(super) fn described(place: &Path) -> Result<Published, StepFailure> {
+    let root = Root::open(place).map_err(|error| error.failure(place))?;
+    let len_max = usize::try_from(crate::tree::manifest::LEN_MAX).unwrap_or(usize::MAX);
+    let bytes = root
+        .read(Path::new(staged::MANIFEST), len_max)
+        .map_err(|error| error.failure(place))?;
+    let manifest =
+        Manifest::decode(&bytes).map_err(|error| failure(FailureClass::Verification, &error))?;
+    Ok(Published {
+        manifest: manifest.id(),
+        entries: manifest.entries().len() as u64,
+        size_bytes: manifest.content_len(),
+    })
+}
+
+/// Refuses to take away a generation that containers stand on.
+pub(super) fn refuse_used(
+    place: &Path,
+    template: &TemplateName,
+    generation: Generation,
+) -> Result<(), StepFailure> {
+    let root = Root::open(place).map_err(|error| error.failure(place))?;
+    let users = match root.list(Path::new(USERS)) {
+        Err(error) if error.is_missing() => return Ok(()),
+        other => other.map_err(|error| error.failure(place))?,
+    };
+    if users.is_empty() {
+        return Ok(());
+    }
+    let names: Vec<String> = users
+        .iter()
+        .map(|name| name.to_string_lossy().into_owned())
+        .collect();
+    Err(StepFailure {
+        hint: Some(format!(
+            "destroy these containers first: {}",
+            names.join(", ")
+        )),
+        ..fail(
+            FailureClass::Exists,
+            format!(
+                "template {template} generation {generation} is in use by {}",
+                names.join(", ")
+            ),
+        )
+    })
+}

@@ -1,0 +1,421 @@
+//! A template from a container to retirement, step by step, with every step repeated, probed and taken back.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use tallybook_events::codec;
+use tallybook_events::fact::Fact;
+use tallybook_events::ids::{Attempt, Blob, Generation, Hash, LogId, OperationId, StepIndex};
+use tallybook_events::name::{ContainerName, HostName, TemplateName};
+use tallybook_events::step::{Captured, FailureClass, Seen, StepDone, StepFailure, StepKey};
+
+use super::find;
+use super::template_publish::{Published, TemplatePublish};
+use super::template_retire::TemplateRetire;
+use super::template_scan::TemplateScan;
+use super::template_scrub::{Scrubbed, TemplateScrub};
+use super::tree_stage::{Staged, TreeStage};
+use crate::layout::Layout;
+use crate::step::{Context, Ended, Link, Program, Step, fail, params};
+use crate::template::Source;
+
+/// A host where LXC says one state of every container.
+struct Lxc {
+    state: &'static str,
+    stop: bool,
+}
+
+impl Link for Lxc {
+    fn run(&mut self, program: &Program) -> Result<Ended, StepFailure> {
+        assert_eq!(program.argv[0], "lxc-info");
+        Ok(Ended {
+            exit: Some(0),
+            stdout: format!("{}\n", self.state).into_bytes(),
+            stderr: Vec::new(),
+        })
+    }
+
+    fn progress(&mut self, _: &str, _: u64, _: u64) {}
+
+    fn stop_requested(&mut self) -> bool {
+        self.stop
+    }
+
+    fn send_peer(&mut self, _: Vec<u8>) -> Result<(), StepFailure> {
+        Err(fail(FailureClass::Peer, "no peer"))
+    }
+
+    fn receive_peer(&mut self) -> Result<Vec<u8>, StepFailure> {
+        Err(fail(FailureClass::Peer, "no peer"))
+    }
+
+    fn take_captured(&mut self) -> Vec<Captured> {
+        Vec::new()
+    }
+}
+
+struct Host {
+    temp: tempfile::TempDir,
+    layout: Layout,
+    lxc: Lxc,
+    operation: OperationId,
+}
+
+impl Host {
+    fn new() -> Self {
+        let temp = tempfile::tempdir().expect("tempdir");
+        let layout = Layout::below(temp.path());
+        let home = layout.lxc.join("web-1");
+        fs::create_dir_all(home.join("rootfs/etc/ssh")).expect("mkdir");
+        let rootfs = home.join("rootfs");
+        fs::write(rootfs.join("etc/hostname"), "web-1\n").expect("write");
+        fs::write(
+            rootfs.join("etc/machine-id"),
+            "0123456789abcdef0123456789abcdef\n",
+        )
+        .expect("write");
+        fs::write(rootfs.join("etc/ssh/ssh_host_rsa_key"), "key\n").expect("write");
+        fs::write(rootfs.join("etc/kept"), "content\n").expect("write");
+        let config = format!(
+            "lxc.arch = amd64\nlxc.net.0.hwaddr = 00:16:3e:01:02:03\nlxc.uts.name = web-1\nlxc.rootfs.path = dir:{}\n",
+            rootfs.display()
+        );
+        fs::write(home.join("config"), config).expect("write");
+        Host {
+            temp,
+            layout,
+            lxc: Lxc {
+                state: "STOPPED",
+                stop: false,
+            },
+            operation: OperationId::new(1, [1; 10]),
+        }
+    }
+
+    /// Calls one function of a step as the agent does: by its row, with encoded parameters.
+    fn with<S: Step, T>(
+        &mut self,
+        index: u32,
+        step: &S,
+        call: impl FnOnce(&crate::step::StepKind, &Blob, &mut Context<'_>) -> T,
+    ) -> T {
+        let host = HostName::new("host1").expect("name");
+        let (outputs, index) = (BTreeMap::new(), StepIndex(index));
+        let mut context = Context {
+            host: &host,
+            layout: &self.layout,
+            key: StepKey {
+                log: LogId::new(1, [2; 10]),
+                operation: self.operation,
+                step: index,
+                attempt: Attempt(1),
+            },
+            origin: (self.operation, index),
+            outputs: &outputs,
+            link: &mut self.lxc,
+        };
+        call(
+            find(S::KIND).expect("a row"),
+            &params(step).expect("params"),
+            &mut context,
+        )
+    }
+
+    fn forward<S: Step>(&mut self, index: u32, step: &S) -> Result<StepDone, StepFailure> {
+        self.with(index, step, |row, params, context| {
+            (row.forward)(params, context)
+        })
+    }
+
+    fn undo<S: Step>(&mut self, index: u32, step: &S) -> Result<StepDone, StepFailure> {
+        self.with(index, step, |row, params, context| {
+            (row.undo)(params, context, None)
+        })
+    }
+
+    fn probe<S: Step>(&mut self, index: u32, step: &S) -> Seen {
+        self.with(index, step, |row, params, context| {
+            (row.probe)(params, context)
+        })
+        .expect("probe")
+    }
+
+    fn staging(&self) -> std::path::PathBuf {
+        self.layout.staging(self.operation, StepIndex(0))
+    }
+
+    /// Stage and scrub, as a plan would.
+    fn scrubbed(&mut self) {
+        self.forward(0, &stage()).expect("stage");
+        self.forward(1, &scrub(&[])).expect("scrub");
+    }
+}
+
+fn stage() -> TreeStage {
+    TreeStage {
+        container: ContainerName::new("web-1").expect("name"),
+    }
+}
+
+fn source() -> Source {
+    Source {
+        names: vec!["web-1".to_owned()],
+        ..Source::default()
+    }
+}
+
+fn scrub(keep: &[&str]) -> TemplateScrub {
+    TemplateScrub {
+        staged: StepIndex(0),
+        keep: keep.iter().map(|name| (*name).to_owned()).collect(),
+        source: source(),
+    }
+}
+
+fn scan() -> TemplateScan {
+    TemplateScan {
+        staged: StepIndex(0),
+        source: source(),
+        allow: Vec::new(),
+    }
+}
+
+fn publish(generation: u32) -> TemplatePublish {
+    TemplatePublish {
+        template: TemplateName::new("base").expect("name"),
+        generation: Generation(generation),
+        staged: StepIndex(0),
+        expect: None,
+    }
+}
+
+fn retire(generation: u32) -> TemplateRetire {
+    TemplateRetire {
+        template: TemplateName::new("base").expect("name"),
+        generation: Generation(generation),
+    }
+}
+
+fn output<T: serde::de::DeserializeOwned>(done: &StepDone) -> T {
+    codec::decode(&done.output.0).expect("output")
+}
+
+#[test]
+fn a_container_becomes_a_template_and_the_container_stays_as_it_was() {
+    let mut host = Host::new();
+    assert_eq!(host.probe(0, &stage()), Seen::Absent);
+    let staged = host.forward(0, &stage()).expect("stage");
+    assert_eq!(output::<Staged>(&staged).entries, 7);
+    assert!(matches!(host.probe(0, &stage()), Seen::Done(_)));
+    assert!(!host.forward(0, &stage()).expect("again").changed);
+    let scrubbed = host.forward(1, &scrub(&[])).expect("scrub");
+    let reports = output::<Scrubbed>(&scrubbed).reports;
+    assert!(
+        reports
+            .iter()
+            .any(|report| report.operation == "ssh-host-keys"),
+        "{reports:?}"
+    );
+    assert!(
+        reports
+            .iter()
+            .any(|report| report.operation == "lxc-config"),
+        "{reports:?}"
+    );
+    assert_eq!(
+        host.probe(1, &scrub(&[])),
+        Seen::Done(StepDone {
+            changed: false,
+            ..scrubbed
+        })
+    );
+    host.forward(2, &scan()).expect("scan");
+    let published = host.forward(3, &publish(1)).expect("publish");
+    let place = host.layout.generation(&publish(1).template, Generation(1));
+    let mut names: Vec<_> = fs::read_dir(&place)
+        .expect("list")
+        .map(|e| e.expect("entry").file_name())
+        .collect();
+    names.sort();
+    assert_eq!(names, ["config", "made-by", "manifest", "rootfs"]);
+    assert_eq!(
+        fs::read_to_string(place.join("config")).expect("config"),
+        "lxc.arch = amd64\n"
+    );
+    assert_eq!(
+        fs::read_to_string(place.join("rootfs/etc/machine-id")).expect("id"),
+        ""
+    );
+    assert!(!host.staging().exists());
+    let Fact::TemplatePresent { manifest, .. } = &published.facts[0] else {
+        panic!("{:?}", published.facts)
+    };
+    assert_eq!(*manifest, output::<Published>(&published).manifest);
+    let again = host.forward(3, &publish(1)).expect("again");
+    assert_eq!(
+        again,
+        StepDone {
+            changed: false,
+            ..published.clone()
+        }
+    );
+    assert_eq!(host.probe(3, &publish(1)), Seen::Done(again));
+    let home = host.layout.lxc.join("web-1/rootfs");
+    assert_eq!(
+        fs::read_to_string(home.join("etc/hostname")).expect("source"),
+        "web-1\n"
+    );
+    assert!(home.join("etc/ssh/ssh_host_rsa_key").exists());
+
+    let retired = host.forward(4, &retire(1)).expect("retire");
+    assert!(matches!(retired.facts[0], Fact::TemplateAbsent { .. }) && !place.exists());
+    assert!(matches!(host.probe(4, &retire(1)), Seen::Done(_)));
+    let back = host.undo(4, &retire(1)).expect("give it back");
+    assert_eq!(back.facts, published.facts);
+    assert!(!host.undo(4, &retire(1)).expect("again").changed);
+    assert_eq!(host.probe(4, &retire(1)), Seen::Absent);
+    let undone = host.undo(3, &publish(1)).expect("undo");
+    assert!(undone.changed && !place.exists());
+    assert!(!host.undo(3, &publish(1)).expect("again").changed);
+}
+
+#[test]
+fn a_running_container_is_not_copied() {
+    let mut host = Host::new();
+    host.lxc.state = "RUNNING";
+    let failed = host.forward(0, &stage()).expect_err("running");
+    assert!(
+        failed.message.contains("RUNNING") && failed.hint.is_some(),
+        "{failed:?}"
+    );
+    assert!(!host.staging().exists());
+    host.lxc.state = "FROZEN";
+    host.forward(0, &stage()).expect("frozen");
+    assert!(host.undo(0, &stage()).expect("undo").changed && !host.staging().exists());
+    assert!(!host.undo(0, &stage()).expect("again").changed);
+}
+
+#[test]
+fn a_cut_copy_is_partial_and_made_again_from_scratch() {
+    let mut host = Host::new();
+    let partial = host.staging().join("rootfs.partial");
+    fs::create_dir_all(&partial).expect("mkdir");
+    fs::write(partial.join("left-over"), "x").expect("write");
+    assert!(matches!(host.probe(0, &stage()), Seen::Partial { .. }));
+    host.forward(0, &stage()).expect("stage");
+    assert!(!host.staging().join("rootfs/left-over").exists() && !partial.exists());
+}
+
+#[test]
+fn an_overlay_is_flattened() {
+    let mut host = Host::new();
+    let home = host.layout.lxc.join("web-1");
+    fs::create_dir_all(home.join("delta/etc")).expect("mkdir");
+    fs::write(home.join("delta/etc/kept"), "changed\n").expect("write");
+    let whiteout = Command::new("mknod")
+        .args(["delta/etc/hostname", "c", "0", "0"])
+        .current_dir(&home)
+        .status();
+    assert!(whiteout.expect("mknod").success());
+    let config = format!(
+        "lxc.rootfs.path = overlay:{0}/rootfs:{0}/delta\n",
+        home.display()
+    );
+    fs::write(home.join("config"), config).expect("write");
+    let staged = host.forward(0, &stage()).expect("stage");
+    assert_eq!(output::<Staged>(&staged).layers, 2);
+    let rootfs = host.staging().join("rootfs");
+    assert_eq!(
+        fs::read_to_string(rootfs.join("etc/kept")).expect("read"),
+        "changed\n"
+    );
+    assert!(fs::symlink_metadata(rootfs.join("etc/hostname")).is_err());
+    assert!(rootfs.join("etc/ssh/ssh_host_rsa_key").exists());
+}
+
+#[test]
+fn a_leak_stops_publication_and_the_secret_is_not_told() {
+    let mut host = Host::new();
+    host.forward(0, &stage()).expect("stage");
+    let unknown = host.forward(1, &scrub(&["nonsense"])).expect_err("unknown");
+    assert!(unknown.message.contains("nonsense"), "{unknown:?}");
+    host.forward(1, &scrub(&["machine-id"])).expect("scrub");
+    let failed = host.forward(2, &scan()).expect_err("leak");
+    assert_eq!(failed.class, FailureClass::Verification);
+    assert!(
+        failed.message.contains("/etc/machine-id") && failed.hint.is_some(),
+        "{failed:?}"
+    );
+    assert!(!failed.message.contains("0123456789abcdef"), "{failed:?}");
+    let allowed = TemplateScan {
+        allow: vec!["machine-id:/etc/machine-id".to_owned()],
+        ..scan()
+    };
+    host.forward(2, &allowed).expect("allowed");
+}
+
+#[test]
+fn the_config_of_the_source_tells_the_scan_what_to_look_for() {
+    let mut host = Host::new();
+    let note = host.layout.lxc.join("web-1/rootfs/etc/note");
+    fs::write(note, "mac is 00:16:3E:01:02:03.").expect("write");
+    host.scrubbed();
+    let failed = host.forward(2, &scan()).expect_err("leak");
+    assert!(failed.message.contains("/etc/note (mac"), "{failed:?}");
+}
+
+#[test]
+fn a_generation_is_never_replaced_and_never_removed_by_others_or_while_used() {
+    let mut host = Host::new();
+    host.scrubbed();
+    let wrong = TemplatePublish {
+        expect: Some(Hash([7; 32])),
+        ..publish(1)
+    };
+    let failed = host.forward(3, &wrong).expect_err("not what was expected");
+    assert_eq!(failed.class, FailureClass::Verification);
+    host.forward(3, &publish(1)).expect("publish");
+    let place = host.layout.generation(&publish(1).template, Generation(1));
+    // Another operation: its steps have the same indices.
+    host.operation = OperationId::new(2, [9; 10]);
+    host.scrubbed();
+    assert!(matches!(host.probe(3, &publish(1)), Seen::Conflict { .. }));
+    assert_eq!(
+        host.forward(3, &publish(1)).expect_err("taken").class,
+        FailureClass::Exists
+    );
+    assert!(!host.undo(3, &publish(1)).expect("not its own").changed);
+    assert!(place.join("rootfs/etc/kept").exists());
+    fs::create_dir_all(place.join("users/web-2")).expect("user");
+    for failed in [host.forward(4, &retire(1)), {
+        host.operation = OperationId::new(1, [1; 10]);
+        host.undo(3, &publish(1))
+    }] {
+        let failed = failed.expect_err("in use");
+        assert_eq!(failed.class, FailureClass::Exists);
+        assert!(failed.message.contains("web-2"), "{failed:?}");
+    }
+    fs::remove_dir(place.join("users/web-2")).expect("user gone");
+    assert!(host.undo(3, &publish(1)).expect("undo").changed);
+    assert!(!place.exists());
+}
+
+#[test]
+fn a_stop_is_heard() {
+    let mut host = Host::new();
+    let etc = host.layout.lxc.join("web-1/rootfs/etc");
+    for n in 0..300 {
+        fs::write(etc.join(format!("f{n}")), "x").expect("write");
+    }
+    host.lxc.stop = true;
+    assert_eq!(
+        host.forward(0, &stage()).expect_err("stopped").class,
+        FailureClass::Interrupted
+    );
+    assert!(!host.staging().join("rootfs").exists());
+    host.lxc.stop = false;
+    host.scrubbed();
+    assert!(Path::new(host.temp.path()).exists());
+}
