@@ -2,16 +2,13 @@
 
 use crate::step::StepKind;
 
-pub mod tree_receive;
-
-/// Every kind of step, in alphabetical order.
-pub const TABLE: &[StepKind] = &[StepKind::of::<tree_receive::TreeReceive>()];
 pub mod template_publish;
 pub mod template_retire;
 pub mod template_scan;
 pub mod template_scrub;
 #[cfg(test)]
 mod template_tests;
+pub mod tree_receive;
 pub mod tree_stage;
 
 /// Every kind of step, in alphabetical order.
@@ -20,6 +17,7 @@ pub const TABLE: &[StepKind] = &[
     StepKind::of::<template_retire::TemplateRetire>(),
     StepKind::of::<template_scan::TemplateScan>(),
     StepKind::of::<template_scrub::TemplateScrub>(),
+    StepKind::of::<tree_receive::TreeReceive>(),
     StepKind::of::<tree_stage::TreeStage>(),
 ];
 
