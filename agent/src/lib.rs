@@ -7,6 +7,6 @@ pub mod layout;
 pub mod protocol;
 pub mod step;
 pub mod steps;
-pub mod transfer;
 pub mod template;
+pub mod transfer;
 pub mod tree;

@@ -4,7 +4,6 @@
 use super::*;
 use crate::transfer::message::{self, FromReceiver, Pack};
 use crate::tree::manifest::{Content, Entry, Extent, Inode, Kind, Node, TreePath, id_of};
-use tallybook_events::ids::Blob;
 
 /// Serves these manifest bytes, and whatever content it has.
 fn lie(bytes: &[u8], content: &[&[u8]]) -> (Hosts, StepFailure) {
