@@ -122,15 +122,15 @@ pub(super) fn share(
         let Some(source) = local::same_file(sources, entry) else {
             continue;
         };
-        match hand.share(&entry.path, content, &source.root) {
-            Ok(true) => {
-                shared.insert(&entry.path);
-            }
-            Ok(false) => break,
-            // The source is gone or not what its manifest says: the line has it, too.
-            Err(error) if error.is_missing() => {}
-            Err(error) => return Err(error.failure(root.label())),
+        // A source that can't be opened, or is a symlink by now, is none: the line has it, too.
+        let Ok(from) = source.root.open_file(entry.path.as_path()) else {
+            continue;
+        };
+        let sharing = hand.share(&entry.path, content, &from);
+        if !sharing.map_err(|e| e.failure(root.label()))? {
+            break;
         }
+        shared.insert(&entry.path);
         alive(link, &mut told)?;
     }
     let whole = |number: &u32| {

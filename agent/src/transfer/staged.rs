@@ -11,9 +11,9 @@ use crate::step::{Link, io_failure};
 use crate::tree::beneath::Root;
 
 /// How much may be written before it is made durable and journalled.
-const UNSYNCED_MAX: u64 = 128 * 1024 * 1024;
+const UNSYNCED_MAX: u64 = 64 * 1024 * 1024;
 /// How long it may take until then.
-const UNSYNCED_TIME: Duration = Duration::from_secs(10);
+const UNSYNCED_TIME: Duration = Duration::from_secs(5);
 
 pub(super) struct Staged<'a> {
     pub(super) root: &'a Root,

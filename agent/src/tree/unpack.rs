@@ -302,19 +302,18 @@ impl<'a> Hand<'a> {
         }
     }
 
-    /// Makes a file that shares the extents of one beneath another root; `false` when the file system can't.
+    /// Makes a file that shares the extents of another; `false` when the file system can't.
     ///
     /// # Errors
-    /// When the source is missing, or something else goes wrong.
+    /// When the file can't be made.
     pub fn share(
         &mut self,
         path: &TreePath,
         content: &Content,
-        source: &Root,
+        from: &File,
     ) -> Result<bool, Error> {
-        let from = source.open_file(path.as_path())?;
         let to = self.file(path, content)?;
-        match rustix::fs::ioctl_ficlone(to, &from) {
+        match rustix::fs::ioctl_ficlone(to, from) {
             Ok(()) => {
                 // A source that has grown since would make this one longer, too.
                 to.set_len(content.size)

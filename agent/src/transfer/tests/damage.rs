@@ -1,6 +1,5 @@
 use super::*;
 use crate::transfer::message::{self, Pack};
-use tallybook_events::ids::Blob;
 
 fn two_files() -> (Hosts, Hash) {
     let hosts = Hosts::new();

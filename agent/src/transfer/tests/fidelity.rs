@@ -259,3 +259,31 @@ fn each_change_to_a_tree_is_one_difference() {
         assert_eq!(verified, found);
     }
 }
+
+#[test]
+fn the_expected_id_can_be_what_another_step_published() {
+    use crate::step::OutputOf;
+    use crate::steps::template_publish::Published;
+    let hosts = Hosts::new();
+    fs::write(hosts.rootfs().join("a"), "content").unwrap();
+    let published = Published {
+        manifest: hosts.seal(),
+        entries: 2,
+        size_bytes: 7,
+    };
+    let output = Blob(tallybook_events::codec::encode(&published).unwrap());
+    let outputs = BTreeMap::from([(StepIndex(2), output)]);
+    let mut step = step(Hash::ZERO);
+    step.expect = Expect::Output(OutputOf::step(StepIndex(2)));
+    let params = crate::step::params(&step).unwrap();
+    let row = crate::steps::find("tree.receive").unwrap();
+    let (mut sender, mut receiver) = links(straight());
+    let done = std::thread::scope(|scope| {
+        scope.spawn(|| serve(&mut sender, &sent_generation(), &hosts.source).unwrap());
+        with_outputs(&hosts.dest, &mut receiver, &outputs, |context| {
+            (row.forward)(&params, context)
+        })
+    });
+    let received: Received = tallybook_events::codec::decode(&done.unwrap().output.0).unwrap();
+    assert_eq!(received.manifest, published.manifest);
+}

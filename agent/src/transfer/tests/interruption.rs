@@ -171,3 +171,46 @@ fn a_stranger_in_the_staging_directory_is_left_alone() {
         Seen::Conflict { .. }
     ));
 }
+
+/// As after a power cut between writing content and journalling it.
+#[test]
+fn what_is_not_in_the_journal_is_sent_again_and_written_over() {
+    let hosts = Hosts::new();
+    fill(&hosts.rootfs());
+    let expect = hosts.seal();
+    hosts
+        .transfer_bent(expect, cut_at(4, Cut::Before))
+        .0
+        .1
+        .unwrap_err();
+    let journal = hosts.staging().join("received");
+    let bytes = fs::read(&journal).unwrap();
+    fs::write(&journal, &bytes[..bytes.len() - 1]).unwrap();
+    let some = hosts.transfer_bent(expect, cut_at(0, Cut::Before)).0.1;
+    some.unwrap_err();
+    fs::write(&journal, &bytes[..40]).unwrap();
+    let large = hosts.received().join("large");
+    fs::write(&large, noise(77, 6 * 1024 * 1024)).unwrap();
+    let received = hosts.transfer(expect).1.unwrap();
+    assert_eq!(received.resumed_pieces, 0);
+    assert_eq!(observed(&hosts.rootfs()), observed(&hosts.received()));
+}
+
+#[test]
+fn a_stop_keeps_what_had_come() {
+    let hosts = Hosts::new();
+    fill(&hosts.rootfs());
+    let expect = hosts.seal();
+    let (mut sender, mut receiver) = links(straight());
+    receiver.stop_when_receiving = true;
+    let (sent, received) = std::thread::scope(|scope| {
+        let sending = scope.spawn(|| serve(&mut sender, &sent_generation(), &hosts.source));
+        let received = forward(&step(expect), &hosts.dest, &mut receiver);
+        (sending.join().unwrap(), received)
+    });
+    assert_eq!(received.unwrap_err().class, FailureClass::Interrupted);
+    assert_eq!(sent.unwrap_err().class, FailureClass::Peer);
+    let received = hosts.transfer(expect).1.unwrap();
+    assert!(received.resumed_pieces > 0);
+    assert_eq!(observed(&hosts.rootfs()), observed(&hosts.received()));
+}

@@ -1,6 +1,5 @@
 use proptest::collection::vec;
 use proptest::prelude::*;
-use tallybook_events::ids::Blob;
 
 use super::*;
 use crate::transfer::message::{FromReceiver, Pack, decode, encode};

@@ -15,7 +15,7 @@ use std::process::Command;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
-use tallybook_events::ids::{Attempt, Generation, Hash, LogId, OperationId, StepIndex};
+use tallybook_events::ids::{Attempt, Blob, Generation, Hash, LogId, OperationId, StepIndex};
 use tallybook_events::name::{HostName, TemplateName};
 use tallybook_events::step::{Captured, FailureClass, Seen, StepFailure, StepKey};
 
@@ -48,6 +48,8 @@ struct ChannelLink {
     /// The lengths of the frames this end sent.
     sent: Vec<usize>,
     progress: Vec<(String, u64, u64)>,
+    /// Whether a stop is asked for once content is being received.
+    stop_when_receiving: bool,
 }
 
 fn lost() -> StepFailure {
@@ -67,7 +69,7 @@ impl Link for ChannelLink {
     }
 
     fn stop_requested(&mut self) -> bool {
-        false
+        self.stop_when_receiving && self.progress.iter().any(|told| told.0 == "receiving")
     }
 
     fn send_peer(&mut self, bytes: Vec<u8>) -> Result<(), StepFailure> {
@@ -109,6 +111,7 @@ fn links(sender_bend: Bend) -> (ChannelLink, ChannelLink) {
         bend,
         sent: Vec::new(),
         progress: Vec::new(),
+        stop_when_receiving: false,
     };
     (
         link(to_receiver, from_receiver, sender_bend),
@@ -199,6 +202,15 @@ fn with_context<T>(
     link: &mut dyn Link,
     act: impl FnOnce(&mut Context<'_>) -> T,
 ) -> T {
+    with_outputs(layout, link, &BTreeMap::new(), act)
+}
+
+fn with_outputs<T>(
+    layout: &Layout,
+    link: &mut dyn Link,
+    outputs: &BTreeMap<StepIndex, Blob>,
+    act: impl FnOnce(&mut Context<'_>) -> T,
+) -> T {
     let host = HostName::new("dest").unwrap();
     act(&mut Context {
         host: &host,
@@ -210,7 +222,7 @@ fn with_context<T>(
             attempt: Attempt(1),
         },
         origin: (OPERATION, STEP),
-        outputs: &BTreeMap::new(),
+        outputs,
         link,
     })
 }
