@@ -30,7 +30,6 @@ mod template_tests;
 pub mod trash_purge;
 pub mod tree_receive;
 pub mod tree_seal;
-pub mod tree_receive;
 pub mod tree_stage;
 
 use crate::step::StepKind;
@@ -67,7 +66,6 @@ pub const TABLE: &[StepKind] = &[
     StepKind::of::<trash_purge::TrashPurge>(),
     StepKind::of::<tree_receive::TreeReceive>(),
     StepKind::of::<tree_seal::TreeSeal>(),
-    StepKind::of::<tree_receive::TreeReceive>(),
     StepKind::of::<tree_stage::TreeStage>(),
 ];
 
