@@ -3,6 +3,7 @@
 //! Effects on the world happen here and only in `journal`, `store`, `host`, `transfer` and the clock; what is to be
 //! done is decided by `tallybook-replay` from the events.
 
+pub mod cli;
 pub mod clock;
 pub mod cloud;
 pub mod engine;
@@ -11,4 +12,9 @@ pub mod identity;
 pub mod journal;
 pub mod log;
 pub mod plan;
+pub mod cloud_log;
+pub mod identity;
+pub mod journal;
+pub mod log;
+pub mod render;
 pub mod store;

@@ -1,0 +1,310 @@
+//! Any error as people and programs see it: what happened, because of what, and what to do next.
+//!
+//! Every error has an exit code here; none is printed anywhere else.
+
+use std::path::PathBuf;
+
+use serde::Serialize;
+use tallybook_events::ids::Seq;
+
+use super::exit::Exit;
+use crate::cloud::{Diagnostics, allocate};
+use crate::log::Refusal;
+use crate::render::{count, plain};
+use crate::{cloud_log, journal, log};
+
+/// Why a command failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The log.
+    #[error(transparent)]
+    Log(#[from] log::Error),
+    /// The inventory and the log together.
+    #[error(transparent)]
+    CloudLog(#[from] cloud_log::Error),
+    /// The inventory can't be compiled.
+    #[error("the inventory can't be compiled")]
+    Compile(#[from] allocate::Error),
+    /// The inventory is wrong.
+    #[error("{} has {}", path.display(), count(diagnostics.as_slice().len(), "mistake"))]
+    Inventory {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        diagnostics: Diagnostics,
+    },
+    /// `--limit` is wrong.
+    #[error("--limit can't be used")]
+    Limit(Diagnostics),
+    /// The inventory's file can't be read.
+    #[error("can't read the inventory {}", path.display())]
+    InventoryFile {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// There is no inventory in any of the usual places.
+    #[error("there is no inventory: neither {} is there", list(.0))]
+    NoInventory(Vec<PathBuf>),
+    /// Nothing of that name.
+    #[error("there is no {what} {name:?}{}", place.as_deref().map(|place| format!(" {place}")).unwrap_or_default())]
+    Unknown {
+        /// What it should be: `container`, `host`, ….
+        what: &'static str,
+        /// The name as given.
+        name: String,
+        /// Where it was looked for: `in the log`, `on cn1`.
+        place: Option<String>,
+        /// The nearest name that is there.
+        nearest: Option<String>,
+        /// What else to do.
+        hint: Option<&'static str>,
+    },
+    /// Several things of that name.
+    #[error("{name:?} may mean any of {}", candidates.join(", "))]
+    Ambiguous {
+        /// The name as given.
+        name: String,
+        /// What it may mean, as each would be named.
+        candidates: Vec<String>,
+    },
+    /// No event there.
+    #[error("there is no event {seq}: the log ends at event {head}")]
+    NoEvent {
+        /// The position.
+        seq: Seq,
+        /// The newest event.
+        head: Seq,
+    },
+    /// Standard output can't be written.
+    #[error("can't write to standard output")]
+    Output(#[from] std::io::Error),
+    /// The program can't start its own machinery.
+    #[error("can't start")]
+    Start(#[source] std::io::Error),
+}
+
+impl Error {
+    /// The exit code.
+    pub fn exit(&self) -> Exit {
+        match self {
+            Error::Log(error) => log_exit(error),
+            Error::CloudLog(error) => match error {
+                cloud_log::Error::Log(error) => log_exit(error),
+                cloud_log::Error::Compile(_) | cloud_log::Error::TooLarge { .. } => Exit::Usage,
+                cloud_log::Error::Event(_) => Exit::Failed,
+                cloud_log::Error::InventoryReplaced { .. } | cloud_log::Error::Contended(_) => {
+                    Exit::Locked
+                }
+            },
+            Error::Compile(_)
+            | Error::Inventory { .. }
+            | Error::Limit(_)
+            | Error::InventoryFile { .. }
+            | Error::NoInventory(_)
+            | Error::Ambiguous { .. } => Exit::Usage,
+            Error::Unknown { .. } | Error::NoEvent { .. } => Exit::Missing,
+            Error::Output(error) | Error::Start(error) => io_exit(error),
+        }
+    }
+
+    /// What to do next, where that is known.
+    fn hint(&self) -> Option<String> {
+        match self {
+            Error::Log(error) | Error::CloudLog(cloud_log::Error::Log(error)) => log_hint(error),
+            Error::CloudLog(cloud_log::Error::Contended(_)) => {
+                Some("try again when less is going on".to_owned())
+            }
+            Error::CloudLog(cloud_log::Error::InventoryReplaced { .. }) => {
+                Some("agree on one inventory, then try again".to_owned())
+            }
+            Error::CloudLog(cloud_log::Error::Compile(_)) | Error::Compile(_) => Some(
+                "change the inventory; `tallybook cloud show` shows what is recorded".to_owned(),
+            ),
+            Error::NoInventory(_) => Some(
+                "write one (docs/CLOUD.md), or name it with --inventory or TALLYBOOK_INVENTORY"
+                    .to_owned(),
+            ),
+            Error::InventoryFile { .. } => {
+                Some("--inventory or TALLYBOOK_INVENTORY names another file".to_owned())
+            }
+            Error::Unknown { nearest, hint, .. } => nearest
+                .as_ref()
+                .map(|nearest| format!("did you mean {nearest:?}?"))
+                .or_else(|| hint.map(str::to_owned)),
+            Error::Ambiguous { .. } => Some("write the one you mean".to_owned()),
+            Error::Limit(_)
+            | Error::Inventory { .. }
+            | Error::NoEvent { .. }
+            | Error::Output(_)
+            | Error::Start(_)
+            | Error::CloudLog(cloud_log::Error::Event(_) | cloud_log::Error::TooLarge { .. }) => {
+                None
+            }
+        }
+    }
+
+    /// What is wrong in detail, a line each.
+    fn details(&self) -> Vec<String> {
+        match self {
+            Error::Inventory { diagnostics, .. } | Error::Limit(diagnostics) => diagnostics
+                .as_slice()
+                .iter()
+                .map(ToString::to_string)
+                .collect(),
+            Error::Compile(error) => error.to_string().lines().map(str::to_owned).collect(),
+            Error::Log(_)
+            | Error::CloudLog(_)
+            | Error::InventoryFile { .. }
+            | Error::NoInventory(_)
+            | Error::Unknown { .. }
+            | Error::Ambiguous { .. }
+            | Error::NoEvent { .. }
+            | Error::Output(_)
+            | Error::Start(_) => Vec::new(),
+        }
+    }
+
+    /// As it is shown.
+    pub fn report(&self) -> Report {
+        let details = self.details();
+        let mut because = Vec::new();
+        let mut source = std::error::Error::source(self).filter(|_| details.is_empty());
+        while let Some(cause) = source {
+            because.push(cause.to_string());
+            source = cause.source();
+        }
+        Report {
+            error: self.to_string(),
+            details,
+            because,
+            hint: self.hint(),
+            exit: self.exit(),
+            code: self.exit().code(),
+        }
+    }
+}
+
+/// An error as it is shown: text on standard error, or with `--format json` this object there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Report {
+    /// What happened.
+    pub error: String,
+    /// What is wrong, one by one, for an inventory or a limit.
+    pub details: Vec<String>,
+    /// Its causes, nearest first.
+    pub because: Vec<String>,
+    /// What to do next.
+    pub hint: Option<String>,
+    /// The exit code's name.
+    pub exit: Exit,
+    /// The exit code.
+    pub code: u8,
+}
+
+impl Report {
+    /// As text: `error: …`, then `  because: …` and `  hint: …`.
+    pub fn text(&self) -> String {
+        let mut lines = Vec::new();
+        let mut add = |label: &str, text: &str| {
+            let mut first = true;
+            for line in text.lines() {
+                let label = if first { label } else { "    " };
+                lines.push(format!("{label}{}", plain(line)));
+                first = false;
+            }
+        };
+        add("error: ", &self.error);
+        self.details.iter().for_each(|line| add("  ", line));
+        self.because
+            .iter()
+            .for_each(|line| add("  because: ", line));
+        self.hint.iter().for_each(|line| add("  hint: ", line));
+        lines.join("\n")
+    }
+}
+
+fn list(paths: &[PathBuf]) -> String {
+    let paths: Vec<String> = paths
+        .iter()
+        .map(|path| path.display().to_string())
+        .collect();
+    paths.join(" nor ")
+}
+
+fn io_exit(error: &std::io::Error) -> Exit {
+    use std::io::ErrorKind;
+    match error.kind() {
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => Exit::DiskFull,
+        _ => Exit::Failed,
+    }
+}
+
+fn log_exit(error: &log::Error) -> Exit {
+    match error {
+        log::Error::Missing(_) => Exit::Missing,
+        log::Error::Directory { source, .. } => match source.kind() {
+            std::io::ErrorKind::NotFound => Exit::Missing,
+            _ => io_exit(source),
+        },
+        log::Error::Journal(error) => match error {
+            journal::Error::Missing(_) => Exit::Missing,
+            journal::Error::Head { .. } | journal::Error::Damaged { .. } => Exit::Verification,
+            journal::Error::Io { .. } if error.is_disk_full() => Exit::DiskFull,
+            journal::Error::Io { .. } | journal::Error::Stopped => Exit::Failed,
+        },
+        log::Error::Refused(refusal) => match refusal {
+            Refusal::Claimed { .. } | Refusal::Changed { .. } | Refusal::ClaimLost(_) => {
+                Exit::Locked
+            }
+            Refusal::Malformed(_) => Exit::Failed,
+        },
+        log::Error::NoHolder(_) => Exit::Locked,
+        log::Error::TailLost { .. } | log::Error::Operation { .. } => Exit::Verification,
+        log::Error::Store(_)
+        | log::Error::Holder(_)
+        | log::Error::Protocol(_)
+        | log::Error::Payload { .. } => Exit::Failed,
+    }
+}
+
+fn log_hint(error: &log::Error) -> Option<String> {
+    Some(match error {
+        log::Error::Missing(_) | log::Error::Journal(journal::Error::Missing(_)) => {
+            "`tallybook cloud refresh` begins one; --store or TALLYBOOK_STORE names another place"
+                .to_owned()
+        }
+        log::Error::Directory { source, .. }
+            if source.kind() == std::io::ErrorKind::PermissionDenied =>
+        {
+            "run it as the user who owns the store, or name another one with --store".to_owned()
+        }
+        log::Error::Refused(Refusal::Claimed { holder, .. }) => format!(
+            "`tallybook op show {0}` shows how it stands",
+            holder.short()
+        ),
+        log::Error::Refused(Refusal::Changed { .. }) => "try again".to_owned(),
+        log::Error::NoHolder(_) => {
+            "find out which process holds the store, and whether it hangs".to_owned()
+        }
+        log::Error::Protocol(_) => {
+            "wait until that process has ended, or use the same version".to_owned()
+        }
+        log::Error::TailLost { .. } => {
+            "do not go on with this log: bring its newest copy back".to_owned()
+        }
+        log::Error::Operation { .. } => "`tallybook verify` says what is wrong".to_owned(),
+        log::Error::Journal(journal::Error::Head { .. }) => {
+            "`tallybook verify` lists all damage".to_owned()
+        }
+        log::Error::Directory { .. }
+        | log::Error::Journal(
+            journal::Error::Io { .. } | journal::Error::Damaged { .. } | journal::Error::Stopped,
+        )
+        | log::Error::Store(_)
+        | log::Error::Refused(Refusal::ClaimLost(_) | Refusal::Malformed(_))
+        | log::Error::Holder(_)
+        | log::Error::Payload { .. } => return None,
+    })
+}

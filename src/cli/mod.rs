@@ -1,0 +1,149 @@
+//! The command line. A file a subcommand: its arguments, what it does, and how its result is shown.
+//!
+//! Nothing is decided here that is not about the command line; results go to standard output, everything else to
+//! standard error. To add a command, write its file and add its `mod` and its row in [`Command`].
+
+mod argument;
+mod cloud;
+mod container;
+mod context;
+mod diff;
+mod error;
+mod exit;
+mod history;
+mod host;
+mod log;
+mod op;
+mod replay;
+mod resolve;
+mod show;
+mod start;
+mod state;
+mod template;
+mod verify;
+mod why;
+
+use std::path::PathBuf;
+
+use clap::{Parser, ValueEnum};
+
+use crate::render::color::Color;
+use crate::render::{Format, Output};
+pub use argument::{ContainerArgument, EntityArgument, OperationArgument};
+pub use context::{Context, Loaded};
+pub use error::{Error, Report};
+pub use exit::Exit;
+pub use start::main;
+
+/// Runs clouds of LXC containers, and keeps a log of every step that can be read, proved and undone.
+#[derive(Debug, Parser)]
+#[command(name = "tallybook", version, max_term_width = 100)]
+#[command(after_help = "Exit codes are listed in docs/EXIT_CODES.md.")]
+struct Cli {
+    #[command(flatten)]
+    options: Options,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// What every command takes.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Options of every command")]
+struct Options {
+    /// The log's directory [default: /var/lib/tallybook/store for root, else
+    /// ~/.local/state/tallybook]
+    #[arg(
+        long,
+        global = true,
+        value_name = "DIR",
+        env = "TALLYBOOK_STORE",
+        hide_env_values = true
+    )]
+    store: Option<PathBuf>,
+    /// The inventory [default: ./cloud.toml, then /etc/tallybook/cloud.toml]
+    #[arg(
+        long,
+        global = true,
+        value_name = "FILE",
+        env = "TALLYBOOK_INVENTORY",
+        hide_env_values = true
+    )]
+    inventory: Option<PathBuf>,
+    /// How results are written
+    #[arg(
+        long,
+        global = true,
+        value_enum,
+        default_value_t,
+        hide_possible_values = true,
+        value_name = "table|json"
+    )]
+    format: Format,
+    /// When to use colours; NO_COLOR is honoured
+    #[arg(
+        long,
+        global = true,
+        value_enum,
+        default_value_t,
+        hide_possible_values = true,
+        value_name = "auto|always|never"
+    )]
+    color: Color,
+    /// Say more on standard error: -v what is done, -vv how. TALLYBOOK_LOG chooses more finely
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    verbose: u8,
+    /// How messages on standard error are written
+    #[arg(
+        long,
+        global = true,
+        value_enum,
+        default_value_t,
+        hide_possible_values = true,
+        value_name = "text|json"
+    )]
+    log_format: LogFormat,
+}
+
+/// How messages on standard error are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+enum LogFormat {
+    /// Lines.
+    #[default]
+    Text,
+    /// A JSON object a line.
+    Json,
+}
+
+/// The commands and the dispatch to each, from one table.
+macro_rules! commands {
+    ($($variant:ident($arguments:ty),)*) => {
+        #[derive(Debug, clap::Subcommand)]
+        enum Command {
+            $($variant($arguments),)*
+        }
+
+        impl Command {
+            async fn run(self, context: &Context, out: &mut Output) -> Result<Exit, Error> {
+                match self {
+                    $(Command::$variant(arguments) => arguments.run(context, out).await,)*
+                }
+            }
+        }
+    };
+}
+pub(crate) use commands;
+
+commands! {
+    Cloud(cloud::Args),
+    Host(host::Args),
+    Container(container::Args),
+    Template(template::Args),
+    Op(op::Args),
+    Log(log::Args),
+    Show(show::Args),
+    State(state::Args),
+    Diff(diff::Args),
+    Why(why::Args),
+    Verify(verify::Args),
+    Replay(replay::Args),
+}

@@ -1,0 +1,26 @@
+//! `tallybook op …`: operations, what they did and where they stand.
+
+mod list;
+mod show;
+
+use super::{Context, Error, Exit, commands};
+use crate::render::Output;
+pub(super) use list::table;
+
+/// Operations: what they did and where they stand
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+impl Args {
+    pub(super) async fn run(self, context: &Context, out: &mut Output) -> Result<Exit, Error> {
+        self.command.run(context, out).await
+    }
+}
+
+commands! {
+    List(list::Args),
+    Show(show::Args),
+}

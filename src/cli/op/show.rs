@@ -1,0 +1,182 @@
+//! `tallybook op show`.
+
+use tallybook_replay::operation::{Operation, OperationStatus, StepStatus};
+
+use super::super::{Context, Error, Exit, OperationArgument, resolve};
+use crate::log::{self, Filter, Open};
+use crate::render::json::OperationWhole;
+use crate::render::{Cell, Column, Format, Ink, Output, Table, plain, plain_lines, summary, time};
+
+/// Show an operation: its steps, what failed, and what to do next
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// The operation: its short id, or how that begins
+    operation: OperationArgument,
+    /// Also show what programs printed
+    #[arg(long)]
+    output: bool,
+}
+
+impl Args {
+    pub(super) async fn run(self, context: &Context, out: &mut Output) -> Result<Exit, Error> {
+        let log = context.open_log(Open::Existing).await?;
+        let state = log.state().await?;
+        let id = resolve::operation(&state, &self.operation)?;
+        let entries = log.entries(&Filter::of_operation(id)).await?;
+        let folded =
+            Operation::fold(id, &entries).map_err(|source| log::Error::Operation { id, source })?;
+        // The state knows it, so both are there.
+        let (Some(folded), Some(known)) = (folded, state.operations.get(&id)) else {
+            return Ok(Exit::Missing);
+        };
+        let whole = OperationWhole::new(&folded, known, &entries);
+        match out.format() {
+            Format::Json => out.json(&whole)?,
+            Format::Table => {
+                show(&folded, &whole, out)?;
+                if self.output {
+                    captured(&whole, out)?;
+                }
+                advice(&whole, out)?;
+            }
+        }
+        Ok(Exit::Ok)
+    }
+}
+
+fn show(operation: &Operation, whole: &OperationWhole, out: &mut Output) -> std::io::Result<()> {
+    let view = &whole.operation;
+    let mut about = Table::new([Column::left("OPERATION"), Column::left("")]);
+    let mut row = |name: &str, cell: Cell| about.row([name.into(), cell]);
+    row("id", Cell::from(&view.id));
+    row("intent", Cell::from(&view.intent));
+    let ink = summary::operation_ink(view.status);
+    row("status", Cell::inked(ink, view.status.label()));
+    if let Some(reason) = &view.reason {
+        row("reason", reason.into());
+    }
+    row("by", Cell::from(&view.by));
+    row("started", Cell::from(&view.first.time));
+    let took = time::took(operation.started_unix_us, operation.last_unix_us);
+    row(
+        "last event",
+        format!("{} (after {took})", view.last.time).into(),
+    );
+    let events = format!(
+        "{} to {}, {} of them",
+        view.first.seq, view.last.seq, view.events
+    );
+    row("events", events.into());
+    row(
+        "inventory",
+        Cell::or_dash(whole.inventory.map(|seq| format!("event {seq}"))),
+    );
+    for claim in &view.claims {
+        let held = if view.status.is_final() {
+            "held"
+        } else {
+            "holds"
+        };
+        row(held, claim.into());
+    }
+    out.table(&about)?;
+    if operation.steps.is_empty() {
+        return Ok(());
+    }
+    out.line("")?;
+    let mut steps = Table::new([
+        Column::right("STEP"),
+        Column::left("STATUS"),
+        Column::right("STARTS"),
+        Column::left("HOST"),
+        Column::left("KIND"),
+        Column::left("WHAT"),
+    ]);
+    for step in &operation.steps {
+        steps.row([
+            step.plan.index.into(),
+            Cell::inked(summary::step_ink(&step.status), step.status.label()),
+            step.attempts.into(),
+            Cell::from(&step.plan.host),
+            Cell::from(&step.plan.kind),
+            Cell::from(&step.plan.summary),
+        ]);
+    }
+    out.table(&steps)?;
+    for step in &operation.steps {
+        let (ink, what, hint) = match &step.status {
+            StepStatus::Failed(failure) => (
+                Ink::Bad,
+                format!(
+                    "step {} failed: {}: {}",
+                    step.plan.index,
+                    summary::class(failure.class),
+                    failure.message
+                ),
+                failure.hint.as_deref(),
+            ),
+            StepStatus::Doubted { why } => (
+                Ink::Open,
+                format!("step {} is in doubt: {why}", step.plan.index),
+                None,
+            ),
+            StepStatus::Pending | StepStatus::Started | StepStatus::Succeeded { .. } => continue,
+        };
+        out.inked(ink, &plain(&what))?;
+        if let Some(hint) = hint {
+            out.line(format!("  hint: {}", plain(hint)))?;
+        }
+    }
+    Ok(())
+}
+
+fn captured(whole: &OperationWhole, out: &mut Output) -> std::io::Result<()> {
+    for captured in &whole.captured {
+        let step = captured.step.map(|step| format!("step {step}: "));
+        let exit = captured.exit.map_or_else(
+            || "ended by a signal".to_owned(),
+            |exit| format!("exit {exit}"),
+        );
+        out.line("")?;
+        out.inked(
+            Ink::Head,
+            &format!(
+                "{}{} ({exit}, event {})",
+                step.unwrap_or_default(),
+                plain(&captured.command),
+                captured.seq
+            ),
+        )?;
+        for line in plain_lines(captured.text.trim_end()) {
+            out.line(format!("  {line}"))?;
+        }
+        if captured.dropped_bytes > 0 {
+            out.line(format!(
+                "  ({} bytes were dropped from the middle)",
+                captured.dropped_bytes
+            ))?;
+        }
+    }
+    Ok(())
+}
+
+/// What to do next.
+fn advice(whole: &OperationWhole, out: &mut Output) -> std::io::Result<()> {
+    let short = &whole.operation.short;
+    let resume = format!("`tallybook op resume {short}` goes on");
+    let back = format!("`tallybook op rollback {short}` takes it back");
+    let advice = match whole.operation.status {
+        OperationStatus::Succeeded | OperationStatus::RolledBack => return Ok(()),
+        OperationStatus::Intended | OperationStatus::Running => {
+            format!("it runs, or was left behind; then {resume}, {back}")
+        }
+        OperationStatus::Interrupted => format!("{resume}, {back}"),
+        OperationStatus::Failed => format!("{resume} where it failed, {back}"),
+        OperationStatus::Stuck => format!("look at the host, then {resume}, or {back}"),
+        OperationStatus::RollingBack => {
+            "another operation is taking it back: `tallybook op list --unfinished`".to_owned()
+        }
+    };
+    out.line("")?;
+    out.line(format!("next: {advice}"))
+}

@@ -1,0 +1,132 @@
+//! Standard output: lines, tables and JSON, for whoever reads it.
+//!
+//! A reader that goes away (`| head`) is not an error: the command goes on in silence and keeps its exit code.
+
+use std::fmt::Display;
+use std::io::{self, BufWriter, ErrorKind, IsTerminal, Write};
+
+use clap::ValueEnum;
+use serde::Serialize;
+
+use super::color::{Color, Ink};
+use super::table::Table;
+
+/// For whom results are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub enum Format {
+    /// Aligned text for people.
+    #[default]
+    Table,
+    /// One JSON document; `log` writes a document a line.
+    Json,
+}
+
+/// Where results go.
+pub struct Output {
+    format: Format,
+    colored: bool,
+    /// Columns of the terminal; `None` when it is none.
+    width: Option<usize>,
+    stream: Box<dyn Write + Send>,
+    closed: bool,
+}
+
+impl Output {
+    /// The process's standard output.
+    pub fn stdout(format: Format, color: Color, no_color: bool) -> Self {
+        let stdout = io::stdout();
+        let width = stdout
+            .is_terminal()
+            .then(|| rustix::termios::tcgetwinsize(&stdout).ok())
+            .flatten()
+            .map(|size| usize::from(size.ws_col))
+            .filter(|columns| *columns > 0);
+        Output {
+            format,
+            colored: color.on(&stdout, no_color),
+            width,
+            stream: Box::new(BufWriter::new(stdout)),
+            closed: false,
+        }
+    }
+
+    /// For whom results are written.
+    pub const fn format(&self) -> Format {
+        self.format
+    }
+
+    /// Whether nobody reads any more.
+    pub const fn is_closed(&self) -> bool {
+        self.closed
+    }
+
+    /// A line of text; the caller has made it safe to show.
+    ///
+    /// # Errors
+    /// When it can't be written, for example to a full disk.
+    pub fn line(&mut self, text: impl Display) -> io::Result<()> {
+        self.write(&format!("{text}\n"))
+    }
+
+    /// A line in an ink.
+    ///
+    /// # Errors
+    /// When it can't be written.
+    pub fn inked(&mut self, ink: Ink, text: &str) -> io::Result<()> {
+        let text = ink.paint(text, self.colored);
+        self.line(text)
+    }
+
+    /// A table; nothing when it has no rows.
+    ///
+    /// # Errors
+    /// When it can't be written.
+    pub fn table(&mut self, table: &Table) -> io::Result<()> {
+        self.write(&table.render(self.width, self.colored))
+    }
+
+    /// A JSON document, indented.
+    ///
+    /// # Errors
+    /// When it can't be written.
+    pub fn json<T: Serialize>(&mut self, document: &T) -> io::Result<()> {
+        let text = serde_json::to_string_pretty(document)?;
+        self.line(text)
+    }
+
+    /// A JSON document on a line.
+    ///
+    /// # Errors
+    /// When it can't be written.
+    pub fn json_line<T: Serialize>(&mut self, document: &T) -> io::Result<()> {
+        let text = serde_json::to_string(document)?;
+        self.line(text)
+    }
+
+    /// Hands on what is held back.
+    ///
+    /// # Errors
+    /// When it can't be written.
+    pub fn flush(&mut self) -> io::Result<()> {
+        let result = self.stream.flush();
+        self.settle(result)
+    }
+
+    fn write(&mut self, text: &str) -> io::Result<()> {
+        if self.closed {
+            return Ok(());
+        }
+        let result = self.stream.write_all(text.as_bytes());
+        self.settle(result)
+    }
+
+    fn settle(&mut self, result: io::Result<()>) -> io::Result<()> {
+        match result {
+            Err(error) if error.kind() == ErrorKind::BrokenPipe => {
+                self.closed = true;
+                Ok(())
+            }
+            other => other,
+        }
+    }
+}

@@ -1,0 +1,237 @@
+//! An event, a fact or an allocation in a few words, for tables. The words may change; programs read JSON.
+
+use tallybook_events::allocation::Allocation;
+use tallybook_events::event::Event;
+use tallybook_events::fact::{Fact, Origin};
+use tallybook_events::step::FailureClass;
+use tallybook_replay::entry::Entry;
+use tallybook_replay::operation::{OperationStatus, StepStatus};
+
+use super::{Ink, bytes, count};
+
+/// What an event says, in a line. The caller makes it safe to show.
+pub fn event(entry: &Entry) -> String {
+    match &entry.event {
+        Event::LogCreated(created) => format!("by tallybook {}", created.tool_version),
+        Event::InventoryRecorded(recorded) => format!(
+            "{} ({}, {})",
+            recorded.path,
+            bytes(recorded.text.0.len() as u64),
+            recorded.hash.short()
+        ),
+        Event::AllocationMade(made) => allocation(&made.allocation),
+        Event::AllocationReleased(released) => allocation(&released.allocation),
+        Event::OperationIntended(intended) => intended.intent.summary(),
+        Event::OperationPlanned(planned) => count(planned.steps.len(), "step"),
+        Event::OperationResumed(_) => "taken up again".to_owned(),
+        Event::OperationInterrupted(interrupted) => interrupted.reason.clone(),
+        Event::OperationSucceeded(succeeded) => format!("{} events", succeeded.events),
+        Event::OperationFailed(failed) => failed.reason.clone(),
+        Event::OperationRolledBack(rolled_back) => format!("by {}", rolled_back.by.short()),
+        Event::OperationStuck(stuck) => stuck.reason.clone(),
+        Event::StepStarted(started) => step(entry, &started.kind),
+        Event::StepSucceeded(succeeded) => {
+            let facts: Vec<String> = succeeded.done.facts.iter().map(fact).collect();
+            let said = match (facts.is_empty(), succeeded.done.changed) {
+                (false, _) => facts.join("; "),
+                (true, true) => "changed".to_owned(),
+                (true, false) => "nothing to change".to_owned(),
+            };
+            step(entry, &said)
+        }
+        Event::StepFailed(failed) => step(
+            entry,
+            &format!(
+                "{}: {}",
+                class(failed.failure.class),
+                failed.failure.message
+            ),
+        ),
+        Event::StepDoubted(doubted) => step(entry, &doubted.why),
+        Event::StepUnstarted(unstarted) => step(entry, &unstarted.why),
+        Event::OutputCaptured(output) => step(
+            entry,
+            &format!(
+                "{} of {}",
+                bytes(output.captured.text.0.len() as u64),
+                output.captured.command
+            ),
+        ),
+        Event::SessionRecorded(session) => format!(
+            "{} ({})",
+            session.argv.join(" "),
+            session.exit.map_or_else(
+                || "no exit status".to_owned(),
+                |exit| format!("exit {exit}")
+            )
+        ),
+        Event::Unknown(payload) if is_erased(&payload.0) => "(redacted)".to_owned(),
+        Event::Unknown(payload) => format!(
+            "(version {} of this kind is not known here; {})",
+            entry.header.kind_version,
+            bytes(payload.0.len() as u64)
+        ),
+    }
+}
+
+/// Whether a payload was overwritten with zeros.
+pub fn is_erased(payload: &[u8]) -> bool {
+    payload.iter().all(|byte| *byte == 0)
+}
+
+fn step(entry: &Entry, said: &str) -> String {
+    match entry.header.step {
+        Some(index) if entry.header.attempt.0 > 1 => {
+            format!("step {index}, start {}: {said}", entry.header.attempt)
+        }
+        Some(index) => format!("step {index}: {said}"),
+        None => said.to_owned(),
+    }
+}
+
+/// An allocation: `10.5.0.9 00:16:3e:00:00:01 ssh 40000→22/tcp`.
+pub fn allocation(allocation: &Allocation) -> String {
+    let mut text = format!("{} {}", allocation.address, allocation.mac);
+    let forwards = forwards(allocation);
+    if !forwards.is_empty() {
+        text.push(' ');
+        text.push_str(&forwards);
+    }
+    text
+}
+
+/// An allocation's ports: `ssh 40000→22/tcp, web 8080→80/tcp`.
+pub fn forwards(allocation: &Allocation) -> String {
+    let forwards: Vec<String> = allocation
+        .forwards
+        .iter()
+        .map(|forward| {
+            format!(
+                "{} {}→{}/{}",
+                forward.name, forward.host_port, forward.container_port, forward.protocol
+            )
+        })
+        .collect();
+    forwards.join(", ")
+}
+
+/// What something was made from: `template base 3`.
+pub fn origin(origin: &Origin) -> String {
+    match origin {
+        Origin::Scratch {
+            distribution,
+            release,
+        } if release.is_empty() => distribution.clone(),
+        Origin::Scratch {
+            distribution,
+            release,
+        } => format!("{distribution} {release}"),
+        Origin::Template {
+            template,
+            generation,
+            manifest: _,
+        } => format!("template {template} {generation}"),
+        Origin::Container { host, container } => format!("container {host}/{container}"),
+    }
+}
+
+/// A fact in a few words, without the host or the container it is about where that can be told from the place.
+pub fn fact(fact: &Fact) -> String {
+    match fact {
+        Fact::HostObserved { host, properties } => {
+            let of = |name: &str| properties.get(name).map_or("?", String::as_str);
+            format!("host {host} runs {}, Linux {}", of("os"), of("kernel"))
+        }
+        Fact::HostInstalled { host } => format!("host {host} is installed"),
+        Fact::HostUninstalled { host } => format!("host {host} is not installed any more"),
+        Fact::HostPrepared {
+            host,
+            bridge,
+            gateway,
+        } => format!("host {host} is prepared: bridge {bridge} {gateway}"),
+        Fact::HostUnprepared { host } => format!("host {host} is not prepared any more"),
+        Fact::ContainerCreated {
+            container,
+            origin: from,
+            backing,
+            ..
+        } => format!("{container} created from {} ({backing})", origin(from)),
+        Fact::ContainerIdentified {
+            container,
+            host_keys,
+            ..
+        } => format!(
+            "{container} has its own identity and {}",
+            count(host_keys.len(), "host key")
+        ),
+        Fact::ContainerStarted { container, .. } => format!("{container} started"),
+        Fact::ContainerAddressed {
+            container, address, ..
+        } => format!("{container} answers at {address}"),
+        Fact::ContainerStopped { container, .. } => format!("{container} stopped"),
+        Fact::ContainerDestroyed { container, .. } => format!("{container} destroyed"),
+        Fact::KeysAuthorized {
+            container, keys, ..
+        } => format!("{container} lets {} in", count(keys.len(), "key")),
+        Fact::Provisioned {
+            container, entry, ..
+        } => format!("{container} ran entry {entry} of its provisioning"),
+        Fact::TemplatePresent {
+            host,
+            template,
+            generation,
+            size_bytes,
+            ..
+        } => format!(
+            "template {template} {generation} is on {host} ({})",
+            bytes(*size_bytes)
+        ),
+        Fact::TemplateAbsent {
+            host,
+            template,
+            generation,
+        } => format!("template {template} {generation} is gone from {host}"),
+    }
+}
+
+/// A class of failure in words.
+pub const fn class(class: FailureClass) -> &'static str {
+    match class {
+        FailureClass::Exists => "in the way",
+        FailureClass::Missing => "missing",
+        FailureClass::DiskFull => "disk full",
+        FailureClass::Permission => "not allowed",
+        FailureClass::Verification => "not what it must be",
+        FailureClass::Command => "command failed",
+        FailureClass::Timeout => "took too long",
+        FailureClass::Host => "host not as it must be",
+        FailureClass::Peer => "the other end failed",
+        FailureClass::Interrupted => "interrupted",
+        FailureClass::Fenced => "fenced",
+        FailureClass::Unknown => "not understood",
+        FailureClass::Other => "failed",
+    }
+}
+
+/// The ink of an operation's status.
+pub const fn operation_ink(status: OperationStatus) -> Ink {
+    match status {
+        OperationStatus::Succeeded => Ink::Good,
+        OperationStatus::Failed | OperationStatus::Stuck => Ink::Bad,
+        OperationStatus::Intended
+        | OperationStatus::Running
+        | OperationStatus::Interrupted
+        | OperationStatus::RollingBack => Ink::Open,
+        OperationStatus::RolledBack => Ink::Faint,
+    }
+}
+
+/// The ink of a step's status.
+pub const fn step_ink(status: &StepStatus) -> Ink {
+    match status {
+        StepStatus::Pending => Ink::Faint,
+        StepStatus::Started | StepStatus::Doubted { .. } => Ink::Open,
+        StepStatus::Succeeded { .. } => Ink::Good,
+        StepStatus::Failed(_) => Ink::Bad,
+    }
+}
