@@ -6,15 +6,12 @@
 pub mod cli;
 pub mod clock;
 pub mod cloud;
+pub mod cloud_log;
 pub mod engine;
 pub mod host;
 pub mod identity;
 pub mod journal;
 pub mod log;
 pub mod plan;
-pub mod cloud_log;
-pub mod identity;
-pub mod journal;
-pub mod log;
 pub mod render;
 pub mod store;
