@@ -194,6 +194,7 @@ impl Runner<'_> {
             .and_then(|()| self.journal.append(&self.receipt(call, Phase::Started)))
             .map_err(|error| receipt_failure(&not_begun, &error))?;
         // Crash boundary: from here on the journal says that it was started.
+        self.line.open_peer();
         self.line.say(&Reply::Started(call.key));
         let phase = match self.carry_out(row, call) {
             Ok(done) => Phase::Succeeded(done),

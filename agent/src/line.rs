@@ -123,7 +123,8 @@ impl Line {
         self.say_within(&reply, SHOW_STALLED);
     }
 
-    /// Lets bytes of a peer in, for one step. `Send` lets them in by itself.
+    /// Lets bytes of a peer in, for one step: before it is told as started, for what the peer says may follow at
+    /// once. `Send` lets them in by itself.
     pub(crate) fn open_peer(&self) {
         self.shared.peer.reopen();
     }

@@ -34,11 +34,8 @@ pub(crate) struct LineLink<'a> {
 }
 
 impl<'a> LineLink<'a> {
-    /// A link of a step.
+    /// A link of a step. Whether a peer is let in was decided before: see [`Line::open_peer`].
     pub(crate) fn new(line: &'a Line, key: Option<StepKey>) -> Self {
-        if key.is_some() {
-            line.open_peer();
-        }
         LineLink {
             line,
             key,
