@@ -12,9 +12,11 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use tallybook_agent::layout::Layout;
-use tallybook_agent::protocol::PROTOCOL;
+use tallybook_agent::protocol::{PROTOCOL, SendSource};
 use tallybook_agent::serve::{Deeds, serve};
-use tallybook_agent::steps;
+use tallybook_agent::step::Link;
+use tallybook_agent::{steps, transfer};
+use tallybook_events::step::StepFailure;
 
 fn main() -> ExitCode {
     let args: Vec<_> = std::env::args_os().skip(1).collect();
@@ -48,11 +50,15 @@ fn converse() -> io::Result<bool> {
     signal_hook::flag::register(signal_hook::consts::SIGHUP, hung_up)?;
     let deeds = Deeds {
         table: steps::TABLE,
-        send: None,
+        send: Some(send),
     };
     let input = own(io::stdin().as_fd())?;
     let output = own(io::stdout().as_fd())?;
     Ok(serve(input, output, &Layout::default(), deeds))
+}
+
+fn send(source: &SendSource, layout: &Layout, link: &mut dyn Link) -> Result<(), StepFailure> {
+    transfer::send::serve(link, source, layout).map(|_sent| ())
 }
 
 /// The stream without the standard library's buffers.

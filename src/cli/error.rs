@@ -5,13 +5,13 @@
 use std::path::PathBuf;
 
 use serde::Serialize;
-use tallybook_events::ids::Seq;
+use tallybook_events::ids::{OperationId, Seq};
 
 use super::exit::Exit;
 use crate::cloud::{Diagnostics, allocate};
 use crate::log::Refusal;
 use crate::render::{count, plain};
-use crate::{cloud_log, journal, log};
+use crate::{cloud_log, engine, journal, log, plan};
 
 /// Why a command failed.
 #[derive(Debug, thiserror::Error)]
@@ -22,6 +22,41 @@ pub enum Error {
     /// The inventory and the log together.
     #[error(transparent)]
     CloudLog(#[from] cloud_log::Error),
+    /// There is no plan.
+    #[error(transparent)]
+    Plan(#[from] plan::Error),
+    /// An operation can't be begun or carried out.
+    #[error(transparent)]
+    Engine(#[from] engine::Error),
+    /// A host can't be reached, or there is no agent to send.
+    #[error(transparent)]
+    Reach(#[from] engine::reach::Error),
+    /// A session could not be held to its end.
+    #[error("the session in {container} failed: {message}")]
+    Session {
+        /// The container.
+        container: String,
+        /// What happened.
+        message: String,
+        /// What to do next.
+        hint: Option<String>,
+    },
+    /// The inventory that an operation ran with is not in the log.
+    #[error("event {0} does not hold the inventory that the operation ran with")]
+    InventoryLost(Seq),
+    /// An undo is not undone.
+    #[error("operation {} is a rollback, which can't be rolled back", .0.short())]
+    RollbackOfRollback(OperationId),
+    /// Something of the operation can't be taken back.
+    #[error("operation {} can't be rolled back: {summary}: {why}", id.short())]
+    Irreversible {
+        /// The operation.
+        id: OperationId,
+        /// The step.
+        summary: String,
+        /// Why not.
+        why: String,
+    },
     /// The inventory can't be compiled.
     #[error("the inventory can't be compiled")]
     Compile(#[from] allocate::Error),
@@ -98,6 +133,18 @@ impl Error {
                     Exit::Locked
                 }
             },
+            Error::Plan(error) => plan_exit(error),
+            Error::Engine(error) => match error {
+                engine::Error::Log(error) => log_exit(error),
+                engine::Error::Missing(_) => Exit::Missing,
+                engine::Error::Final { .. }
+                | engine::Error::Unplanned(_)
+                | engine::Error::Session(_) => Exit::Failed,
+            },
+            Error::Reach(error) => reach_exit(error),
+            Error::Session { .. } => Exit::Failed,
+            Error::InventoryLost(_) => Exit::Verification,
+            Error::RollbackOfRollback(_) | Error::Irreversible { .. } => Exit::Failed,
             Error::Compile(_)
             | Error::Inventory { .. }
             | Error::Limit(_)
@@ -112,7 +159,22 @@ impl Error {
     /// What to do next, where that is known.
     fn hint(&self) -> Option<String> {
         match self {
-            Error::Log(error) | Error::CloudLog(cloud_log::Error::Log(error)) => log_hint(error),
+            Error::Log(error)
+            | Error::CloudLog(cloud_log::Error::Log(error))
+            | Error::Engine(engine::Error::Log(error)) => log_hint(error),
+            Error::Plan(error) => error.hint(),
+            Error::Session { hint, .. } => hint.clone(),
+            Error::Reach(error) => error.hint(),
+            Error::Engine(engine::Error::Missing(_)) => {
+                Some("`tallybook op list --all` shows all".to_owned())
+            }
+            Error::Engine(engine::Error::Unplanned(id) | engine::Error::Session(id)) => {
+                Some(format!("`tallybook op rollback {}` closes it", id.short()))
+            }
+            Error::Engine(engine::Error::Final { id, .. }) | Error::RollbackOfRollback(id) => Some(
+                format!("`tallybook op show {}` shows how it ended", id.short()),
+            ),
+            Error::Irreversible { .. } | Error::InventoryLost(_) => None,
             Error::CloudLog(cloud_log::Error::Contended(_)) => {
                 Some("try again when less is going on".to_owned())
             }
@@ -156,6 +218,13 @@ impl Error {
             Error::Compile(error) => error.to_string().lines().map(str::to_owned).collect(),
             Error::Log(_)
             | Error::CloudLog(_)
+            | Error::Plan(_)
+            | Error::Engine(_)
+            | Error::Reach(_)
+            | Error::Session { .. }
+            | Error::InventoryLost(_)
+            | Error::RollbackOfRollback(_)
+            | Error::Irreversible { .. }
             | Error::InventoryFile { .. }
             | Error::NoInventory(_)
             | Error::Unknown { .. }
@@ -231,6 +300,37 @@ fn list(paths: &[PathBuf]) -> String {
         .map(|path| path.display().to_string())
         .collect();
     paths.join(" nor ")
+}
+
+fn plan_exit(error: &plan::Error) -> Exit {
+    match error {
+        plan::Error::ContainerExists { .. } => Exit::Exists,
+        plan::Error::HostUnknown(_)
+        | plan::Error::ContainerUnknown { .. }
+        | plan::Error::ContainerMissing { .. }
+        | plan::Error::TemplateMissing { .. }
+        | plan::Error::TemplateNowhere(_) => Exit::Missing,
+        plan::Error::NotAllocated { .. }
+        | plan::Error::NotInstalled(_)
+        | plan::Error::NotPrepared(_) => Exit::Failed,
+        plan::Error::SameHost(_) | plan::Error::Value { .. } => Exit::Usage,
+        plan::Error::Encode(_) => Exit::Failed,
+    }
+}
+
+/// The exit code for a host that can't be reached.
+pub(super) fn reach_exit(error: &engine::reach::Error) -> Exit {
+    if error.is_identity() {
+        return Exit::Identity;
+    }
+    if error.is_unreachable() {
+        return Exit::Unreachable;
+    }
+    match error {
+        engine::reach::Error::Unknown(_) | engine::reach::Error::Agent { .. } => Exit::Missing,
+        engine::reach::Error::AgentChanged(_) => Exit::Verification,
+        engine::reach::Error::Host(_) | engine::reach::Error::Conversation(_) => Exit::Failed,
+    }
 }
 
 fn io_exit(error: &std::io::Error) -> Exit {

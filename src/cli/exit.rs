@@ -31,10 +31,12 @@ pub enum Exit {
     DiskFull,
     /// It was interrupted; `op resume` goes on where it stopped.
     Interrupted,
+    /// `container exec` and `container shell` end as the command in the container did.
+    Command(u8),
 }
 
 impl Exit {
-    /// Every code, in order.
+    /// Every code of our own, in order.
     pub const ALL: [Exit; 12] = [
         Exit::Ok,
         Exit::Failed,
@@ -49,6 +51,15 @@ impl Exit {
         Exit::DiskFull,
         Exit::Interrupted,
     ];
+
+    /// As a command in a container ended: with its status, or 1 where a signal ended it.
+    pub fn of_command(status: Option<i32>) -> Self {
+        match status.and_then(|status| u8::try_from(status).ok()) {
+            Some(0) => Exit::Ok,
+            Some(status) => Exit::Command(status),
+            None => Exit::Failed,
+        }
+    }
 
     /// The number that the process ends with.
     pub const fn code(self) -> u8 {
@@ -65,6 +76,7 @@ impl Exit {
             Exit::Missing => 9,
             Exit::DiskFull => 10,
             Exit::Interrupted => 75,
+            Exit::Command(code) => code,
         }
     }
 
@@ -83,6 +95,7 @@ impl Exit {
             Exit::Missing => "missing",
             Exit::DiskFull => "disk_full",
             Exit::Interrupted => "interrupted",
+            Exit::Command(_) => "command",
         }
     }
 }

@@ -3,6 +3,7 @@
 //! Nothing is decided here that is not about the command line; results go to standard output, everything else to
 //! standard error. To add a command, write its file and add its `mod` and its row in [`Command`].
 
+mod act;
 mod argument;
 mod cloud;
 mod container;

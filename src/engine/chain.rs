@@ -203,8 +203,7 @@ pub(super) async fn carry_out(
         .say(&Request::Run(crew.batch(operation, &chain.steps)))
         .await
         .map_err(Cut::Lost)?;
-    let transfer = sender.map(|sender| Transfer::start(sender, conversation.speaker.clone()));
-    follow(crew, operation, chain, &mut conversation, transfer).await
+    follow(crew, operation, chain, &mut conversation, sender).await
 }
 
 async fn open_sender(crew: &Crew, peer: &Peer) -> Result<Conversation, reach::Error> {
@@ -262,8 +261,9 @@ async fn follow(
     operation: &Operation,
     chain: &Chain,
     conversation: &mut Conversation,
-    transfer: Option<Transfer>,
+    mut sender: Option<Conversation>,
 ) -> Result<(), Cut> {
+    let mut transfer: Option<Transfer> = None;
     let mut stop = crew.stop.clone();
     let mut told_to_stop = false;
     let plan_of = |key: &StepKey| {
@@ -284,6 +284,10 @@ async fn follow(
         };
         match reply {
             Reply::Started(key) => {
+                // The receiving end takes nothing from its peer before it has started.
+                if let Some(sender) = sender.take() {
+                    transfer = Some(Transfer::start(sender, conversation.speaker.clone()));
+                }
                 if let Some(plan) = plan_of(&key) {
                     crash::pass(match plan.action {
                         Action::Forward => Moment::Effect,

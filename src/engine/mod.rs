@@ -168,7 +168,12 @@ impl Engine {
             planned_at,
             instead_of,
         } = proposal;
-        let subject = claims.first().cloned().unwrap_or(Subject::Cloud);
+        let planned = steps.first().map(|step| step.subject.clone());
+        let subject = claims
+            .first()
+            .cloned()
+            .or(planned)
+            .unwrap_or(Subject::Cloud);
         let count = steps.len();
         let condition = Condition {
             unchanged: instead_of.is_none().then(|| (claims.clone(), planned_at)),
@@ -208,10 +213,7 @@ impl Engine {
         if operation.status == OperationStatus::Intended {
             return Err(Error::Unplanned(id));
         }
-        if matches!(
-            operation.intent,
-            Intent::ContainerExec { .. } | Intent::ContainerShell { .. }
-        ) {
+        if session::is_session(&operation.intent) {
             return Err(Error::Session(id));
         }
         self.append(&operation, OperationResumed {}).await?;

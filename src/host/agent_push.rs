@@ -40,7 +40,7 @@ impl AgentPath {
 
     /// The command that becomes the agent in its serving mode.
     pub fn serve(&self) -> Command {
-        Command::new("exec \"$1\" --stdio").word(self.path.clone())
+        Command::new("exec \"$1\" serve").word(self.path.clone())
     }
 }
 
@@ -51,7 +51,7 @@ impl fmt::Display for AgentPath {
 }
 
 /// `HASH SIZE SHA256 DIRECTORY…`: tells who and what we are there, and where the agent already is.
-/// `--hello` proves that it runs; a file owned by another or of other content is not there for us.
+/// `--version` proves that it runs; a file owned by another or of other content is not there for us.
 const LOOK: &str = r#"
 LC_ALL=C; export LC_ALL
 PATH=$PATH:/usr/sbin:/usr/bin:/sbin:/bin
@@ -66,7 +66,7 @@ for dir; do
   [ "$(wc -c < "$file")" -eq "$size" ] || continue
   have=$(sha256sum < "$file") || continue
   [ "${have%% *}" = "$sum" ] || continue
-  "$file" --hello < /dev/null > /dev/null 2>&1 || continue
+  "$file" --version < /dev/null > /dev/null 2>&1 || continue
   echo "found $dir"
   exit 0
 done
@@ -102,7 +102,7 @@ have=$(wc -c < "$temp")
 text=$(sync "$temp" 2>&1) || { say lost write "$text"; exit 0; }
 have=$(sha256sum < "$temp" 2>&1) || { say lost sum "$have"; exit 0; }
 [ "${have%% *}" = "$sum" ] || { say lost damaged "the SHA-256 differs"; exit 0; }
-text=$("$temp" --hello 2>&1 < /dev/null) || { say lost hello "$text"; exit 0; }
+text=$("$temp" --version 2>&1 < /dev/null) || { say lost hello "$text"; exit 0; }
 text=$(mv -f "$temp" "$dir/$hash" 2>&1) || { say lost write "$text"; exit 0; }
 temp=
 sync "$dir" 2> /dev/null || sync

@@ -290,11 +290,7 @@ fn run(plan: &mut Plan, place: Place<'_>, allocation: &Allocation) -> Result<(),
     Ok(())
 }
 
-fn provision(
-    plan: &mut Plan,
-    place: Place<'_>,
-    spec: &inventory::Container,
-) -> Result<(), Error> {
+fn provision(plan: &mut Plan, place: Place<'_>, spec: &inventory::Container) -> Result<(), Error> {
     let subject = place.subject();
     for (entry, wanted) in (0..).zip(&spec.provision) {
         let command = match &wanted.action {

@@ -133,7 +133,11 @@ pub fn sync(
         if name == from {
             return Err(Error::SameHost(name.clone()));
         }
-        let installed = known.state.hosts.get(name).is_some_and(|host| host.installed);
+        let installed = known
+            .state
+            .hosts
+            .get(name)
+            .is_some_and(|host| host.installed);
         if !installed {
             return Err(Error::NotInstalled(name.clone()));
         }

@@ -289,10 +289,10 @@ async fn names_hashed_and_keys_printed_by_ssh_keygen_are_ours_too() {
     assert!(printed.contains(&ours), "{printed} {ours}");
 }
 
-/// A stand-in for the agent: it only has to be executable and answer `--hello`.
+/// A stand-in for the agent: it only has to be executable and answer `--version`.
 fn stand_in(salt: &str) -> (Vec<u8>, blake3::Hash) {
     let mut bytes =
-        b"#!/bin/sh\n[ \"$1\" = --hello ] && exit 0\n[ \"$1\" = --stdio ] && exec cat\nexit 9\n#"
+        b"#!/bin/sh\n[ \"$1\" = --version ] && exit 0\n[ \"$1\" = serve ] && exec cat\nexit 9\n#"
             .to_vec();
     bytes.extend_from_slice(salt.as_bytes());
     bytes.resize(1_500_000, b'x');

@@ -47,8 +47,8 @@ pub(super) struct PlannedContainer {
 struct PlannedHost {
     name: HostName,
     address: String,
-    port: u16,
-    user: String,
+    port: Option<u16>,
+    user: Option<String>,
     r#become: Become,
     jump: Option<HostName>,
     local: bool,
@@ -223,15 +223,14 @@ fn show(shown: &Shown, out: &mut Output) -> std::io::Result<()> {
         Column::left("STATUS"),
     ]);
     for host in &shown.hosts {
+        let user = host.user.as_ref().map(|user| format!("{user}@"));
+        let port = host.port.map(|port| format!(":{port}"));
+        let address = [user, Some(host.address.clone()), port];
+        let address: String = address.into_iter().flatten().collect();
         let reached = match (host.local, &host.jump) {
             (true, _) => "here".to_owned(),
-            (false, None) => format!("{}@{}:{}", host.user, host.address, host.port),
-            (false, Some(jump)) => {
-                format!(
-                    "{}@{}:{} through {jump}",
-                    host.user, host.address, host.port
-                )
-            }
+            (false, None) => address,
+            (false, Some(jump)) => format!("{address} through {jump}"),
         };
         let status = match (host.installed, host.prepared) {
             (_, true) => Cell::inked(Ink::Good, "prepared"),

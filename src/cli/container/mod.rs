@@ -1,7 +1,16 @@
 //! `tallybook container …`: containers, as the log knows them.
 
+mod copy;
+mod create;
+mod destroy;
+mod exec;
 mod list;
+mod restart;
+mod session;
+mod shell;
 mod show;
+mod start;
+mod stop;
 
 use super::{Context, Error, Exit, commands};
 use crate::render::Output;
@@ -21,6 +30,14 @@ impl Args {
 }
 
 commands! {
+    Create(create::Args),
+    Start(start::Args),
+    Stop(stop::Args),
+    Restart(restart::Args),
+    Destroy(destroy::Args),
+    Copy(copy::Args),
+    Exec(exec::Args),
+    Shell(shell::Args),
     List(list::Args),
     Show(show::Args),
 }

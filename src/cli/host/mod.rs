@@ -1,7 +1,14 @@
 //! `tallybook host …`: hosts, as the log knows them.
 
+mod install;
 mod list;
+mod prepare;
 mod show;
+mod trust;
+
+use std::collections::BTreeSet;
+
+use tallybook_events::name::HostName;
 
 use super::{Context, Error, Exit, commands};
 use crate::render::Output;
@@ -21,6 +28,18 @@ impl Args {
 }
 
 commands! {
+    Install(install::Args),
+    Prepare(prepare::Args),
+    Trust(trust::Args),
     List(list::Args),
     Show(show::Args),
+}
+
+/// The hosts, each once, in the order given.
+fn distinct(hosts: Vec<HostName>) -> Vec<HostName> {
+    let mut seen = BTreeSet::new();
+    hosts
+        .into_iter()
+        .filter(|host| seen.insert(host.clone()))
+        .collect()
 }

@@ -1,6 +1,8 @@
 //! `tallybook op …`: operations, what they did and where they stand.
 
 mod list;
+mod resume;
+mod rollback;
 mod show;
 
 use super::{Context, Error, Exit, commands};
@@ -23,4 +25,6 @@ impl Args {
 commands! {
     List(list::Args),
     Show(show::Args),
+    Resume(resume::Args),
+    Rollback(rollback::Args),
 }

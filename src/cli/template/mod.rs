@@ -2,6 +2,8 @@
 
 mod list;
 mod show;
+mod snapshot;
+mod sync;
 
 use super::{Context, Error, Exit, commands};
 use crate::render::Output;
@@ -21,6 +23,8 @@ impl Args {
 }
 
 commands! {
+    Snapshot(snapshot::Args),
+    Sync(sync::Args),
     List(list::Args),
     Show(show::Args),
 }

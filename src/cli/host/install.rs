@@ -1,0 +1,37 @@
+//! `tallybook host install`.
+
+use tallybook_events::intent::Intent;
+use tallybook_events::name::HostName;
+use tallybook_events::subject::Subject;
+
+use super::super::act::{self, ActOptions, Wish};
+use super::super::{Context, Error, Exit};
+use crate::plan;
+use crate::render::Output;
+
+/// Put what tallybook itself needs on hosts: checks, packages, directories, the agent
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// The hosts
+    #[arg(required = true, value_name = "HOST")]
+    hosts: Vec<HostName>,
+    #[command(flatten)]
+    options: ActOptions,
+}
+
+impl Args {
+    pub(super) async fn run(self, context: &Context, out: &mut Output) -> Result<Exit, Error> {
+        let loaded = context.load_inventory()?;
+        let hosts = super::distinct(self.hosts);
+        act::operate(context, out, &self.options, &loaded, None, |_, _| {
+            Ok(Wish {
+                steps: plan::host::install(&loaded.inventory, &hosts)?,
+                claims: hosts.iter().cloned().map(Subject::Host).collect(),
+                intent: Intent::HostInstall {
+                    hosts: hosts.clone(),
+                },
+            })
+        })
+        .await
+    }
+}

@@ -1,0 +1,20 @@
+//! `tallybook op resume`.
+
+use super::super::{Context, Error, Exit, OperationArgument, act, resolve};
+use crate::log::Open;
+use crate::render::Output;
+
+/// Go on with an operation that was interrupted, failed, or left behind: what is in doubt is looked at first
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// The operation
+    operation: OperationArgument,
+}
+
+impl Args {
+    pub(super) async fn run(self, context: &Context, out: &mut Output) -> Result<Exit, Error> {
+        let state = context.open_log(Open::Existing).await?.state().await?;
+        let id = resolve::operation(&state, &self.operation)?;
+        act::resume(context, out, id).await
+    }
+}

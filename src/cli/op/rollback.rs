@@ -1,0 +1,23 @@
+//! `tallybook op rollback`.
+
+use super::super::{Context, Error, Exit, OperationArgument, act, resolve};
+use crate::log::Open;
+use crate::render::Output;
+
+/// Take an operation back: its steps in reverse, with what they recorded, as an operation of its own
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// The operation
+    operation: OperationArgument,
+    /// Show what would be undone; change nothing
+    #[arg(long)]
+    dry_run: bool,
+}
+
+impl Args {
+    pub(super) async fn run(self, context: &Context, out: &mut Output) -> Result<Exit, Error> {
+        let state = context.open_log(Open::Existing).await?.state().await?;
+        let id = resolve::operation(&state, &self.operation)?;
+        act::rollback(context, out, id, self.dry_run).await
+    }
+}
