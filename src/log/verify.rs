@@ -120,7 +120,7 @@ impl Check {
 
     fn damage(&mut self, damage: &Damage, place: String) {
         let seq = self.next_seq();
-        self.find(seq, &place, super::book::chain(damage));
+        self.find(seq, &place, super::chain(damage));
         if !matches!(damage, Damage::SegmentHead) {
             // What was here is gone: the next record can't be held against it.
             self.expected = seq;
@@ -166,7 +166,7 @@ impl Check {
                 self.operation(&entry, &place);
                 self.state.apply(&entry);
             }
-            Err(error) => self.find(seq, &place, super::book::chain(&error)),
+            Err(error) => self.find(seq, &place, super::chain(&error)),
         }
     }
 
@@ -232,7 +232,7 @@ impl Check {
             },
         };
         if let Err(error) = result {
-            self.find(seq, place, super::book::chain(&error));
+            self.find(seq, place, super::chain(&error));
         }
         if let Event::OperationSucceeded(succeeded) = &entry.event {
             self.checks.complete += 1;

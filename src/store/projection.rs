@@ -21,13 +21,26 @@ struct Meta {
     next: Position,
 }
 
-/// A state as it was stored, with where the log goes on behind it.
+/// What the database of projections holds.
 #[derive(Debug)]
-pub struct Stored {
-    /// The state.
-    pub state: State,
-    /// Where the record after its head begins in the journal.
-    pub next: Position,
+pub enum Stored {
+    /// Nothing yet.
+    Nothing,
+    /// A state that another version of the code folded.
+    OtherVersion(u32),
+    /// A state.
+    State {
+        /// The state.
+        state: Box<State>,
+        /// Where the record after its head begins in the journal.
+        next: Position,
+    },
+}
+
+/// The part of [`Meta`] that every version of it has.
+#[derive(Deserialize)]
+struct MetaVersion {
+    code_version: u32,
 }
 
 /// The database of projections.
@@ -48,18 +61,19 @@ impl Projection {
         })
     }
 
-    /// The stored state; `None` when there is none, or it was folded by another version of the code.
+    /// The stored state.
     ///
     /// # Errors
     /// When sled refuses, or a value can't be read.
-    pub fn load(&self) -> Result<Option<Stored>, Error> {
+    pub fn load(&self) -> Result<Stored, Error> {
         let Some(bytes) = guarded(&self.path, || self.database.get(META))? else {
-            return Ok(None);
+            return Ok(Stored::Nothing);
         };
-        let meta: Meta = self.decode(&bytes)?;
-        if meta.code_version != CODE_VERSION {
-            return Ok(None);
+        let MetaVersion { code_version } = self.decode(&bytes)?;
+        if code_version != CODE_VERSION {
+            return Ok(Stored::OtherVersion(code_version));
         }
+        let meta: Meta = self.decode(&bytes)?;
         let mut state = State {
             head: meta.head,
             ..State::default()
@@ -97,10 +111,10 @@ impl Projection {
                 _ => {}
             }
         }
-        Ok(Some(Stored {
-            state,
+        Ok(Stored::State {
+            state: Box::new(state),
             next: meta.next,
-        }))
+        })
     }
 
     /// Writes what changed, and the head, as one.
