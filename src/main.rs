@@ -1,1 +1,3 @@
+//! The command `tallybook`.
+
 fn main() {}

@@ -372,7 +372,7 @@ fn never_whole(rest: &[u8], error: &record::Error) -> bool {
 /// When the file is there and can't be read.
 pub fn record_at(directory: &Path, at: Position) -> Result<Option<(Record, Position)>, Error> {
     let path = segment_path(directory, at.segment);
-    let mut read = || -> io::Result<Vec<u8>> {
+    let read = || -> io::Result<Vec<u8>> {
         let mut file = File::open(&path)?;
         file.seek(SeekFrom::Start(at.offset))?;
         let mut bytes = vec![0; record::PREFIX_LEN];

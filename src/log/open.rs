@@ -22,7 +22,7 @@ use crate::{clock, identity};
 const RECENT_BLOCKS: u64 = 64;
 
 /// A store that was opened, recovered and locked.
-pub struct Opened {
+pub(super) struct Opened {
     pub(super) journal: Journal,
     pub(super) view: View,
     pub(super) recent: Recent,
@@ -34,7 +34,7 @@ impl Opened {
     ///
     /// # Errors
     /// When there is none, or it is damaged in a way that needs a decision.
-    pub fn new(
+    pub(super) fn new(
         directory: &Path,
         open: Open,
         limits: Limits,
