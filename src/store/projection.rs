@@ -127,6 +127,16 @@ impl Projection {
         touched: &BTreeSet<Key>,
         next: Position,
     ) -> Result<(), Error> {
+        self.save_as(CODE_VERSION, state, touched, next)
+    }
+
+    fn save_as(
+        &self,
+        code_version: u32,
+        state: &State,
+        touched: &BTreeSet<Key>,
+        next: Position,
+    ) -> Result<(), Error> {
         let mut batch = sled::Batch::default();
         for key in touched {
             match key {
@@ -156,7 +166,7 @@ impl Projection {
             }
         }
         let meta = Meta {
-            code_version: CODE_VERSION,
+            code_version,
             head: state.head,
             next,
         };
@@ -169,6 +179,19 @@ impl Projection {
     /// # Errors
     /// When sled refuses.
     pub fn replace(&self, state: &State, next: Position) -> Result<(), Error> {
+        self.replace_as(CODE_VERSION, state, next)
+    }
+
+    /// Replaces everything by what another version of the code folded.
+    ///
+    /// # Errors
+    /// When sled refuses.
+    pub fn replace_as(
+        &self,
+        code_version: u32,
+        state: &State,
+        next: Position,
+    ) -> Result<(), Error> {
         guarded(&self.path, || self.database.clear())?;
         let mut all: BTreeSet<Key> = BTreeSet::new();
         all.extend(state.links.keys().cloned().map(Key::Link));
@@ -199,7 +222,7 @@ impl Projection {
         if state.inventory.is_some() {
             all.insert(Key::Inventory);
         }
-        self.save(state, &all, next)
+        self.save_as(code_version, state, &all, next)
     }
 
     /// Lets sled write what it holds back. Durability does not depend on it.

@@ -109,7 +109,7 @@ impl Story {
                 .copied()
                 .unwrap_or((Seq::NONE, Hash::ZERO));
             let mut unique = [0; 10];
-            unique[..8].copy_from_slice(&seq.to_le_bytes());
+            unique[2..].copy_from_slice(&seq.to_be_bytes());
             let header = Header {
                 log: samples::log(),
                 epoch: Epoch(1),
