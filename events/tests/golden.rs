@@ -3,6 +3,11 @@
 //! `GOLDEN_WRITE=1 cargo test -p tallybook-events --test golden` writes what is missing; it never replaces a file,
 //! because bytes once written are never reinterpreted.
 
+#![expect(
+    clippy::disallowed_methods,
+    reason = "the crate is pure; a test of it reads its golden files"
+)]
+
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::path::PathBuf;

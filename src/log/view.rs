@@ -122,12 +122,12 @@ impl View {
     /// The records that a filter takes, in order; an error of the databases where only they failed.
     pub(super) fn records(&self, filter: &Filter) -> Result<Vec<Record>, Error> {
         match &self.databases {
-            Some(databases) => Ok(self.from_databases(databases, filter)?),
+            Some(databases) => Ok(self.answer_by_index(databases, filter)?),
             None => from_journal(&self.directory, self.state.head.seq, filter),
         }
     }
 
-    fn from_databases(
+    fn answer_by_index(
         &self,
         databases: &Databases,
         filter: &Filter,
