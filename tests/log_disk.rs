@@ -1,9 +1,11 @@
-//! A full disk: an append is refused, nothing is lost, and it goes on once there is space. Needs root, for a tmpfs.
+//! A full disk: an append is refused, nothing is lost, and it goes on once there is space. A sync that fails: the
+//! journal stops, and the next start tells what is there. Needs root, for a tmpfs and a loop mount.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use tallybook::log::{Condition, Draft, Filter, Limits, Log, Open, verify};
+use tallybook::journal;
+use tallybook::log::{Condition, Draft, Error, Filter, Limits, Log, Open, verify};
 use tallybook_events::event::StepStarted;
 use tallybook_events::subject::Subject;
 
@@ -28,6 +30,96 @@ impl Drop for Small {
     fn drop(&mut self) {
         let _status = Command::new("umount").arg("-l").arg(self.0.path()).status();
     }
+}
+
+/// A file system whose blocks lie in a file of another one: where that is full, writes succeed and syncs fail.
+struct Looped(tempfile::TempDir);
+
+impl Looped {
+    fn mount(image: &Path) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let mut mount = Command::new("mount");
+        mount.args(["-o", "loop"]).arg(image).arg(directory.path());
+        assert!(
+            mount.status().unwrap().success(),
+            "this test needs root, to mount an image"
+        );
+        Looped(directory)
+    }
+}
+
+impl Drop for Looped {
+    fn drop(&mut self) {
+        let _status = Command::new("umount").arg("-l").arg(self.0.path()).status();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failed_sync_stops_the_journal() {
+    let below = Small::mount("12m");
+    let image = below.0.path().join("image");
+    std::fs::File::create(&image)
+        .unwrap()
+        .set_len(64 << 20)
+        .unwrap();
+    let mut mkfs = Command::new("mkfs.ext4");
+    mkfs.args(["-q", "-O", "^has_journal", "-E", "nodiscard"])
+        .arg(&image);
+    assert!(mkfs.status().unwrap().success());
+    let disk = Looped::mount(&image);
+    let store = disk.0.path().join("store");
+    let log = Log::open(&store, Open::Create, |_| {}).await.unwrap();
+    for _ in 0..10 {
+        log.append(vec![draft(300)], Condition::none())
+            .await
+            .unwrap();
+    }
+    let filler = fill(below.0.path(), 0);
+    let mut acknowledged = 11;
+    // Blocks that the image used before have their place; sooner or later a new one is needed.
+    let error = loop {
+        match log.append(vec![draft(2_000_000)], Condition::none()).await {
+            Ok(_) => acknowledged += 1,
+            Err(error) => break error,
+        }
+    };
+    assert!(format!("{error:?}").contains("syncing"), "{error:?}");
+    let head = log.head().await.unwrap().seq.0;
+    assert_eq!(head, acknowledged, "what was not acknowledged is not seen");
+    std::fs::remove_file(filler).unwrap();
+    // There is space again, and still: nobody knows what of the file is on the disk.
+    let error = log
+        .append(vec![draft(10)], Condition::none())
+        .await
+        .unwrap_err();
+    assert!(
+        matches!(error, Error::Journal(journal::Error::Stopped)),
+        "{error:?}"
+    );
+    log.close().await;
+    assert!(
+        Command::new("sync")
+            .arg("-f")
+            .arg(&store)
+            .status()
+            .unwrap()
+            .success()
+    );
+    drop(disk);
+
+    let disk = Looped::mount(&image);
+    let store = disk.0.path().join("store");
+    let log = Log::open(&store, Open::Existing, |_| {}).await.unwrap();
+    let found = log.records(&Filter::default()).await.unwrap().len() as u64;
+    assert!(
+        (acknowledged..=acknowledged + 1).contains(&found),
+        "{found}"
+    );
+    log.append(vec![draft(10)], Condition::none())
+        .await
+        .unwrap();
+    log.close().await;
+    assert_eq!(verify::journal(&store).unwrap().0.findings, vec![]);
 }
 
 /// Takes all space but so many bytes; returns the file that has it.

@@ -97,7 +97,7 @@ pub enum Error {
     NotWritten {
         /// Why.
         what: String,
-        /// Whether the disk is full: then none of them is in the log.
+        /// Whether the disk is full.
         disk_full: bool,
     },
     /// An append or a question with more bytes than the holder's socket takes.
