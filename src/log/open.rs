@@ -2,7 +2,7 @@
 //!
 //! It never cuts off what may have been acknowledged, and says aloud what it mended.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::path::Path;
 
@@ -93,7 +93,7 @@ impl Opened {
             &draft,
             0,
             self.journal.link(),
-            &BTreeMap::new(),
+            None,
             &self.view.state,
             &identity::actor_here(),
             &identity::writer(),

@@ -176,7 +176,7 @@ impl WriterThread {
             .unwrap_or_else(PoisonError::into_inner);
         check(&request.condition, &view.state)?;
         let mut records: Vec<Record> = Vec::with_capacity(request.drafts.len());
-        let mut links = batch.links.clone();
+        let mut links: BTreeMap<Subject, (Seq, Hash)> = BTreeMap::new();
         let mut link = match batch.records.last() {
             Some(last) => Link::of(last),
             None => self.journal.link(),
@@ -193,7 +193,9 @@ impl WriterThread {
                 draft,
                 more,
                 link,
-                &links,
+                links
+                    .get(&draft.subject)
+                    .or_else(|| batch.links.get(&draft.subject)),
                 &view.state,
                 &request.actor,
                 &self.identity,
@@ -210,7 +212,7 @@ impl WriterThread {
             .events
             .extend(records.iter().map(|record| record.header.event));
         batch.records.extend(records);
-        batch.links = links;
+        batch.links.extend(links);
         Ok(answer)
     }
 
@@ -317,12 +319,13 @@ fn check(condition: &Condition, state: &State) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// Gives a draft its place behind `link`, with `more` events of the same append to follow.
+/// Gives a draft its place behind `link`, with `more` events of the same append to follow. `newest` is the
+/// newest event of its subject that the state does not know yet.
 pub(super) fn seal(
     draft: &Draft,
     more: u16,
     link: Link,
-    links: &BTreeMap<Subject, (Seq, Hash)>,
+    newest: Option<&(Seq, Hash)>,
     state: &State,
     actor: &Actor,
     writer: &Writer,
@@ -341,8 +344,7 @@ pub(super) fn seal(
         Ok(_) => {}
         Err(error) => return Err(malformed(chain(&error))),
     }
-    let (subject_previous_seq, subject_previous) = links
-        .get(&draft.subject)
+    let (subject_previous_seq, subject_previous) = newest
         .copied()
         .or_else(|| {
             state
