@@ -42,8 +42,27 @@ pub fn log_id() -> LogId {
     LogId::new(now_unix_us() / 1000, random())
 }
 
-/// A time as RFC 3339 in UTC, to the second.
+/// The first second that RFC 3339 has no form for: the year 10000.
+const SECONDS_END: u64 = 253_402_300_800;
+
+/// A time as RFC 3339 in UTC, to the second; a time beyond the year 9999 as `@` and its seconds since 1970.
 pub fn rfc3339(unix_us: u64) -> String {
+    let seconds = unix_us / 1_000_000;
+    if seconds >= SECONDS_END {
+        return format!("@{seconds}");
+    }
     let time = UNIX_EPOCH + std::time::Duration::from_micros(unix_us);
     humantime::format_rfc3339_seconds(time).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_time_has_a_form() {
+        assert_eq!(rfc3339(0), "1970-01-01T00:00:00Z");
+        assert_eq!(rfc3339(SECONDS_END * 1_000_000 - 1), "9999-12-31T23:59:59Z");
+        assert_eq!(rfc3339(u64::MAX), "@18446744073709");
+    }
 }

@@ -106,6 +106,8 @@ pub struct Header {
     pub step: Option<StepIndex>,
     /// Which start of that step; 0 when there is no step.
     pub attempt: Attempt,
+    /// How many events of the same append follow directly behind it: an append is in the log whole or not at all.
+    pub more: u16,
     /// The event that caused it; 0 when none did.
     pub cause: Seq,
     /// How what it reports ended.
@@ -157,7 +159,7 @@ impl Header {
     ///
     /// # Errors
     /// [`Error::TooLong`] when a text has more than 65535 bytes, there are more than 255 actor claims, or all
-    /// together exceed [`LEN_MAX`].
+    /// together exceed [`LEN_MAX`]; [`Error::Value`] when an optional field holds what stands for its absence.
     pub fn encode(&self) -> Result<Vec<u8>, Error> {
         let mut out = Vec::with_capacity(512);
         out.extend_from_slice(&FORMAT.to_le_bytes());
@@ -175,6 +177,16 @@ impl Header {
         put_actor(&mut out, &self.actor)?;
         put_text(&mut out, "writer controller", &self.writer.controller)?;
         out.extend_from_slice(self.writer.boot.as_bytes());
+        let absent = |field, at| Err(Error::Value { field, at });
+        if self.claim.is_some_and(|claim| claim.seq == Seq::NONE) {
+            return absent("claim", out.len());
+        }
+        if self.operation == Some(OperationId::from_bytes([0; 16])) {
+            return absent("operation", out.len());
+        }
+        if self.step == Some(StepIndex(STEP_NONE)) {
+            return absent("step", out.len());
+        }
         let claim = self.claim.unwrap_or(ClaimRef {
             seq: Seq::NONE,
             hash: Hash::ZERO,
@@ -184,6 +196,7 @@ impl Header {
         out.extend_from_slice(&self.operation.map_or([0; 16], |id| *id.as_bytes()));
         out.extend_from_slice(&self.step.map_or(STEP_NONE, |step| step.0).to_le_bytes());
         out.extend_from_slice(&self.attempt.0.to_le_bytes());
+        out.extend_from_slice(&self.more.to_le_bytes());
         out.extend_from_slice(&self.cause.0.to_le_bytes());
         out.push(self.outcome.code());
         out.extend_from_slice(&self.commitment.0);
@@ -233,6 +246,7 @@ impl Header {
                 step => Some(StepIndex(step)),
             },
             attempt: Attempt(input.u32("attempt")?),
+            more: input.u16("more")?,
             cause: Seq(input.u64("cause")?),
             outcome: input.outcome()?,
             commitment: Hash(input.array("commitment")?),

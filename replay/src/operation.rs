@@ -32,6 +32,24 @@ pub enum Error {
         /// Its kind.
         kind: String,
     },
+    /// An event that begins or plans an operation which was begun or planned before.
+    #[error("event {seq} ({kind}) comes twice in its operation")]
+    Twice {
+        /// Its position.
+        seq: Seq,
+        /// Its kind.
+        kind: String,
+    },
+    /// A plan whose steps are not numbered from 0, or wait for steps that it does not have.
+    #[error(
+        "event {seq} is a plan whose step {index} is not numbered by its place, or waits for itself or a step that is not there"
+    )]
+    Plan {
+        /// Its position.
+        seq: Seq,
+        /// The place of the step.
+        index: usize,
+    },
     /// An event that can't follow where the step stood.
     #[error("event {seq} ({kind}) can't follow a step that is {status}")]
     Transition {
@@ -240,11 +258,17 @@ impl Operation {
         if let Some(index) = entry.header.step {
             return self.apply_to_step(index, entry);
         }
-        if let Some(status) = operation_status(&entry.event) {
+        if let Some(status) = operation_status(&entry.event)
+            && !matches!(entry.event, Event::OperationIntended(_))
+        {
             self.status = status;
         }
         match &entry.event {
             Event::OperationPlanned(planned) => {
+                if !self.steps.is_empty() {
+                    return Err(twice(entry));
+                }
+                check_plan(&planned.steps, seq)?;
                 self.steps = planned
                     .steps
                     .iter()
@@ -266,16 +290,21 @@ impl Operation {
                 self.reason = Some(format!("rolled back by {}", rolled_back.by.short()));
             }
             Event::SessionRecorded(session) => self.sessions.push(session.clone()),
+            Event::OperationIntended(_) => return Err(twice(entry)),
+            Event::StepStarted(_)
+            | Event::StepSucceeded(_)
+            | Event::StepFailed(_)
+            | Event::StepDoubted(_)
+            | Event::StepUnstarted(_) => {
+                return Err(Error::NoSuchStep {
+                    seq,
+                    kind: entry.header.kind.clone(),
+                });
+            }
             Event::LogCreated(_)
             | Event::InventoryRecorded(_)
             | Event::AllocationMade(_)
             | Event::AllocationReleased(_)
-            | Event::OperationIntended(_)
-            | Event::StepStarted(_)
-            | Event::StepSucceeded(_)
-            | Event::StepFailed(_)
-            | Event::StepDoubted(_)
-            | Event::StepUnstarted(_)
             | Event::OutputCaptured(_)
             | Event::Unknown(_) => {}
         }
@@ -322,6 +351,31 @@ impl Operation {
                 | StepStatus::Doubted { .. } => None,
             })
             .collect()
+    }
+}
+
+fn twice(entry: &Entry) -> Error {
+    Error::Twice {
+        seq: entry.header.seq,
+        kind: entry.header.kind.clone(),
+    }
+}
+
+fn check_plan(steps: &[PlannedStep], seq: Seq) -> Result<(), Error> {
+    let sound = |(place, step): (usize, &PlannedStep)| {
+        step.index.0 as usize == place
+            && step
+                .after
+                .iter()
+                .all(|index| (index.0 as usize) < steps.len() && *index != step.index)
+    };
+    match steps
+        .iter()
+        .enumerate()
+        .position(|numbered| !sound(numbered))
+    {
+        None => Ok(()),
+        Some(index) => Err(Error::Plan { seq, index }),
     }
 }
 

@@ -273,7 +273,22 @@ impl State {
             Event::OperationRolledBack(rolled_back) => {
                 summary.reason = Some(format!("rolled back by {}", rolled_back.by.short()));
             }
-            _ => summary.reason = None,
+            Event::OperationPlanned(_)
+            | Event::OperationResumed(_)
+            | Event::OperationSucceeded(_) => summary.reason = None,
+            Event::LogCreated(_)
+            | Event::InventoryRecorded(_)
+            | Event::AllocationMade(_)
+            | Event::AllocationReleased(_)
+            | Event::OperationIntended(_)
+            | Event::StepStarted(_)
+            | Event::StepSucceeded(_)
+            | Event::StepFailed(_)
+            | Event::StepDoubted(_)
+            | Event::StepUnstarted(_)
+            | Event::OutputCaptured(_)
+            | Event::SessionRecorded(_)
+            | Event::Unknown(_) => {}
         }
         if status.is_final() {
             let held: Vec<Subject> = self

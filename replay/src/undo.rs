@@ -1,5 +1,6 @@
 //! How to take an operation back: its steps in reverse order of dependency, with what they reported.
 
+use tallybook_events::event::Resolution;
 use tallybook_events::ids::StepIndex;
 use tallybook_events::step::{Action, PlannedStep, Reversal};
 
@@ -18,8 +19,10 @@ pub struct UndoPlan {
 
 /// Plans the undo of an operation.
 ///
-/// A step that never started needs none. One that reported at its first start that nothing changed needs none
-/// either; after a second start that report can't be trusted, because the first may have done it.
+/// A step that never acted needs none. One that reported at its first start that nothing changed needs none
+/// either; after a second start that report can't be trusted, because the first may have done it, and neither can
+/// what a probe saw, because it can't tell who made it. A step whose last start is known never to have acted is
+/// undone all the same where an earlier start may have.
 pub fn plan(operation: &Operation) -> UndoPlan {
     let mut undone: Vec<(StepIndex, StepIndex)> = Vec::new();
     let mut result = UndoPlan {
@@ -29,10 +32,17 @@ pub fn plan(operation: &Operation) -> UndoPlan {
     };
     for step in operation.steps.iter().rev() {
         let output = match &step.status {
-            StepStatus::Pending => continue,
-            StepStatus::Succeeded { done, .. } if !done.changed && step.attempts.0 <= 1 => continue,
+            StepStatus::Pending if step.attempts.0 <= 1 => continue,
+            StepStatus::Succeeded { resolution, done }
+                if !done.changed && step.attempts.0 <= 1 && *resolution != Resolution::Probe =>
+            {
+                continue;
+            }
             StepStatus::Succeeded { done, .. } => Some(done.output.clone()),
-            StepStatus::Started | StepStatus::Failed(_) | StepStatus::Doubted { .. } => None,
+            StepStatus::Pending
+            | StepStatus::Started
+            | StepStatus::Failed(_)
+            | StepStatus::Doubted { .. } => None,
         };
         match &step.plan.reversal {
             Reversal::Keep { why } => {

@@ -361,7 +361,13 @@ fn log_exit(error: &log::Error) -> Exit {
             Refusal::Malformed(_) => Exit::Failed,
         },
         log::Error::NoHolder(_) => Exit::Locked,
-        log::Error::TailLost { .. } | log::Error::Operation { .. } => Exit::Verification,
+        log::Error::TailLost { .. }
+        | log::Error::Rewritten { .. }
+        | log::Error::Operation { .. } => Exit::Verification,
+        log::Error::NotWritten {
+            disk_full: true, ..
+        } => Exit::DiskFull,
+        log::Error::NotWritten { .. } | log::Error::TooLarge(_) => Exit::Failed,
         log::Error::Store(_)
         | log::Error::Holder(_)
         | log::Error::Protocol(_)
@@ -391,14 +397,19 @@ fn log_hint(error: &log::Error) -> Option<String> {
         log::Error::Protocol(_) => {
             "wait until that process has ended, or use the same version".to_owned()
         }
-        log::Error::TailLost { .. } => {
+        log::Error::TailLost { .. } | log::Error::Rewritten { .. } => {
             "do not go on with this log: bring its newest copy back".to_owned()
         }
         log::Error::Operation { .. } => "`tallybook verify` says what is wrong".to_owned(),
         log::Error::Journal(journal::Error::Head { .. }) => {
             "`tallybook verify` lists all damage".to_owned()
         }
-        log::Error::Directory { .. }
+        log::Error::NotWritten {
+            disk_full: true, ..
+        } => "free space where the store is, then try again; nothing was done".to_owned(),
+        log::Error::NotWritten { .. }
+        | log::Error::TooLarge(_)
+        | log::Error::Directory { .. }
         | log::Error::Journal(
             journal::Error::Io { .. } | journal::Error::Damaged { .. } | journal::Error::Stopped,
         )

@@ -13,11 +13,23 @@ use serde::{Deserialize, Serialize};
 use tallybook_events::ids::{Epoch, Hash, LogId, Seq};
 use tallybook_events::{record, segment};
 
-pub use read::{Damage, Reader, Tail, scan};
+pub use read::{Damage, Reader, Tail, log_of, record_at, scan};
 pub use write::{Journal, Torn};
 
-/// A segment is closed once it has this many bytes.
-pub const SEGMENT_LEN_MAX: u64 = 64 * 1024 * 1024;
+/// What a journal may grow to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// A segment is closed once it has this many bytes; the append that reaches it is still written to it.
+    pub segment_len: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits {
+            segment_len: 64 * 1024 * 1024,
+        }
+    }
+}
 
 /// Where a record begins, or where the next one will.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -39,6 +51,18 @@ pub struct Link {
     pub seq: Seq,
     /// Its header hash.
     pub hash: Hash,
+}
+
+impl Link {
+    /// The link that the record behind this one must carry.
+    pub fn of(record: &record::Record) -> Self {
+        Link {
+            log: record.header.log,
+            epoch: record.header.epoch,
+            seq: record.header.seq,
+            hash: record.hash,
+        }
+    }
 }
 
 /// What can go wrong with the journal.
@@ -120,9 +144,11 @@ pub fn segments(directory: &Path) -> Result<Vec<Seq>, Error> {
         let first = name
             .to_str()
             .and_then(|name| name.strip_suffix(".seg"))
-            .and_then(|digits| digits.parse().ok());
-        if let Some(first) = first {
-            found.push(Seq(first));
+            .and_then(|digits| digits.parse().ok())
+            .map(Seq);
+        // Another spelling of a number is not a name that we gave.
+        if let Some(first) = first.filter(|first| segment_path(directory, *first) == entry.path()) {
+            found.push(first);
         }
     }
     found.sort_unstable();

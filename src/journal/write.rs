@@ -2,13 +2,14 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Seek, SeekFrom, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use tallybook_events::ids::{Epoch, Hash, LogId, Seq};
 use tallybook_events::record::Record;
 use tallybook_events::segment::{self, SegmentHead};
 
-use super::{Error, Link, Position, Reader, SEGMENT_LEN_MAX, Tail, io_error, segment_path};
+use super::{Error, Limits, Link, Position, Reader, Tail, io_error, segment_path};
 
 /// A record that was never acknowledged was cut off the end of the journal, and kept aside.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,6 +28,7 @@ pub struct Journal {
     segment: Seq,
     len: u64,
     link: Link,
+    limits: Limits,
     stopped: bool,
 }
 
@@ -35,8 +37,12 @@ impl Journal {
     ///
     /// # Errors
     /// When the directory or the first segment can't be made durable.
-    pub fn create(directory: &Path, log: LogId) -> Result<Self, Error> {
-        std::fs::create_dir_all(directory).map_err(io_error("making", directory))?;
+    pub fn create(directory: &Path, log: LogId, limits: Limits) -> Result<Self, Error> {
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(directory)
+            .map_err(io_error("making", directory))?;
         if let Some(parent) = directory.parent() {
             sync_directory(parent)?;
         }
@@ -53,15 +59,21 @@ impl Journal {
             segment: Seq(1),
             len,
             link,
+            limits,
             stopped: false,
         })
     }
 
-    /// Opens behind a reader that has read to the end; cuts off what was never acknowledged.
+    /// Opens behind a reader that has read to the end; cuts off what was never acknowledged, and makes durable what
+    /// was read: whoever wrote it may have died before its sync.
     ///
     /// # Errors
     /// When the last segment can't be opened, or its tail can't be cut off.
-    pub fn open(directory: &Path, reader: &Reader) -> Result<(Self, Option<Torn>), Error> {
+    pub fn open(
+        directory: &Path,
+        reader: &Reader,
+        limits: Limits,
+    ) -> Result<(Self, Option<Torn>), Error> {
         let position = reader.position();
         let Some(link) = reader.link() else {
             return Err(Error::Missing(directory.to_owned()));
@@ -74,6 +86,7 @@ impl Journal {
             .map_err(io_error("opening", &path))?;
         let torn = match reader.tail() {
             Tail::Whole => None,
+            Tail::Torn { bytes: 0, .. } => None,
             Tail::Torn { at, bytes } => Some(cut_tail(&path, &mut file, at, bytes)?),
         };
         let mut len = position.offset;
@@ -91,14 +104,23 @@ impl Journal {
                 .map_err(io_error("writing", &path))?;
             len = segment::LEN as u64;
         }
+        let found = file.metadata().map_err(io_error("opening", &path))?.len();
+        if found != len {
+            // The reader was told of a place that this file does not reach, or that was written to since.
+            let source = io::Error::other(format!("it has {found} bytes, not {len}"));
+            return Err(io_error("opening", &path)(source));
+        }
         file.seek(SeekFrom::Start(len))
-            .map_err(io_error("opening", &path))?;
+            .and_then(|_| file.sync_all())
+            .map_err(io_error("syncing", &path))?;
+        sync_directory(directory)?;
         let journal = Journal {
             directory: directory.to_owned(),
             file,
             segment: position.segment,
             len,
             link,
+            limits,
             stopped: false,
         };
         Ok((journal, torn))
@@ -126,8 +148,12 @@ impl Journal {
         if self.stopped {
             return Err(Error::Stopped);
         }
-        if self.len >= SEGMENT_LEN_MAX {
-            let (file, len) = new_segment(&self.directory, self.link)?;
+        if self.len >= self.limits.segment_len && self.segment != self.link.seq.next() {
+            let next = segment_path(&self.directory, self.link.seq.next());
+            let (file, len) = new_segment(&self.directory, self.link).inspect_err(|_| {
+                // It has its name, but whether the directory's entry is durable is not known.
+                self.stopped = next.exists();
+            })?;
             self.file = file;
             self.len = len;
             self.segment = self.link.seq.next();
@@ -159,12 +185,7 @@ impl Journal {
         }
         self.len += bytes.len() as u64;
         if let Some(last) = records.last() {
-            self.link = Link {
-                log: last.header.log,
-                epoch: last.header.epoch,
-                seq: last.header.seq,
-                hash: last.hash,
-            };
+            self.link = Link::of(last);
         }
         Ok(positions)
     }
@@ -178,14 +199,22 @@ fn new_segment(directory: &Path, link: Link) -> Result<(File, u64), Error> {
         previous: link.hash,
     };
     let path = segment_path(directory, head.first);
+    // Under its name only once it is whole: a full disk or a crash leaves nothing that the next try stumbles over.
+    let new = path.with_extension("new");
     let write = || -> io::Result<File> {
         let mut file = OpenOptions::new()
             .read(true)
             .write(true)
-            .create_new(true)
-            .open(&path)?;
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&new)?;
         file.write_all(&head.encode())?;
         file.sync_all()?;
+        if path.exists() {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        std::fs::rename(&new, &path)?;
         Ok(file)
     };
     let file = write().map_err(io_error("making", &path))?;
@@ -200,18 +229,34 @@ fn sync_directory(directory: &Path) -> Result<(), Error> {
 }
 
 fn cut_tail(path: &Path, file: &mut File, at: Position, bytes: u64) -> Result<Torn, Error> {
-    let mut kept = path.as_os_str().to_owned();
-    kept.push(format!(".torn-{}", at.offset));
-    let kept = PathBuf::from(kept);
-    let cut = || -> io::Result<()> {
-        file.seek(SeekFrom::Start(at.offset))?;
-        let mut aside = File::create(&kept)?;
-        io::copy(file, &mut aside)?;
-        aside.sync_all()?;
-        file.set_len(at.offset)?;
-        file.sync_all()
+    let kept_as = |number: u32| {
+        let mut kept = path.as_os_str().to_owned();
+        kept.push(format!(".torn-{}-{number}", at.offset));
+        PathBuf::from(kept)
     };
-    let mut cut = cut;
-    cut().map_err(io_error("cutting the torn tail of", path))?;
+    // What an earlier crash left at the same place stays.
+    let kept = (1..=u32::MAX)
+        .map(kept_as)
+        .find(|kept| !kept.exists())
+        .unwrap_or_else(|| kept_as(0));
+    let cut = |file: &mut File| -> io::Result<()> {
+        file.seek(SeekFrom::Start(at.offset))?;
+        let mut aside = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&kept)?;
+        io::copy(file, &mut aside)?;
+        aside.sync_all()
+    };
+    let failed = || io_error("cutting the torn tail of", path);
+    cut(file).map_err(failed())?;
+    // Crash boundary: the bytes are kept before they are cut.
+    if let Some(directory) = path.parent() {
+        sync_directory(directory)?;
+    }
+    file.set_len(at.offset)
+        .and_then(|()| file.sync_all())
+        .map_err(failed())?;
     Ok(Torn { kept, bytes })
 }

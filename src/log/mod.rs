@@ -4,15 +4,18 @@
 //! It never acknowledges an event before the journal did, and never lets a condition be decided by anyone but the
 //! single writer.
 
-mod book;
 mod draft;
 mod filter;
+mod holder;
+mod open;
 mod socket;
 pub mod verify;
+mod view;
+mod writer;
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tallybook_events::ids::{OperationId, Seq};
@@ -23,8 +26,11 @@ use tallybook_replay::operation::Operation;
 use tallybook_replay::state::{Head, State};
 use tokio::sync::RwLock;
 
-use crate::{journal, store};
-pub use book::{Holder, Opened};
+use crate::{identity, journal, store};
+use holder::Holder;
+use open::Opened;
+
+pub use crate::journal::Limits;
 pub use draft::{Appended, Condition, Draft, Refusal};
 pub use filter::Filter;
 
@@ -86,6 +92,28 @@ pub enum Error {
         /// How.
         source: tallybook_replay::operation::Error,
     },
+    /// The events of an append could not be written; whether they are in the log is known once it is opened again.
+    #[error("the log can't be written: {what}")]
+    NotWritten {
+        /// Why.
+        what: String,
+        /// Whether the disk is full.
+        disk_full: bool,
+    },
+    /// An append or a question with more bytes than the holder's socket takes.
+    #[error("{0} bytes are too many for one append")]
+    TooLarge(usize),
+    /// An event that was acknowledged here is another one in the journal: it was replaced by another copy.
+    #[error(
+        "event {seq} in the journal of {} is not the one that was recorded here before",
+        path.display()
+    )]
+    Rewritten {
+        /// The store.
+        path: PathBuf,
+        /// The event.
+        seq: Seq,
+    },
     /// The projections know more events than the journal has: its end was cut off, or it is an old copy.
     #[error(
         "the journal in {} ends at event {journal}, but event {projection} was recorded here before",
@@ -101,6 +129,40 @@ pub enum Error {
     },
 }
 
+impl Error {
+    /// Whether the disk is full.
+    pub fn is_disk_full(&self) -> bool {
+        match self {
+            Error::Journal(error) => error.is_disk_full(),
+            Error::NotWritten { disk_full, .. } => *disk_full,
+            Error::Missing(_)
+            | Error::Directory { .. }
+            | Error::Store(_)
+            | Error::Refused(_)
+            | Error::NoHolder(_)
+            | Error::Holder(_)
+            | Error::Protocol(_)
+            | Error::Payload { .. }
+            | Error::Operation { .. }
+            | Error::TooLarge(_)
+            | Error::Rewritten { .. }
+            | Error::TailLost { .. } => false,
+        }
+    }
+}
+
+/// An error with its causes, in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}
+
 /// Whether a store may be made where there is none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Open {
@@ -110,11 +172,16 @@ pub enum Open {
     Create,
 }
 
+/// Who is told what had to be mended, also when this process takes over later.
+type Notice = Arc<Mutex<dyn FnMut(String) + Send>>;
+
 /// A log, open. Cheap to clone.
 #[derive(Clone)]
 pub struct Log {
     directory: Arc<PathBuf>,
     open: Open,
+    limits: Limits,
+    notice: Notice,
     role: Arc<RwLock<Role>>,
 }
 
@@ -135,13 +202,29 @@ impl Log {
         open: Open,
         notice: impl FnMut(String) + Send + 'static,
     ) -> Result<Self, Error> {
+        Self::open_within(directory, open, Limits::default(), notice).await
+    }
+
+    /// Opens the store with other limits than the usual ones.
+    ///
+    /// # Errors
+    /// As [`Log::open`].
+    pub async fn open_within(
+        directory: &Path,
+        open: Open,
+        limits: Limits,
+        notice: impl FnMut(String) + Send + 'static,
+    ) -> Result<Self, Error> {
         if open == Open::Existing && journal::segments(&directory.join(JOURNAL))?.is_empty() {
             return Err(Error::Missing(directory.to_owned()));
         }
-        let role = take_role(directory, open, notice).await?;
+        let notice: Notice = Arc::new(Mutex::new(notice));
+        let role = take_role(directory, open, limits, &notice).await?;
         Ok(Log {
             directory: Arc::new(directory.to_owned()),
             open,
+            limits,
+            notice,
             role: Arc::new(RwLock::new(role)),
         })
     }
@@ -171,8 +254,8 @@ impl Log {
                 let role = self.role.read().await;
                 match &*role {
                     Role::Holder(holder) => {
-                        let actor = crate::identity::actor_here();
-                        return holder.append(drafts, condition, actor).await;
+                        let actor = identity::actor_here();
+                        return holder.desk().append(drafts, condition, actor).await;
                     }
                     Role::Client => {
                         if let Some(answer) =
@@ -197,7 +280,7 @@ impl Log {
             {
                 let role = self.role.read().await;
                 match &*role {
-                    Role::Holder(holder) => return Ok(holder.state()),
+                    Role::Holder(holder) => return Ok(holder.desk().state()),
                     Role::Client => {
                         if let Some(state) = socket::state(&self.directory).await? {
                             return Ok(state);
@@ -214,7 +297,21 @@ impl Log {
     /// # Errors
     /// When the store can't be read.
     pub async fn head(&self) -> Result<Head, Error> {
-        Ok(self.state().await?.head)
+        let deadline = Instant::now() + HOLDER_WAIT;
+        loop {
+            {
+                let role = self.role.read().await;
+                match &*role {
+                    Role::Holder(holder) => return Ok(holder.desk().head()),
+                    Role::Client => {
+                        if let Some(head) = socket::head(&self.directory).await? {
+                            return Ok(head);
+                        }
+                    }
+                }
+            }
+            self.take_over(deadline).await?;
+        }
     }
 
     /// The records that a filter takes, in order.
@@ -227,7 +324,7 @@ impl Log {
             {
                 let role = self.role.read().await;
                 match &*role {
-                    Role::Holder(holder) => return holder.records(filter),
+                    Role::Holder(holder) => return holder.desk().records(filter).await,
                     Role::Client => {
                         if let Some(records) = socket::records(&self.directory, filter).await? {
                             return Ok(records);
@@ -252,21 +349,24 @@ impl Log {
     /// # Errors
     /// When the store can't be reached any more.
     pub async fn wait_beyond(&self, seq: Seq) -> Result<(), Error> {
-        let deadline = Instant::now() + HOLDER_WAIT;
+        let mut deadline = Instant::now() + HOLDER_WAIT;
         loop {
-            {
-                let role = self.role.read().await;
-                match &*role {
-                    Role::Holder(holder) => {
-                        holder.wait_beyond(seq).await;
-                        return Ok(());
-                    }
-                    Role::Client => {
-                        if socket::wait_beyond(&self.directory, seq).await?.is_some() {
-                            return Ok(());
-                        }
-                    }
-                }
+            // The role is not kept while waiting: others must be able to change it.
+            let newest = match &*self.role.read().await {
+                Role::Holder(holder) => Some(holder.desk().newest()),
+                Role::Client => None,
+            };
+            let asked = Instant::now();
+            let beyond = match newest {
+                Some(mut newest) => newest.wait_for(|newest| *newest > seq).await.is_ok(),
+                None => socket::wait_beyond(&self.directory, seq).await?.is_some(),
+            };
+            if beyond {
+                return Ok(());
+            }
+            if asked.elapsed() > HOLDER_WAIT / 20 {
+                // There was a holder: its end begins a new search for one.
+                deadline = Instant::now() + HOLDER_WAIT;
             }
             self.take_over(deadline).await?;
         }
@@ -295,12 +395,17 @@ impl Log {
             return Err(Error::NoHolder(self.directory.to_path_buf()));
         }
         let mut role = self.role.write().await;
-        if matches!(*role, Role::Client) {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-            let notice = |notice: String| tracing::warn!("{notice}");
-            *role = take_role(&self.directory, self.open, notice).await?;
+        match &*role {
+            Role::Holder(holder) if holder.is_dead() => {
+                Err(Error::Journal(journal::Error::Stopped))
+            }
+            Role::Holder(_) => Ok(()),
+            Role::Client => {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+                *role = take_role(&self.directory, self.open, self.limits, &self.notice).await?;
+                Ok(())
+            }
         }
-        Ok(())
     }
 }
 
@@ -318,7 +423,8 @@ pub fn entry(record: &Record) -> Result<Entry, Error> {
 async fn take_role(
     directory: &Path,
     open: Open,
-    notice: impl FnMut(String) + Send + 'static,
+    limits: Limits,
+    notice: &Notice,
 ) -> Result<Role, Error> {
     let failed = |source| Error::Directory {
         path: directory.to_owned(),
@@ -336,11 +442,16 @@ async fn take_role(
     match lock.try_lock() {
         Ok(()) => {
             let owned = directory.to_owned();
+            let notice = Arc::clone(notice);
+            let tell = move |what| {
+                let mut notice = notice.lock().unwrap_or_else(PoisonError::into_inner);
+                (*notice)(what);
+            };
             let opened =
-                tokio::task::spawn_blocking(move || Opened::new(&owned, open, lock, notice))
+                tokio::task::spawn_blocking(move || Opened::new(&owned, open, limits, lock, tell))
                     .await
                     .map_err(|error| failed(std::io::Error::other(error)))??;
-            Ok(Role::Holder(Holder::serve(opened)?))
+            Ok(Role::Holder(Holder::serve(directory, opened)?))
         }
         Err(std::fs::TryLockError::WouldBlock) => Ok(Role::Client),
         Err(std::fs::TryLockError::Error(source)) => Err(failed(source)),

@@ -6,6 +6,7 @@
 use std::io;
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::de::DeserializeOwned;
@@ -14,13 +15,14 @@ use tallybook_events::actor::ActorClaim;
 use tallybook_events::codec;
 use tallybook_events::ids::{Blob, Seq};
 use tallybook_events::record::Record;
-use tallybook_replay::state::State;
+use tallybook_replay::state::{Head, State};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
-use super::book::{Desk, chain};
-use super::{Appended, Condition, Draft, Error, Filter, Refusal};
+use super::holder::Desk;
+use super::{Appended, Condition, Draft, Error, Filter, Refusal, chain};
 use crate::identity;
 
 const SOCKET: &str = "socket";
@@ -29,8 +31,16 @@ const PROTOCOL: u16 = 1;
 const FRAME_LEN_MAX: u32 = 256 * 1024 * 1024;
 /// How many requests may be served at once; more wait.
 const CONNECTIONS_MAX: usize = 128;
+/// How many of them may wait for the next event; the others are told to ask again later.
+const FOLLOWERS_MAX: usize = 96;
 /// How long a request may take to arrive.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long one frame of an answer may take to be read at the other end.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long a holder may take for an answer, before it counts as one that hangs (stopped, for example).
+const HANG_TIMEOUT: Duration = Duration::from_secs(60);
+/// Records are answered in frames of about so many bytes.
+const RECORDS_LEN: usize = 4 * 1024 * 1024;
 
 #[derive(Serialize, Deserialize)]
 enum Request {
@@ -39,6 +49,7 @@ enum Request {
         condition: Condition,
         asserted: Vec<ActorClaim>,
     },
+    Head,
     State,
     Records(Filter),
     WaitBeyond(Seq),
@@ -54,9 +65,18 @@ struct Versioned<T> {
 enum Answer {
     Appended(Vec<Appended>),
     Refused(Refusal),
+    Head(Head),
     State(Box<State>),
-    Records(Vec<Blob>),
+    Records {
+        frames: Vec<Blob>,
+        /// Whether another answer follows.
+        more: bool,
+    },
     Beyond,
+    NotWritten {
+        what: String,
+        disk_full: bool,
+    },
     Failed(String),
 }
 
@@ -85,11 +105,12 @@ pub(super) fn serve(directory: &Path, desk: Desk) -> io::Result<tokio::task::Joi
     let listener = UnixListener::bind(&address.path)?;
     Ok(tokio::spawn(async move {
         let mut tasks = JoinSet::new();
+        let followers = Arc::new(Semaphore::new(FOLLOWERS_MAX));
         loop {
             tokio::select! {
                 Some(_) = tasks.join_next(), if !tasks.is_empty() => {}
                 accepted = listener.accept(), if tasks.len() < CONNECTIONS_MAX => match accepted {
-                    Ok((stream, _)) => drop(tasks.spawn(answer(stream, desk.clone()))),
+                    Ok((stream, _)) => drop(tasks.spawn(answer(stream, desk.clone(), Arc::clone(&followers)))),
                     Err(error) => {
                         tracing::warn!("the store's socket: {error}");
                         tokio::time::sleep(Duration::from_millis(50)).await;
@@ -100,55 +121,120 @@ pub(super) fn serve(directory: &Path, desk: Desk) -> io::Result<tokio::task::Joi
     }))
 }
 
-async fn answer(mut stream: UnixStream, desk: Desk) {
+async fn answer(mut stream: UnixStream, desk: Desk, followers: Arc<Semaphore>) {
     let Ok(Ok(request)) =
         tokio::time::timeout(REQUEST_TIMEOUT, read::<Versioned<Request>>(&mut stream)).await
     else {
         return;
     };
-    let body = if request.protocol == PROTOCOL {
-        carry_out(&stream, request.body, &desk).await
-    } else {
+    let body = if request.protocol != PROTOCOL {
         Answer::Failed(format!(
             "it speaks protocol {PROTOCOL}, not {}",
             request.protocol
         ))
+    } else {
+        match request.body {
+            Request::Append {
+                drafts,
+                condition,
+                asserted,
+            } => append_for(&stream, &desk, drafts, condition, asserted).await,
+            Request::Head => Answer::Head(desk.head()),
+            Request::State => Answer::State(Box::new(desk.state())),
+            Request::Records(filter) => match desk.records(&filter).await {
+                Ok(records) => {
+                    drop(desk);
+                    return send_records(&mut stream, &records).await;
+                }
+                Err(error) => Answer::Failed(chain(&error)),
+            },
+            Request::WaitBeyond(seq) => {
+                let mut newest = desk.newest();
+                // A waiting connection must not keep the writer alive.
+                drop(desk);
+                let Ok(_place) = followers.try_acquire() else {
+                    return send(&mut stream, Answer::Failed(format!(
+                        "{FOLLOWERS_MAX} others already wait for the next event; try again later"
+                    )))
+                    .await;
+                };
+                let mut end = [0; 1];
+                tokio::select! {
+                    newer = newest.wait_for(|newest| *newest > seq) => match newer {
+                        Ok(_) => Answer::Beyond,
+                        // The writer is gone: so is this holder.
+                        Err(_) => return,
+                    },
+                    // Whoever asked is gone: nobody else writes on this line.
+                    _gone = stream.read(&mut end) => return,
+                }
+            }
+        }
     };
+    send(&mut stream, body).await;
+}
+
+async fn append_for(
+    stream: &UnixStream,
+    desk: &Desk,
+    drafts: Vec<Draft>,
+    condition: Condition,
+    asserted: Vec<ActorClaim>,
+) -> Answer {
+    let peer = match stream.peer_cred() {
+        Ok(peer) => peer,
+        Err(error) => return Answer::Failed(format!("who asks can't be told: {error}")),
+    };
+    let actor = identity::actor_of_peer(peer.uid(), peer.pid(), asserted);
+    match desk.append(drafts, condition, actor).await {
+        Ok(appended) => Answer::Appended(appended),
+        Err(Error::Refused(refusal)) => Answer::Refused(refusal),
+        Err(error @ (Error::Journal(_) | Error::NotWritten { .. })) => Answer::NotWritten {
+            disk_full: error.is_disk_full(),
+            what: match error {
+                Error::NotWritten { what, .. } => what,
+                Error::Journal(error) => chain(&error),
+                other => chain(&other),
+            },
+        },
+        Err(error) => Answer::Failed(chain(&error)),
+    }
+}
+
+/// Sends an answer. Whoever does not read it in time is gone.
+async fn send(stream: &mut UnixStream, body: Answer) {
     let versioned = Versioned {
         protocol: PROTOCOL,
         body,
     };
-    let _gone = write(&mut stream, &versioned).await;
+    let Ok(bytes) = encode(&versioned) else {
+        let versioned = Versioned {
+            protocol: PROTOCOL,
+            body: Answer::Failed("the answer is too large".to_owned()),
+        };
+        if let Ok(bytes) = encode(&versioned) {
+            let _gone = tokio::time::timeout(ANSWER_TIMEOUT, write(stream, &bytes)).await;
+        }
+        return;
+    };
+    let _gone = tokio::time::timeout(ANSWER_TIMEOUT, write(stream, &bytes)).await;
 }
 
-async fn carry_out(stream: &UnixStream, request: Request, desk: &Desk) -> Answer {
-    match request {
-        Request::Append {
-            drafts,
-            condition,
-            asserted,
-        } => {
-            let peer = match stream.peer_cred() {
-                Ok(peer) => peer,
-                Err(error) => return Answer::Failed(format!("who asks can't be told: {error}")),
-            };
-            let actor = identity::actor_of_peer(peer.uid(), peer.pid(), asserted);
-            match desk.append(drafts, condition, actor).await {
-                Ok(appended) => Answer::Appended(appended),
-                Err(Error::Refused(refusal)) => Answer::Refused(refusal),
-                Err(error) => Answer::Failed(chain(&error)),
-            }
+/// Sends records, in as many answers as they need.
+async fn send_records(stream: &mut UnixStream, records: &[Record]) {
+    let mut frames = Vec::new();
+    let mut len = 0;
+    for record in records {
+        if len >= RECORDS_LEN {
+            let frames = std::mem::take(&mut frames);
+            send(stream, Answer::Records { frames, more: true }).await;
+            len = 0;
         }
-        Request::State => Answer::State(Box::new(desk.state())),
-        Request::Records(filter) => match desk.records(&filter) {
-            Ok(records) => Answer::Records(records.iter().map(frame).collect()),
-            Err(error) => Answer::Failed(chain(&error)),
-        },
-        Request::WaitBeyond(seq) => {
-            desk.wait_beyond(seq).await;
-            Answer::Beyond
-        }
+        len += record.frame_len();
+        frames.push(frame(record));
     }
+    let more = false;
+    send(stream, Answer::Records { frames, more }).await;
 }
 
 fn frame(record: &Record) -> Blob {
@@ -169,17 +255,29 @@ pub(super) async fn append(
         condition: condition.clone(),
         asserted: identity::asserted(),
     };
-    Ok(match ask(directory, request).await? {
+    Ok(match ask(directory, request, Some(HANG_TIMEOUT)).await? {
         None => None,
         Some(Answer::Appended(appended)) => Some(Ok(appended)),
         Some(Answer::Refused(refusal)) => Some(Err(refusal.into())),
+        Some(Answer::NotWritten { what, disk_full }) => {
+            Some(Err(Error::NotWritten { what, disk_full }))
+        }
         Some(other) => Some(Err(unexpected(other))),
     })
 }
 
+/// Asks the holder where the log ends.
+pub(super) async fn head(directory: &Path) -> Result<Option<Head>, Error> {
+    match ask(directory, Request::Head, Some(HANG_TIMEOUT)).await? {
+        None => Ok(None),
+        Some(Answer::Head(head)) => Ok(Some(head)),
+        Some(other) => Err(unexpected(other)),
+    }
+}
+
 /// Asks the holder for the state.
 pub(super) async fn state(directory: &Path) -> Result<Option<State>, Error> {
-    match ask(directory, Request::State).await? {
+    match ask(directory, Request::State, Some(HANG_TIMEOUT)).await? {
         None => Ok(None),
         Some(Answer::State(state)) => Ok(Some(*state)),
         Some(other) => Err(unexpected(other)),
@@ -191,22 +289,30 @@ pub(super) async fn records(
     directory: &Path,
     filter: &Filter,
 ) -> Result<Option<Vec<Record>>, Error> {
-    let frames = match ask(directory, Request::Records(filter.clone())).await? {
-        None => return Ok(None),
-        Some(Answer::Records(frames)) => frames,
-        Some(other) => return Err(unexpected(other)),
+    let Some(mut line) = Line::open(directory, Request::Records(filter.clone())).await? else {
+        return Ok(None);
     };
-    let records = frames.iter().map(|frame| {
-        Record::read_frame(&frame.0)
-            .map(|(record, _)| record)
-            .map_err(|error| Error::Holder(format!("a record that can't be read: {error}")))
-    });
-    records.collect::<Result<_, _>>().map(Some)
+    let mut records = Vec::new();
+    loop {
+        let (frames, more) = match line.answer(directory, Some(HANG_TIMEOUT)).await? {
+            None => return Ok(None),
+            Some(Answer::Records { frames, more }) => (frames, more),
+            Some(other) => return Err(unexpected(other)),
+        };
+        for frame in frames {
+            let (record, _) = Record::read_frame(&frame.0)
+                .map_err(|error| Error::Holder(format!("a record that can't be read: {error}")))?;
+            records.push(record);
+        }
+        if !more {
+            return Ok(Some(records));
+        }
+    }
 }
 
 /// Waits at the holder until there is a newer event.
 pub(super) async fn wait_beyond(directory: &Path, seq: Seq) -> Result<Option<()>, Error> {
-    match ask(directory, Request::WaitBeyond(seq)).await? {
+    match ask(directory, Request::WaitBeyond(seq), None).await? {
         None => Ok(None),
         Some(Answer::Beyond) => Ok(Some(())),
         Some(other) => Err(unexpected(other)),
@@ -218,31 +324,68 @@ fn unexpected(answer: Answer) -> Error {
         Answer::Failed(what) => Error::Holder(what),
         Answer::Appended(_)
         | Answer::Refused(_)
+        | Answer::Head(_)
         | Answer::State(_)
-        | Answer::Records(_)
+        | Answer::Records { .. }
+        | Answer::NotWritten { .. }
         | Answer::Beyond => Error::Holder("an answer to another question".to_owned()),
     }
 }
 
 /// One question. `None` when nobody listens, or the line ends before the answer.
-async fn ask(directory: &Path, body: Request) -> Result<Option<Answer>, Error> {
-    let Ok(address) = address(directory) else {
-        return Ok(None);
-    };
-    let Ok(mut stream) = UnixStream::connect(&address.path).await else {
-        return Ok(None);
-    };
-    let request = Versioned {
-        protocol: PROTOCOL,
-        body,
-    };
-    if write(&mut stream, &request).await.is_err() {
-        return Ok(None);
+async fn ask(
+    directory: &Path,
+    body: Request,
+    timeout: Option<Duration>,
+) -> Result<Option<Answer>, Error> {
+    match Line::open(directory, body).await? {
+        Some(mut line) => line.answer(directory, timeout).await,
+        None => Ok(None),
     }
-    match read::<Versioned<Answer>>(&mut stream).await {
-        Ok(answer) => Ok(Some(answer.body)),
-        Err(ReadError::Line(_)) => Ok(None),
-        Err(ReadError::Codec(error)) => Err(Error::Protocol(error)),
+}
+
+/// A connection on which a question was asked.
+struct Line(UnixStream);
+
+impl Line {
+    /// Asks. `None` when nobody listens.
+    async fn open(directory: &Path, body: Request) -> Result<Option<Self>, Error> {
+        let bytes = encode(&Versioned {
+            protocol: PROTOCOL,
+            body,
+        })?;
+        let Ok(address) = address(directory) else {
+            return Ok(None);
+        };
+        let Ok(mut stream) = UnixStream::connect(&address.path).await else {
+            return Ok(None);
+        };
+        match tokio::time::timeout(HANG_TIMEOUT, write(&mut stream, &bytes)).await {
+            Ok(Ok(())) => Ok(Some(Line(stream))),
+            Ok(Err(_)) => Ok(None),
+            Err(_) => Err(Error::NoHolder(directory.to_owned())),
+        }
+    }
+
+    /// The next answer. `None` when the line ends before it.
+    async fn answer(
+        &mut self,
+        directory: &Path,
+        timeout: Option<Duration>,
+    ) -> Result<Option<Answer>, Error> {
+        let read = read::<Versioned<Answer>>(&mut self.0);
+        let answer = match timeout {
+            None => read.await,
+            Some(timeout) => match tokio::time::timeout(timeout, read).await {
+                Ok(answer) => answer,
+                Err(_) => return Err(Error::NoHolder(directory.to_owned())),
+            },
+        };
+        match answer {
+            Ok(answer) => Ok(Some(answer.body)),
+            Err(ReadError::Line(_)) => Ok(None),
+            Err(ReadError::Codec(error)) => Err(Error::Protocol(error)),
+        }
     }
 }
 
@@ -270,13 +413,20 @@ async fn read<T: DeserializeOwned>(stream: &mut UnixStream) -> Result<T, ReadErr
     codec::decode(&bytes).map_err(ReadError::Codec)
 }
 
-async fn write<T: Serialize>(stream: &mut UnixStream, message: &T) -> io::Result<()> {
-    let bytes = codec::encode(message).map_err(io::Error::other)?;
-    let len = u32::try_from(bytes.len()).map_err(io::Error::other)?;
-    if len > FRAME_LEN_MAX {
-        return Err(io::ErrorKind::InvalidData.into());
-    }
-    stream.write_u32_le(len).await?;
-    stream.write_all(&bytes).await?;
+/// A message with its length before it.
+fn encode<T: Serialize>(message: &T) -> Result<Vec<u8>, Error> {
+    let body = codec::encode(message).map_err(Error::Protocol)?;
+    let len = u32::try_from(body.len())
+        .ok()
+        .filter(|len| *len <= FRAME_LEN_MAX)
+        .ok_or(Error::TooLarge(body.len()))?;
+    let mut bytes = Vec::with_capacity(4 + body.len());
+    bytes.extend_from_slice(&len.to_le_bytes());
+    bytes.extend_from_slice(&body);
+    Ok(bytes)
+}
+
+async fn write(stream: &mut UnixStream, bytes: &[u8]) -> io::Result<()> {
+    stream.write_all(bytes).await?;
     stream.flush().await
 }

@@ -90,9 +90,35 @@ pub fn journal(store: &Path) -> Result<(Report, State), Error> {
     Ok((report, check.state))
 }
 
-/// What the projections say otherwise than a fold of the journal.
+/// What the projections say otherwise than a fold of the journal, heads and links included.
 pub fn projections(folded: &State, stored: &State) -> Vec<Difference> {
-    diff::states(folded, stored)
+    let mut found = diff::states(folded, stored);
+    if folded.head != stored.head {
+        found.push(Difference {
+            what: "head".to_owned(),
+            before: Some(format!("{:?}", folded.head)),
+            after: Some(format!("{:?}", stored.head)),
+        });
+    }
+    if folded.inventory != stored.inventory {
+        found.push(Difference {
+            what: "inventory".to_owned(),
+            before: folded.inventory.map(|known| format!("{known:?}")),
+            after: stored.inventory.map(|known| format!("{known:?}")),
+        });
+    }
+    let subjects: BTreeSet<&Subject> = folded.links.keys().chain(stored.links.keys()).collect();
+    for subject in subjects {
+        let (before, after) = (folded.links.get(subject), stored.links.get(subject));
+        if before != after {
+            found.push(Difference {
+                what: format!("newest event of {subject}"),
+                before: before.map(|link| format!("{link:?}")),
+                after: after.map(|link| format!("{link:?}")),
+            });
+        }
+    }
+    found
 }
 
 #[derive(Default)]
@@ -103,6 +129,12 @@ struct Check {
     epoch: Epoch,
     expected: Seq,
     previous: Option<Hash>,
+    /// How many more events the append at hand must have.
+    more: u16,
+    /// Positions whose events are damaged: what names them is not to blame.
+    lost: BTreeSet<Seq>,
+    /// The header hash of every event that made claims.
+    claims: BTreeMap<Seq, Hash>,
     subjects: BTreeMap<Subject, (Seq, Hash)>,
     seen: BTreeSet<EventId>,
     operations: BTreeMap<OperationId, Operation>,
@@ -120,11 +152,13 @@ impl Check {
 
     fn damage(&mut self, damage: &Damage, place: String) {
         let seq = self.next_seq();
-        self.find(seq, &place, super::book::chain(damage));
+        self.find(seq, &place, super::chain(damage));
         if !matches!(damage, Damage::SegmentHead) {
             // What was here is gone: the next record can't be held against it.
             self.expected = seq;
             self.previous = None;
+            self.lost.insert(seq);
+            self.more = self.more.saturating_sub(1);
         }
     }
 
@@ -147,8 +181,10 @@ impl Check {
             );
         }
         self.epoch = self.epoch.max(header.epoch);
+        self.append(record, &place);
         self.chain(record, &place);
         self.subject(record, &place);
+        self.claim(record, &place);
         if !self.seen.insert(header.event) {
             self.find(seq, &place, "its event id appears twice");
         }
@@ -166,7 +202,7 @@ impl Check {
                 self.operation(&entry, &place);
                 self.state.apply(&entry);
             }
-            Err(error) => self.find(seq, &place, super::book::chain(&error)),
+            Err(error) => self.find(seq, &place, super::chain(&error)),
         }
     }
 
@@ -196,6 +232,37 @@ impl Check {
         self.previous = Some(record.hash);
     }
 
+    /// An append is in the log whole: its events count down to the last one.
+    fn append(&mut self, record: &Record, place: &str) {
+        let header = &record.header;
+        // Behind damage it is not known which append goes on.
+        if self.previous.is_some() && self.more > 0 && header.more != self.more - 1 {
+            self.find(
+                header.seq,
+                place,
+                "the append that the event before it belongs to is not whole",
+            );
+        }
+        self.more = header.more;
+    }
+
+    fn claim(&mut self, record: &Record, place: &str) {
+        let header = &record.header;
+        if header.kind == "operation.intended" {
+            self.claims.insert(header.seq, record.hash);
+        }
+        if let Some(claim) = header.claim
+            && !self.lost.contains(&claim.seq)
+            && self.claims.get(&claim.seq) != Some(&claim.hash)
+        {
+            let what = format!(
+                "it was written under event {}, which made no such claim",
+                claim.seq
+            );
+            self.find(header.seq, place, what);
+        }
+    }
+
     fn subject(&mut self, record: &Record, place: &str) {
         let header = &record.header;
         self.checks.subjects += 1;
@@ -203,7 +270,8 @@ impl Check {
             .subjects
             .insert(header.subject.clone(), (header.seq, record.hash))
             .unwrap_or((Seq::NONE, Hash::ZERO));
-        if newest != (header.subject_previous_seq, header.subject_previous) {
+        let named = (header.subject_previous_seq, header.subject_previous);
+        if newest != named && !self.lost.contains(&header.subject_previous_seq) {
             self.find(
                 header.seq,
                 place,
@@ -232,7 +300,7 @@ impl Check {
             },
         };
         if let Err(error) = result {
-            self.find(seq, place, super::book::chain(&error));
+            self.find(seq, place, super::chain(&error));
         }
         if let Event::OperationSucceeded(succeeded) = &entry.event {
             self.checks.complete += 1;

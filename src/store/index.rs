@@ -33,6 +33,8 @@ pub struct Sealed {
     layout: u32,
     /// The last record in a block.
     pub link: Link,
+    /// Where that record begins in the journal.
+    pub at: Position,
     /// Where the record after it begins in the journal.
     pub next: Position,
 }
@@ -120,11 +122,12 @@ impl Index {
         self.sealed
     }
 
-    /// Adds the next block: exactly [`BLOCK_EVENTS`] records, behind the last sealed one.
+    /// Adds the next block: exactly [`BLOCK_EVENTS`] records, behind the last sealed one. `at` is where the last of
+    /// them begins in the journal, `next` where the one behind it will.
     ///
     /// # Errors
     /// When sled refuses, or these are not the next records.
-    pub fn seal(&mut self, records: &[Record], next: Position) -> Result<(), Error> {
+    pub fn seal(&mut self, records: &[Record], at: Position, next: Position) -> Result<(), Error> {
         let expected = self.sealed.map_or(Seq(1), |sealed| sealed.link.seq.next());
         let (Some(first), Some(last)) = (records.first(), records.last()) else {
             return Ok(());
@@ -156,12 +159,8 @@ impl Index {
         // Crash boundary: until this is written the block counts as not there, and is written again.
         let sealed = Sealed {
             layout: LAYOUT,
-            link: Link {
-                log: last.header.log,
-                epoch: last.header.epoch,
-                seq: last.header.seq,
-                hash: last.hash,
-            },
+            link: Link::of(last),
+            at,
             next,
         };
         let bytes = codec::encode(&sealed).map_err(|source| Error::Value {
@@ -191,8 +190,16 @@ impl Index {
         while !rest.is_empty() {
             let (record, len) = Record::read_frame(rest)
                 .map_err(|error| self.contradiction(format!("block {number}: {error}")))?;
+            let expected = Seq(number * BLOCK_EVENTS + records.len() as u64 + 1);
+            let intact = record.payload_is_intact() || record.payload_is_erased();
+            if record.header.seq != expected || !intact {
+                return Err(self.contradiction(format!("block {number} does not hold {expected}")));
+            }
             records.push(record);
             rest = &rest[len..];
+        }
+        if records.len() as u64 != BLOCK_EVENTS {
+            return Err(self.contradiction(format!("block {number} is not whole")));
         }
         Ok(records)
     }

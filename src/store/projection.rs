@@ -21,13 +21,26 @@ struct Meta {
     next: Position,
 }
 
-/// A state as it was stored, with where the log goes on behind it.
+/// What the database of projections holds.
 #[derive(Debug)]
-pub struct Stored {
-    /// The state.
-    pub state: State,
-    /// Where the record after its head begins in the journal.
-    pub next: Position,
+pub enum Stored {
+    /// Nothing yet.
+    Nothing,
+    /// A state that another version of the code folded.
+    OtherVersion(u32),
+    /// A state.
+    State {
+        /// The state.
+        state: Box<State>,
+        /// Where the record after its head begins in the journal.
+        next: Position,
+    },
+}
+
+/// The part of [`Meta`] that every version of it has.
+#[derive(Deserialize)]
+struct MetaVersion {
+    code_version: u32,
 }
 
 /// The database of projections.
@@ -48,18 +61,19 @@ impl Projection {
         })
     }
 
-    /// The stored state; `None` when there is none, or it was folded by another version of the code.
+    /// The stored state.
     ///
     /// # Errors
     /// When sled refuses, or a value can't be read.
-    pub fn load(&self) -> Result<Option<Stored>, Error> {
+    pub fn load(&self) -> Result<Stored, Error> {
         let Some(bytes) = guarded(&self.path, || self.database.get(META))? else {
-            return Ok(None);
+            return Ok(Stored::Nothing);
         };
-        let meta: Meta = self.decode(&bytes)?;
-        if meta.code_version != CODE_VERSION {
-            return Ok(None);
+        let MetaVersion { code_version } = self.decode(&bytes)?;
+        if code_version != CODE_VERSION {
+            return Ok(Stored::OtherVersion(code_version));
         }
+        let meta: Meta = self.decode(&bytes)?;
         let mut state = State {
             head: meta.head,
             ..State::default()
@@ -97,10 +111,10 @@ impl Projection {
                 _ => {}
             }
         }
-        Ok(Some(Stored {
-            state,
+        Ok(Stored::State {
+            state: Box::new(state),
             next: meta.next,
-        }))
+        })
     }
 
     /// Writes what changed, and the head, as one.
@@ -109,6 +123,16 @@ impl Projection {
     /// When sled refuses.
     pub fn save(
         &self,
+        state: &State,
+        touched: &BTreeSet<Key>,
+        next: Position,
+    ) -> Result<(), Error> {
+        self.save_as(CODE_VERSION, state, touched, next)
+    }
+
+    fn save_as(
+        &self,
+        code_version: u32,
         state: &State,
         touched: &BTreeSet<Key>,
         next: Position,
@@ -142,7 +166,7 @@ impl Projection {
             }
         }
         let meta = Meta {
-            code_version: CODE_VERSION,
+            code_version,
             head: state.head,
             next,
         };
@@ -155,6 +179,19 @@ impl Projection {
     /// # Errors
     /// When sled refuses.
     pub fn replace(&self, state: &State, next: Position) -> Result<(), Error> {
+        self.replace_as(CODE_VERSION, state, next)
+    }
+
+    /// Replaces everything by what another version of the code folded.
+    ///
+    /// # Errors
+    /// When sled refuses.
+    pub fn replace_as(
+        &self,
+        code_version: u32,
+        state: &State,
+        next: Position,
+    ) -> Result<(), Error> {
         guarded(&self.path, || self.database.clear())?;
         let mut all: BTreeSet<Key> = BTreeSet::new();
         all.extend(state.links.keys().cloned().map(Key::Link));
@@ -185,7 +222,7 @@ impl Projection {
         if state.inventory.is_some() {
             all.insert(Key::Inventory);
         }
-        self.save(state, &all, next)
+        self.save_as(code_version, state, &all, next)
     }
 
     /// Lets sled write what it holds back. Durability does not depend on it.

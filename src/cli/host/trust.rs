@@ -41,8 +41,10 @@ impl Args {
         let fingerprint = offered.key.fingerprint().to_string();
         match &self.fingerprint {
             Some(given) if *given == fingerprint => {
-                known_hosts::accept(&file, &offered)
-                    .map_err(|error| Error::Reach(host::Error::from(error).into()))?;
+                known_hosts::accept(&file, &offered).map_err(|source| {
+                    let host = self.host.to_string();
+                    Error::Reach(host::Error::KnownHosts { host, source }.into())
+                })?;
                 out.line(format!(
                     "{}: {fingerprint} is in {} now",
                     self.host,

@@ -1,0 +1,381 @@
+//! The single writer: decides each condition, writes whatever is queued with one fdatasync, and only then folds,
+//! indexes and answers.
+//!
+//! It never lets an append depend on what is not durable yet, and never acknowledges part of one.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::{Arc, PoisonError};
+
+use tallybook_events::actor::Actor;
+use tallybook_events::event::Event;
+use tallybook_events::header::{Header, Writer};
+use tallybook_events::ids::{Blob, EventId, Hash, Seq};
+use tallybook_events::record::Record;
+use tallybook_events::subject::Subject;
+use tallybook_replay::state::State;
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::holder::Shared;
+use super::{Appended, Condition, Draft, Error, Refusal, chain};
+use crate::clock;
+use crate::journal::{self, Journal, Link};
+
+/// How many appends one fdatasync may cover.
+const BATCH_MAX: usize = 256;
+/// No append joins a batch that has so many bytes.
+const BATCH_LEN_MAX: usize = 32 * 1024 * 1024;
+/// How many event ids are remembered, so that a repeated append is recognised.
+const RECENT_MAX: usize = 65_536;
+
+/// The events appended last, by their id.
+#[derive(Default)]
+pub(super) struct Recent {
+    by_id: BTreeMap<EventId, Appended>,
+    order: VecDeque<EventId>,
+}
+
+impl Recent {
+    pub(super) fn insert(&mut self, record: &Record) {
+        let id = record.header.event;
+        if self.by_id.insert(id, appended(record)).is_none() {
+            self.order.push_back(id);
+        }
+        if self.order.len() > RECENT_MAX
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.by_id.remove(&oldest);
+        }
+    }
+}
+
+fn appended(record: &Record) -> Appended {
+    Appended {
+        seq: record.header.seq,
+        hash: record.hash,
+    }
+}
+
+type Answer = oneshot::Sender<Result<Vec<Appended>, Error>>;
+
+/// An append that waits for the writer.
+pub(super) struct Request {
+    pub(super) drafts: Vec<Draft>,
+    pub(super) condition: Condition,
+    pub(super) actor: Actor,
+    pub(super) answer: Answer,
+}
+
+pub(super) struct WriterThread {
+    pub(super) journal: Journal,
+    pub(super) shared: Arc<Shared>,
+    pub(super) recent: Recent,
+    pub(super) queue: mpsc::Receiver<Request>,
+    pub(super) head: watch::Sender<Seq>,
+    pub(super) identity: Writer,
+}
+
+/// The appends that share one fdatasync.
+#[derive(Default)]
+struct Batch {
+    records: Vec<Record>,
+    len: usize,
+    links: BTreeMap<Subject, (Seq, Hash)>,
+    events: BTreeSet<EventId>,
+    /// Whether an event of the batch may change who holds what.
+    changes_claims: bool,
+    answers: Vec<(Answer, Vec<Appended>)>,
+}
+
+impl Batch {
+    /// Whether what is asked depends on something in this batch, and so must wait until that is durable.
+    fn decides(&self, request: &Request) -> bool {
+        let repeated = request
+            .drafts
+            .iter()
+            .any(|draft| self.events.contains(&draft.event));
+        let claims = self.changes_claims && request.condition != Condition::none();
+        let changed = request.condition.unchanged.as_ref();
+        let changed = changed.is_some_and(|(subjects, _)| {
+            subjects
+                .iter()
+                .any(|subject| self.links.contains_key(subject))
+        });
+        repeated || claims || changed
+    }
+
+    fn has_room(&self) -> bool {
+        self.answers.len() < BATCH_MAX && self.len < BATCH_LEN_MAX
+    }
+}
+
+impl WriterThread {
+    pub(super) fn run(mut self) {
+        let mut held_over = None;
+        loop {
+            let Some(first) = held_over.take().or_else(|| self.queue.blocking_recv()) else {
+                return;
+            };
+            let mut batch = Batch::default();
+            let mut next = Some(first);
+            while let Some(request) = next.take() {
+                if batch.decides(&request) {
+                    held_over = Some(request);
+                    break;
+                }
+                self.admit(request, &mut batch);
+                if batch.has_room() {
+                    next = self.queue.try_recv().ok();
+                }
+            }
+            self.commit(batch);
+        }
+    }
+
+    /// Decides one append and adds it to the batch, or answers with the refusal.
+    fn admit(&mut self, request: Request, batch: &mut Batch) {
+        let answer = match self.repeated(&request.drafts) {
+            Ok(Some(appended)) => Ok(appended),
+            Ok(None) => match self.place(&request, batch) {
+                Ok(appended) => {
+                    batch.answers.push((request.answer, appended));
+                    return;
+                }
+                Err(error) => Err(error),
+            },
+            Err(refusal) => Err(refusal.into()),
+        };
+        let _gone = request.answer.send(answer);
+    }
+
+    /// Where these drafts are, when they are in the log already.
+    fn repeated(&self, drafts: &[Draft]) -> Result<Option<Vec<Appended>>, Refusal> {
+        let distinct: BTreeSet<EventId> = drafts.iter().map(|draft| draft.event).collect();
+        if distinct.len() != drafts.len() {
+            return Err(Refusal::Malformed(
+                "an event id appears twice in one append".to_owned(),
+            ));
+        }
+        let known: Vec<Appended> = drafts
+            .iter()
+            .filter_map(|draft| self.recent.by_id.get(&draft.event).copied())
+            .collect();
+        match known.len() {
+            0 => Ok(None),
+            len if len == drafts.len() => Ok(Some(known)),
+            _ => Err(Refusal::Malformed(
+                "some of these events are in the log already, by another append".to_owned(),
+            )),
+        }
+    }
+
+    fn place(&self, request: &Request, batch: &mut Batch) -> Result<Vec<Appended>, Error> {
+        let view = self
+            .shared
+            .view
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
+        check(&request.condition, &view.state)?;
+        let mut records: Vec<Record> = Vec::with_capacity(request.drafts.len());
+        let mut links: BTreeMap<Subject, (Seq, Hash)> = BTreeMap::new();
+        let mut link = match batch.records.last() {
+            Some(last) => Link::of(last),
+            None => self.journal.link(),
+        };
+        let mut changes_claims = false;
+        for (position, draft) in request.drafts.iter().enumerate() {
+            let more = u16::try_from(request.drafts.len() - position - 1).map_err(|_| {
+                Refusal::Malformed(format!(
+                    "{} events are too many for one append",
+                    request.drafts.len()
+                ))
+            })?;
+            let record = seal(
+                draft,
+                more,
+                link,
+                links
+                    .get(&draft.subject)
+                    .or_else(|| batch.links.get(&draft.subject)),
+                &view.state,
+                &request.actor,
+                &self.identity,
+            )?;
+            link = Link::of(&record);
+            links.insert(draft.subject.clone(), (link.seq, link.hash));
+            changes_claims |= draft.kind.starts_with("operation.");
+            records.push(record);
+        }
+        let answer = records.iter().map(appended).collect();
+        batch.changes_claims |= changes_claims;
+        batch.len += records.iter().map(Record::frame_len).sum::<usize>();
+        batch
+            .events
+            .extend(records.iter().map(|record| record.header.event));
+        batch.records.extend(records);
+        batch.links.extend(links);
+        Ok(answer)
+    }
+
+    /// Makes a batch durable, then visible, then answers.
+    fn commit(&mut self, batch: Batch) {
+        if batch.records.is_empty() {
+            // Nothing was asked for but whether the condition holds.
+            for (answer, appended) in batch.answers {
+                let _gone = answer.send(Ok(appended));
+            }
+            return;
+        }
+        let positions = match self.journal.append(&batch.records) {
+            Ok(positions) => positions,
+            Err(error) => {
+                refuse(batch, error);
+                return;
+            }
+        };
+        // Crash boundary: durable and not yet folded; the next opening folds it from the journal.
+        for record in &batch.records {
+            self.recent.insert(record);
+        }
+        let newest = self.journal.link().seq;
+        let taken = {
+            let mut view = self
+                .shared
+                .view
+                .write()
+                .unwrap_or_else(PoisonError::into_inner);
+            view.take(batch.records, &positions, self.journal.position())
+        };
+        #[expect(
+            clippy::expect_used,
+            reason = "`seal` decoded every payload; going on would answer from a state that lacks an event"
+        )]
+        taken.expect("what the writer sealed can be read");
+        for (answer, appended) in batch.answers {
+            let _gone = answer.send(Ok(appended));
+        }
+        self.head.send_replace(newest);
+    }
+}
+
+/// Answers every append of a batch with what happened.
+fn refuse(batch: Batch, error: journal::Error) {
+    let disk_full = error.is_disk_full();
+    let what = chain(&error);
+    let mut first = Some(error);
+    for (answer, _) in batch.answers {
+        let error = match first.take() {
+            Some(error) => Error::Journal(error),
+            None => Error::NotWritten {
+                what: what.clone(),
+                disk_full,
+            },
+        };
+        let _gone = answer.send(Err(error));
+    }
+}
+
+fn check(condition: &Condition, state: &State) -> Result<(), Refusal> {
+    if let Some((operation, claim)) = condition.held {
+        let holds = state.operations.get(&operation).is_some_and(|known| {
+            known.first == claim
+                    && !known.status.is_final()
+                    // A rollback takes the claims over: then they are held, but not by this one.
+                    && known
+                        .claims
+                        .iter()
+                        .all(|subject| state.claims.get(subject) == Some(&operation))
+        });
+        if !holds {
+            return Err(Refusal::ClaimLost(operation));
+        }
+    }
+    if let Some((subjects, except)) = &condition.unclaimed {
+        for subject in subjects {
+            let holder = state.claims.get(subject).filter(|id| Some(**id) != *except);
+            let Some(holder) = holder else { continue };
+            let known = state.operations.get(holder);
+            return Err(Refusal::Claimed {
+                subject: subject.clone(),
+                holder: *holder,
+                summary: known.map_or_else(String::new, |known| known.intent.summary()),
+                status: known
+                    .map_or("unknown", |known| known.status.label())
+                    .to_owned(),
+            });
+        }
+    }
+    if let Some((subjects, since)) = &condition.unchanged {
+        for subject in subjects {
+            if let Some(link) = state.links.get(subject)
+                && link.seq > *since
+            {
+                return Err(Refusal::Changed {
+                    subject: subject.clone(),
+                    seq: link.seq,
+                });
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Gives a draft its place behind `link`, with `more` events of the same append to follow. `newest` is the
+/// newest event of its subject that the state does not know yet.
+pub(super) fn seal(
+    draft: &Draft,
+    more: u16,
+    link: Link,
+    newest: Option<&(Seq, Hash)>,
+    state: &State,
+    actor: &Actor,
+    writer: &Writer,
+) -> Result<Record, Error> {
+    let malformed = |what: String| Error::Refused(Refusal::Malformed(what));
+    match Event::decode(&draft.kind, draft.kind_version, &draft.payload.0) {
+        Ok(Event::Unknown(Blob(_))) => {
+            return Err(malformed(format!(
+                "this program does not write events of kind {:?} version {}",
+                draft.kind, draft.kind_version
+            )));
+        }
+        Ok(event) if event.outcome() != draft.outcome => {
+            return Err(malformed(format!("{} can't have that outcome", draft.kind)));
+        }
+        Ok(_) => {}
+        Err(error) => return Err(malformed(chain(&error))),
+    }
+    let (subject_previous_seq, subject_previous) = newest
+        .copied()
+        .or_else(|| {
+            state
+                .links
+                .get(&draft.subject)
+                .map(|link| (link.seq, link.hash))
+        })
+        .unwrap_or((Seq::NONE, Hash::ZERO));
+    let header = Header {
+        log: link.log,
+        epoch: link.epoch,
+        seq: link.seq.next(),
+        previous: link.hash,
+        subject: draft.subject.clone(),
+        subject_previous_seq,
+        subject_previous,
+        event: draft.event,
+        kind: draft.kind.clone(),
+        kind_version: draft.kind_version,
+        time_unix_us: clock::now_unix_us(),
+        actor: actor.clone(),
+        writer: writer.clone(),
+        claim: draft.claim,
+        operation: draft.operation,
+        step: draft.step,
+        attempt: draft.attempt,
+        more,
+        cause: draft.cause,
+        outcome: draft.outcome,
+        commitment: Hash::ZERO,
+    };
+    Record::seal(header, clock::random(), draft.payload.0.clone())
+        .map_err(|error| malformed(chain(&error)))
+}

@@ -1,0 +1,318 @@
+//! The databases are disposable: deleted, damaged or folded by other code, the next start builds them again, says so,
+//! and answers the same.
+
+use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+
+use tallybook::journal::{Journal, Limits, Position};
+use tallybook::log::{Filter, INDEX, JOURNAL, Log, Open, PROJECTION, verify};
+use tallybook::store::{Projection, Stored};
+use tallybook_events::ids::Seq;
+use tallybook_events::record::Record;
+use tallybook_replay::state::State;
+use tallybook_testkit::samples;
+use tallybook_testkit::story::Story;
+use tempfile::TempDir;
+
+fn store_of(records: &[Record]) -> TempDir {
+    let store = tempfile::tempdir().unwrap();
+    let limits = Limits {
+        segment_len: 50_000,
+    };
+    let mut journal = Journal::create(&store.path().join(JOURNAL), samples::log(), limits).unwrap();
+    for append in records.chunk_by(|earlier, _| earlier.header.more > 0) {
+        journal.append(append).unwrap();
+    }
+    store
+}
+
+async fn open(store: &Path) -> (Log, Vec<String>) {
+    let (sender, notices) = mpsc::channel();
+    let log = Log::open(store, Open::Existing, move |what| drop(sender.send(what)))
+        .await
+        .unwrap();
+    (log, notices.try_iter().collect())
+}
+
+/// Questions that meet every class of term, the bounds, and the newest few.
+fn questions() -> Vec<Filter> {
+    let all = Filter::default;
+    vec![
+        all(),
+        Filter {
+            host: Some(samples::host("cn1")),
+            ..all()
+        },
+        Filter {
+            container: Some(samples::container("db")),
+            ..all()
+        },
+        Filter {
+            kind: Some("step".to_owned()),
+            newest: Some(7),
+            ..all()
+        },
+        Filter {
+            kind: Some("operation.intended".to_owned()),
+            from: Some(Seq(70)),
+            ..all()
+        },
+        Filter {
+            actor: Some("ada?".to_owned()),
+            to: Some(Seq(130)),
+            ..all()
+        },
+        Filter {
+            subject: Some("cloud".parse().unwrap()),
+            ..all()
+        },
+        Filter::of_operation(samples::operation(3)),
+        Filter::at(Seq(64)),
+        Filter {
+            from: Some(Seq(60)),
+            to: Some(Seq(140)),
+            newest: Some(70),
+            ..all()
+        },
+        Filter {
+            template: Some(samples::template("none")),
+            ..all()
+        },
+    ]
+}
+
+async fn answers(log: &Log) -> (State, Vec<Vec<Record>>) {
+    let mut answers = Vec::new();
+    for question in questions() {
+        answers.push(log.records(&question).await.unwrap());
+    }
+    (log.state().await.unwrap(), answers)
+}
+
+/// What the journal itself says.
+fn expected(records: &[Record], store: &Path) -> (State, Vec<Vec<Record>>) {
+    let (report, state) = verify::journal(store).unwrap();
+    assert_eq!(report.findings, vec![]);
+    let answer = |filter: &Filter| {
+        let taken: Vec<Record> = records
+            .iter()
+            .filter(|record| filter.takes(&record.header))
+            .cloned()
+            .collect();
+        taken[taken.len() - filter.newest.unwrap_or(taken.len()).min(taken.len())..].to_vec()
+    };
+    (state, questions().iter().map(answer).collect())
+}
+
+fn files(directory: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.extend(files(&path));
+        } else {
+            found.push(path);
+        }
+    }
+    found.sort();
+    found
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_databases_answer_as_the_journal_does() {
+    let records = Story::of(23, 300).records;
+    let store = store_of(&records);
+    let expected = expected(&records, store.path());
+    for _ in 0..3 {
+        let (log, _) = open(store.path()).await;
+        assert_eq!(answers(&log).await, expected);
+        log.close().await;
+    }
+    // The stored projections are the fold, links and inventory included.
+    let projection = Projection::open(&store.path().join(PROJECTION)).unwrap();
+    let Stored::State { state, .. } = projection.load().unwrap() else {
+        panic!("nothing is stored")
+    };
+    assert_eq!(verify::projections(&expected.0, &state), vec![]);
+    assert_eq!(*state, expected.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_removed_database_is_built_again_and_said_so() {
+    let records = Story::of(23, 200).records;
+    let store = store_of(&records);
+    let expected = expected(&records, store.path());
+    let (log, notices) = open(store.path()).await;
+    assert_eq!(notices.len(), 1, "{notices:?}");
+    log.close().await;
+    let (log, notices) = open(store.path()).await;
+    assert_eq!(notices, Vec::<String>::new());
+    log.close().await;
+    for removed in [vec![INDEX], vec![PROJECTION], vec![INDEX, PROJECTION]] {
+        for name in &removed {
+            std::fs::remove_dir_all(store.path().join(name)).unwrap();
+        }
+        let (log, notices) = open(store.path()).await;
+        assert!(
+            notices
+                .iter()
+                .any(|notice| notice.contains("again from the journal")),
+            "{removed:?}: {notices:?}"
+        );
+        assert_eq!(answers(&log).await, expected, "{removed:?}");
+        log.close().await;
+    }
+}
+
+/// A file of a database, damaged in some way.
+fn damage(path: &Path, how: usize) {
+    let mut bytes = std::fs::read(path).unwrap();
+    if bytes.is_empty() {
+        return;
+    }
+    let len = bytes.len();
+    // sled preallocates: what it wrote ends long before the file does.
+    let used = bytes
+        .iter()
+        .rposition(|byte| *byte != 0)
+        .map_or(1, |at| at + 1);
+    let flip =
+        |bytes: &mut Vec<u8>, at: usize| (at..(at + 16).min(len)).for_each(|at| bytes[at] ^= 0xff);
+    match how {
+        0 => flip(&mut bytes, 0),
+        1 => flip(&mut bytes, used / 2),
+        2 => flip(&mut bytes, used - 1),
+        3 => bytes.truncate(used / 2),
+        4 => bytes.clear(),
+        5 => bytes.fill(0xa5),
+        6 => flip(&mut bytes, used / 4),
+        7 => flip(&mut bytes, used * 3 / 4),
+        _ => unreachable!("8 ways"),
+    }
+    std::fs::write(path, bytes).unwrap();
+}
+
+fn copy_tree(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let kind = entry.file_type().unwrap();
+        if kind.is_dir() {
+            copy_tree(&entry.path(), &to.join(entry.file_name()));
+        } else if kind.is_file() {
+            std::fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_database_never_changes_an_answer() {
+    let records = Story::of(23, 300).records;
+    let store = store_of(&records);
+    let expected = expected(&records, store.path());
+    open(store.path()).await.0.close().await;
+    let targets: Vec<PathBuf> = [INDEX, PROJECTION]
+        .iter()
+        .flat_map(|name| files(&store.path().join(name)))
+        .map(|path| path.strip_prefix(store.path()).unwrap().to_owned())
+        .collect();
+    assert!(targets.len() >= 4, "{targets:?}");
+    for target in &targets {
+        for how in 0..8 {
+            let copy = tempfile::tempdir().unwrap();
+            copy_tree(store.path(), copy.path());
+            damage(&copy.path().join(target), how);
+            for _ in 0..2 {
+                let (log, notices) = open(copy.path()).await;
+                assert_eq!(
+                    answers(&log).await,
+                    expected,
+                    "{} {how}: {notices:?}",
+                    target.display()
+                );
+                log.close().await;
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_is_a_file_or_of_another_log_is_built_again() {
+    let records = Story::of(23, 150).records;
+    let store = store_of(&records);
+    let expected = expected(&records, store.path());
+    for name in [INDEX, PROJECTION] {
+        open(store.path()).await.0.close().await;
+        std::fs::remove_dir_all(store.path().join(name)).unwrap();
+        std::fs::write(store.path().join(name), "garbage").unwrap();
+        let (log, notices) = open(store.path()).await;
+        assert!(notices[0].contains("can't be used"), "{notices:?}");
+        assert_eq!(answers(&log).await, expected);
+        log.close().await;
+    }
+    let other = tempfile::tempdir().unwrap();
+    let log = Log::open(other.path(), Open::Create, |_| {}).await.unwrap();
+    log.close().await;
+    std::fs::remove_dir_all(store.path().join(PROJECTION)).unwrap();
+    copy_tree(
+        &other.path().join(PROJECTION),
+        &store.path().join(PROJECTION),
+    );
+    let (log, notices) = open(store.path()).await;
+    assert!(notices[0].contains("belongs to another log"), "{notices:?}");
+    assert_eq!(answers(&log).await, expected);
+    log.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn projections_of_another_version_are_folded_again() {
+    let records = Story::of(23, 150).records;
+    let store = store_of(&records);
+    let expected = expected(&records, store.path());
+    open(store.path()).await.0.close().await;
+    {
+        // A state that today's code would not fold, under yesterday's version.
+        let projection = Projection::open(&store.path().join(PROJECTION)).unwrap();
+        let start = Position {
+            segment: Seq(1),
+            offset: 0,
+        };
+        let mut wrong = expected.0.clone();
+        wrong.hosts.clear();
+        wrong.head.seq = Seq(3);
+        projection.replace_as(0, &wrong, start).unwrap();
+        projection.flush().unwrap();
+    }
+    let (log, notices) = open(store.path()).await;
+    assert!(
+        notices
+            .iter()
+            .any(|notice| notice.contains("another version")),
+        "{notices:?}"
+    );
+    assert_eq!(answers(&log).await, expected);
+    log.close().await;
+}
+
+/// A store that version 1 of the format wrote, kept in the repository: its journal must open for ever.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_of_version_1_opens() {
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/store-v1");
+    let story = Story::of_all_kinds();
+    if !golden.exists() && std::env::var_os("GOLDEN_WRITE").is_some() {
+        copy_tree(store_of(&story.records).path(), &golden);
+    }
+    let store = tempfile::tempdir().unwrap();
+    copy_tree(&golden, store.path());
+    let (report, _) = verify::journal(store.path()).unwrap();
+    assert_eq!(report.findings, vec![]);
+    assert_eq!(report.head.seq, Seq(story.records.len() as u64));
+    assert_eq!(report.head.hash, story.records.last().unwrap().hash);
+    let (log, _) = open(store.path()).await;
+    assert_eq!(
+        log.records(&Filter::default()).await.unwrap(),
+        story.records
+    );
+    log.entries(&Filter::default()).await.unwrap();
+    log.close().await;
+}

@@ -1,0 +1,548 @@
+//! One value of every kind of event, intent and fact, with fixed contents: what the golden files pin.
+//!
+//! The contents never change; a new kind or variant is added at the end of its list.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+
+use tallybook_events::actor::{Actor, ActorClaim, ClaimSource};
+use tallybook_events::allocation::{Allocation, Forward, Mac, Protocol};
+use tallybook_events::event::{
+    AllocationMade, AllocationReleased, ChangeKind, Event, InventoryRecorded, LogCreated,
+    OperationFailed, OperationIntended, OperationInterrupted, OperationPlanned, OperationResumed,
+    OperationRolledBack, OperationStuck, OperationSucceeded, OutputCaptured, PathChange,
+    Resolution, SessionRecorded, StepDoubted, StepFailed, StepStarted, StepSucceeded,
+    StepUnstarted,
+};
+use tallybook_events::fact::{Backing, Fact, Origin};
+use tallybook_events::header::{ClaimRef, Header, Writer};
+use tallybook_events::ids::{
+    Attempt, Blob, BootId, Epoch, EventId, Generation, Hash, LogId, OperationId, Seq, StepIndex,
+};
+use tallybook_events::intent::{Intent, Source};
+use tallybook_events::name::{ContainerName, HostName, TemplateName};
+use tallybook_events::step::{
+    Action, Captured, FailureClass, Fence, Peer, Phase, PlannedStep, Receipt, Reversal, SendSource,
+    StepDone, StepFailure, StepKey,
+};
+use tallybook_events::subject::Subject;
+
+/// A host's name.
+///
+/// # Panics
+/// When the text is none.
+pub fn host(name: &str) -> HostName {
+    HostName::new(name).unwrap()
+}
+
+/// A container's name.
+///
+/// # Panics
+/// When the text is none.
+pub fn container(name: &str) -> ContainerName {
+    ContainerName::new(name).unwrap()
+}
+
+/// A template's name.
+///
+/// # Panics
+/// When the text is none.
+pub fn template(name: &str) -> TemplateName {
+    TemplateName::new(name).unwrap()
+}
+
+/// An operation's id.
+pub fn operation(number: u8) -> OperationId {
+    OperationId::new(1_795_000_000_000, [number; 10])
+}
+
+/// What the samples belong to.
+pub fn log() -> LogId {
+    LogId::new(1_794_000_000_000, [7; 10])
+}
+
+/// Who made the samples happen.
+pub fn actor() -> Actor {
+    let claim = |name: &str, value: &str, source| ActorClaim {
+        name: name.to_owned(),
+        value: value.to_owned(),
+        source,
+    };
+    Actor(vec![
+        claim("uid", "0", ClaimSource::Kernel),
+        claim("user", "root", ClaimSource::Derived),
+        claim("sudo_user", "ada", ClaimSource::Asserted),
+    ])
+}
+
+/// The process that wrote the samples.
+pub fn writer() -> Writer {
+    Writer {
+        controller: "ctl".to_owned(),
+        boot: BootId::from_bytes([9; 16]),
+    }
+}
+
+fn allocation() -> Allocation {
+    Allocation {
+        address: Ipv4Addr::new(10, 5, 0, 9),
+        mac: Mac([0, 0x16, 0x3e, 1, 2, 0xff]),
+        forwards: vec![
+            Forward {
+                name: "ssh".to_owned(),
+                protocol: Protocol::Tcp,
+                host_port: 40_001,
+                container_port: 22,
+            },
+            Forward {
+                name: "dns".to_owned(),
+                protocol: Protocol::Udp,
+                host_port: 53,
+                container_port: 53,
+            },
+        ],
+    }
+}
+
+fn captured() -> Captured {
+    Captured {
+        command: "lxc-start -n web".to_owned(),
+        exit: Some(-1),
+        text: Blob(b"line\n\xff\x00".to_vec()),
+        dropped_bytes: 70_000,
+    }
+}
+
+/// A step that is planned forward.
+pub fn planned(index: u32, after: &[u32]) -> PlannedStep {
+    PlannedStep {
+        index: StepIndex(index),
+        host: host("cn1"),
+        subject: Subject::Container(host("cn1"), container("web")),
+        kind: "container.start".to_owned(),
+        params: Blob(vec![0x80]),
+        summary: format!("step {index}"),
+        action: Action::Forward,
+        reversal: Reversal::Undo,
+        once: false,
+        after: after.iter().copied().map(StepIndex).collect(),
+        peer: None,
+    }
+}
+
+fn planned_all() -> Vec<PlannedStep> {
+    let undo = |output| Action::Undo {
+        operation: operation(3),
+        step: StepIndex(4),
+        output,
+    };
+    vec![
+        planned(0, &[]),
+        PlannedStep {
+            action: undo(Some(Blob(vec![0xc0]))),
+            reversal: Reversal::Keep {
+                why: "shared".to_owned(),
+            },
+            peer: Some(Peer {
+                host: host("cn2"),
+                source: SendSource::Template {
+                    template: template("base"),
+                    generation: Generation(2),
+                },
+            }),
+            ..planned(1, &[0])
+        },
+        PlannedStep {
+            action: undo(None),
+            reversal: Reversal::Irreversible {
+                why: "gone".to_owned(),
+            },
+            once: true,
+            peer: Some(Peer {
+                host: host("cn2"),
+                source: SendSource::Staged {
+                    operation: operation(3),
+                    step: StepIndex(5),
+                },
+            }),
+            ..planned(2, &[0, 1])
+        },
+    ]
+}
+
+fn done() -> StepDone {
+    StepDone {
+        changed: true,
+        output: Blob(vec![0x81, 0xa1, b'a', 1]),
+        facts: vec![Fact::ContainerStarted {
+            host: host("cn1"),
+            container: container("web"),
+        }],
+        captured: vec![captured()],
+    }
+}
+
+fn failure(class: FailureClass) -> StepFailure {
+    StepFailure {
+        class,
+        message: "no space left on /var".to_owned(),
+        hint: Some("free some".to_owned()),
+        captured: Vec::new(),
+    }
+}
+
+/// Every class of failure.
+pub const FAILURE_CLASSES: &[FailureClass] = &[
+    FailureClass::Exists,
+    FailureClass::Missing,
+    FailureClass::DiskFull,
+    FailureClass::Permission,
+    FailureClass::Verification,
+    FailureClass::Command,
+    FailureClass::Timeout,
+    FailureClass::Host,
+    FailureClass::Peer,
+    FailureClass::Interrupted,
+    FailureClass::Fenced,
+    FailureClass::Unknown,
+    FailureClass::Other,
+];
+
+/// One event of every kind.
+pub fn events() -> Vec<Event> {
+    let reason = || "the line dropped".to_owned();
+    vec![
+        LogCreated {
+            tool_version: "0.1.0".to_owned(),
+        }
+        .into(),
+        InventoryRecorded {
+            path: "/etc/tallybook/cloud.toml".to_owned(),
+            hash: Hash([0xab; 32]),
+            text: Blob(b"[hosts.cn1]\n".to_vec()),
+        }
+        .into(),
+        AllocationMade {
+            allocation: allocation(),
+        }
+        .into(),
+        AllocationReleased {
+            allocation: allocation(),
+        }
+        .into(),
+        OperationIntended {
+            intent: intents()[2].clone(),
+            inventory: Seq(2),
+            claims: vec![
+                Subject::Cloud,
+                Subject::Host(host("cn1")),
+                Subject::Container(host("cn1"), container("web")),
+                Subject::Template(template("base")),
+            ],
+        }
+        .into(),
+        OperationPlanned {
+            steps: planned_all(),
+        }
+        .into(),
+        OperationResumed {}.into(),
+        OperationInterrupted { reason: reason() }.into(),
+        OperationSucceeded { events: 12 }.into(),
+        OperationFailed { reason: reason() }.into(),
+        OperationRolledBack { by: operation(2) }.into(),
+        OperationStuck { reason: reason() }.into(),
+        StepStarted {
+            kind: "container.start".to_owned(),
+        }
+        .into(),
+        StepSucceeded {
+            resolution: Resolution::Reported,
+            done: done(),
+        }
+        .into(),
+        StepFailed {
+            resolution: Resolution::Receipt,
+            failure: failure(FailureClass::DiskFull),
+        }
+        .into(),
+        StepDoubted {
+            why: "no receipt".to_owned(),
+        }
+        .into(),
+        StepUnstarted {
+            why: "never sent".to_owned(),
+        }
+        .into(),
+        OutputCaptured {
+            captured: captured(),
+        }
+        .into(),
+        SessionRecorded {
+            argv: vec!["sh".to_owned(), "-c".to_owned(), "true".to_owned()],
+            terminal: true,
+            started_unix_us: 1_795_000_000_000_000,
+            ended_unix_us: 1_795_000_060_000_000,
+            exit: None,
+            output: Blob(b"$ \x1b[0m".to_vec()),
+            dropped_bytes: 3,
+            changes: [ChangeKind::Added, ChangeKind::Modified, ChangeKind::Removed]
+                .map(|change| PathChange {
+                    change,
+                    path: Blob(b"etc/\xfe".to_vec()),
+                })
+                .to_vec(),
+            changes_dropped: 1,
+        }
+        .into(),
+    ]
+}
+
+/// Every variant of [`Intent`], with every variant inside.
+pub fn intents() -> Vec<Intent> {
+    let create = |source, backing| Intent::ContainerCreate {
+        container: container("web"),
+        host: host("cn1"),
+        source,
+        backing,
+    };
+    let (web, cn1) = (container("web"), host("cn1"));
+    vec![
+        Intent::HostInstall {
+            hosts: vec![host("cn1"), host("cn2")],
+        },
+        Intent::HostPrepare { hosts: vec![] },
+        create(
+            Source::Template {
+                template: template("base"),
+                generation: Some(Generation(2)),
+            },
+            Some(Backing::Reflink),
+        ),
+        create(Source::Scratch, None),
+        create(
+            Source::Container {
+                container: container("db"),
+            },
+            Some(Backing::Dir),
+        ),
+        create(
+            Source::Template {
+                template: template("base"),
+                generation: None,
+            },
+            Some(Backing::Overlay),
+        ),
+        Intent::ContainerStart {
+            container: web.clone(),
+            host: cn1.clone(),
+        },
+        Intent::ContainerStop {
+            container: web.clone(),
+            host: cn1.clone(),
+        },
+        Intent::ContainerRestart {
+            container: web.clone(),
+            host: cn1.clone(),
+        },
+        Intent::ContainerDestroy {
+            container: web.clone(),
+            host: cn1.clone(),
+        },
+        Intent::ContainerExec {
+            container: web.clone(),
+            host: cn1.clone(),
+            argv: vec!["true".to_owned()],
+        },
+        Intent::ContainerShell {
+            container: web.clone(),
+            host: cn1.clone(),
+        },
+        Intent::ContainerCopy {
+            container: web.clone(),
+            from: cn1.clone(),
+            to: host("cn2"),
+            copy: container("web2"),
+        },
+        Intent::TemplateSnapshot {
+            template: template("base"),
+            container: web,
+            host: cn1.clone(),
+            generation: Generation(3),
+        },
+        Intent::TemplateSync {
+            template: template("base"),
+            generation: Generation(3),
+            from: cn1.clone(),
+            to: vec![host("cn2")],
+        },
+        Intent::TemplateRemove {
+            template: template("base"),
+            generation: Generation(3),
+            hosts: vec![cn1],
+        },
+        Intent::Rollback {
+            operation: operation(1),
+        },
+    ]
+}
+
+/// Every variant of [`Fact`], with every variant inside.
+pub fn facts() -> Vec<Fact> {
+    let (cn1, web) = (host("cn1"), container("web"));
+    let created = |origin, backing| Fact::ContainerCreated {
+        host: host("cn1"),
+        container: container("web"),
+        origin,
+        backing,
+    };
+    vec![
+        Fact::HostObserved {
+            host: cn1.clone(),
+            properties: BTreeMap::from([
+                ("cpus".to_owned(), "4".to_owned()),
+                ("os".to_owned(), "debian 12".to_owned()),
+            ]),
+        },
+        Fact::HostInstalled { host: cn1.clone() },
+        Fact::HostUninstalled { host: cn1.clone() },
+        Fact::HostPrepared {
+            host: cn1.clone(),
+            bridge: "lxcbr1".to_owned(),
+            gateway: "10.5.0.1/16".to_owned(),
+        },
+        Fact::HostUnprepared { host: cn1.clone() },
+        created(
+            Origin::Scratch {
+                distribution: "debian".to_owned(),
+                release: "bookworm".to_owned(),
+            },
+            Backing::Dir,
+        ),
+        created(
+            Origin::Template {
+                template: template("base"),
+                generation: Generation(2),
+                manifest: Hash([0xcd; 32]),
+            },
+            Backing::Reflink,
+        ),
+        created(
+            Origin::Container {
+                host: cn1.clone(),
+                container: container("db"),
+            },
+            Backing::Overlay,
+        ),
+        Fact::ContainerIdentified {
+            host: cn1.clone(),
+            container: web.clone(),
+            machine_id: "00112233445566778899aabbccddeeff".to_owned(),
+            host_keys: vec!["SHA256:abc".to_owned()],
+        },
+        Fact::ContainerStarted {
+            host: cn1.clone(),
+            container: web.clone(),
+        },
+        Fact::ContainerAddressed {
+            host: cn1.clone(),
+            container: web.clone(),
+            address: "10.5.0.9".to_owned(),
+        },
+        Fact::ContainerStopped {
+            host: cn1.clone(),
+            container: web.clone(),
+        },
+        Fact::ContainerDestroyed {
+            host: cn1.clone(),
+            container: web.clone(),
+        },
+        Fact::KeysAuthorized {
+            host: cn1.clone(),
+            container: web.clone(),
+            keys: vec!["ada@desk".to_owned()],
+        },
+        Fact::Provisioned {
+            host: cn1.clone(),
+            container: web,
+            entry: 1,
+        },
+        Fact::TemplatePresent {
+            host: cn1.clone(),
+            template: template("base"),
+            generation: Generation(2),
+            manifest: Hash([0xcd; 32]),
+            entries: 12_345,
+            size_bytes: 5_000_000_000,
+        },
+        Fact::TemplateAbsent {
+            host: cn1,
+            template: template("base"),
+            generation: Generation(2),
+        },
+    ]
+}
+
+/// A receipt in every phase, the failed one in every class of failure.
+pub fn receipts() -> Vec<Receipt> {
+    let receipt = |phase| Receipt {
+        key: StepKey {
+            log: log(),
+            operation: operation(1),
+            step: StepIndex(2),
+            attempt: Attempt(1),
+        },
+        fence: Fence {
+            log: log(),
+            epoch: Epoch(1),
+            claim: ClaimRef {
+                seq: Seq(5),
+                hash: Hash([5; 32]),
+            },
+        },
+        kind: "container.start".to_owned(),
+        boot: BootId::from_bytes([9; 16]),
+        time_unix_us: 1_795_000_000_000_000,
+        phase,
+    };
+    let mut all = vec![receipt(Phase::Started), receipt(Phase::Succeeded(done()))];
+    all.extend(
+        FAILURE_CLASSES
+            .iter()
+            .map(|class| receipt(Phase::Failed(failure(*class)))),
+    );
+    all
+}
+
+/// A header with every field set, for an event.
+///
+/// # Panics
+/// When the event is of an unknown kind.
+pub fn header(event: &Event, seq: u64) -> Header {
+    let (kind, kind_version) = event.kind().unwrap();
+    Header {
+        log: log(),
+        epoch: Epoch(1),
+        seq: Seq(seq),
+        previous: Hash([0x11; 32]),
+        subject: Subject::Container(host("cn1"), container("web")),
+        subject_previous_seq: Seq(seq - 1),
+        subject_previous: Hash([0x22; 32]),
+        event: EventId::new(1_795_000_000_000, [seq as u8; 10]),
+        kind: kind.to_owned(),
+        kind_version,
+        time_unix_us: 1_795_000_000_000_000 + seq,
+        actor: actor(),
+        writer: writer(),
+        claim: Some(ClaimRef {
+            seq: Seq(5),
+            hash: Hash([0x55; 32]),
+        }),
+        operation: Some(operation(1)),
+        step: Some(StepIndex(3)),
+        attempt: Attempt(2),
+        more: 0,
+        cause: Seq(5),
+        outcome: event.outcome(),
+        commitment: Hash::ZERO,
+    }
+}

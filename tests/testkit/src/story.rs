@@ -1,0 +1,316 @@
+//! Random but legal histories: what a sound controller may write, sealed into records that hold together.
+//!
+//! The same choices give the same bytes; no clock and no randomness are used.
+
+use std::collections::BTreeMap;
+
+use tallybook_events::event::{
+    AllocationMade, AllocationReleased, Event, InventoryRecorded, LogCreated, OperationFailed,
+    OperationIntended, OperationInterrupted, OperationPlanned, OperationResumed,
+    OperationRolledBack, OperationStuck, OperationSucceeded, OutputCaptured, Resolution,
+    SessionRecorded, StepDoubted, StepFailed, StepStarted, StepSucceeded, StepUnstarted,
+};
+use tallybook_events::header::{ClaimRef, Header};
+use tallybook_events::ids::{Attempt, Blob, Epoch, EventId, Hash, OperationId, Seq, StepIndex};
+use tallybook_events::intent::Intent;
+use tallybook_events::record::Record;
+use tallybook_events::step::PlannedStep;
+use tallybook_events::subject::Subject;
+
+use crate::samples;
+
+/// A history being told.
+pub struct Story {
+    /// Its records so far.
+    pub records: Vec<Record>,
+    links: BTreeMap<Subject, (Seq, Hash)>,
+    choices: u64,
+    operations: u8,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Place {
+    operation: Option<OperationId>,
+    claim: Option<ClaimRef>,
+    step: Option<(u32, u32)>,
+}
+
+impl Story {
+    /// Begins a history; the choices decide how it goes.
+    pub fn new(choices: u64) -> Self {
+        let mut story = Story {
+            records: Vec::new(),
+            links: BTreeMap::new(),
+            choices: choices | 1,
+            operations: 0,
+        };
+        story.append(
+            Place::default(),
+            Subject::Cloud,
+            vec![
+                LogCreated {
+                    tool_version: "0.1.0".to_owned(),
+                }
+                .into(),
+                inventory(),
+            ],
+        );
+        story
+    }
+
+    /// A history of at least so many events.
+    pub fn of(choices: u64, events: usize) -> Self {
+        let mut story = Story::new(choices);
+        while story.records.len() < events {
+            story.operate();
+        }
+        story
+    }
+
+    /// A history in which every kind of event occurs.
+    pub fn of_all_kinds() -> Self {
+        let mut choices = 1;
+        loop {
+            let story = Story::of(choices, 40);
+            let has = |kind: &str| {
+                story
+                    .records
+                    .iter()
+                    .any(|record| record.header.kind == kind)
+            };
+            if tallybook_events::event::KINDS
+                .iter()
+                .all(|(kind, _)| has(kind))
+            {
+                return story;
+            }
+            choices += 2;
+        }
+    }
+
+    fn choose(&mut self, among: u64) -> u64 {
+        // splitmix64: every seed gives a full-period sequence.
+        self.choices = self.choices.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.choices;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (mixed ^ (mixed >> 31)) % among
+    }
+
+    /// One append.
+    fn append(&mut self, place: Place, subject: Subject, events: Vec<Event>) {
+        let count = events.len();
+        for (position, event) in events.into_iter().enumerate() {
+            let seq = self.records.len() as u64 + 1;
+            let (kind, kind_version) = event.kind().unwrap();
+            let (subject_previous_seq, subject_previous) = self
+                .links
+                .get(&subject)
+                .copied()
+                .unwrap_or((Seq::NONE, Hash::ZERO));
+            let mut unique = [0; 10];
+            unique[2..].copy_from_slice(&seq.to_be_bytes());
+            let header = Header {
+                log: samples::log(),
+                epoch: Epoch(1),
+                seq: Seq(seq),
+                previous: self.records.last().map_or(Hash::ZERO, |last| last.hash),
+                subject: subject.clone(),
+                subject_previous_seq,
+                subject_previous,
+                event: EventId::new(1_795_000_000_000, unique),
+                kind: kind.to_owned(),
+                kind_version,
+                time_unix_us: 1_795_000_000_000_000 + seq,
+                actor: samples::actor(),
+                writer: samples::writer(),
+                claim: place.claim,
+                operation: place.operation,
+                step: place.step.map(|(step, _)| StepIndex(step)),
+                attempt: Attempt(place.step.map_or(0, |(_, attempt)| attempt)),
+                more: (count - position - 1) as u16,
+                cause: place.claim.map_or(Seq::NONE, |claim| claim.seq),
+                outcome: event.outcome(),
+                commitment: Hash::ZERO,
+            };
+            let payload = event.encode().unwrap();
+            let record = Record::seal(header, [seq as u8 | 1; 32], payload).unwrap();
+            self.links.insert(subject.clone(), (Seq(seq), record.hash));
+            self.records.push(record);
+        }
+    }
+
+    /// One operation from its intent to some end.
+    pub fn operate(&mut self) {
+        let subject = Subject::Container(
+            samples::host(["cn1", "cn2", "cn3"][self.choose(3) as usize]),
+            samples::container(["web", "db"][self.choose(2) as usize]),
+        );
+        let intents = samples::intents();
+        let plain = self.choose(intents.len() as u64 - 1) as usize;
+        let (id, place, began) = self.begin(&subject, intents[plain].clone());
+        if self.choose(3) == 0 {
+            let allocation = samples::events().into_iter().find_map(|event| match event {
+                Event::AllocationMade(made) => Some(made.allocation),
+                _ => None,
+            });
+            let allocation = allocation.unwrap();
+            let made = AllocationMade {
+                allocation: allocation.clone(),
+            };
+            self.append(place, subject.clone(), vec![made.into()]);
+            if self.choose(2) == 0 {
+                let released = AllocationReleased { allocation };
+                self.append(place, subject.clone(), vec![released.into()]);
+            }
+        }
+        let steps = self.choose(4) as u32;
+        let plan: Vec<PlannedStep> = (0..steps)
+            .map(|index| samples::planned(index, if index == 0 { &[] } else { &[0] }))
+            .collect();
+        self.append(
+            place,
+            subject.clone(),
+            vec![OperationPlanned { steps: plan }.into()],
+        );
+        let whole = (0..steps).all(|step| self.step(place, &subject, step));
+        let count = |story: &Story| {
+            let of = |record: &&Record| record.header.operation == Some(id);
+            story.records[began..].iter().filter(of).count() as u64
+        };
+        if whole {
+            let events = count(self) + 1;
+            self.append(place, subject, vec![OperationSucceeded { events }.into()]);
+            return;
+        }
+        let reason = || "it could not go on".to_owned();
+        let end: Event = match self.choose(3) {
+            0 => OperationInterrupted { reason: reason() }.into(),
+            1 => OperationFailed { reason: reason() }.into(),
+            _ => OperationStuck { reason: reason() }.into(),
+        };
+        self.append(
+            place,
+            subject.clone(),
+            vec![end, OperationResumed {}.into()],
+        );
+        let (by, rollback, _) = self.begin(&subject, Intent::Rollback { operation: id });
+        let none = OperationPlanned { steps: Vec::new() };
+        self.append(rollback, subject.clone(), vec![none.into()]);
+        self.append(
+            place,
+            subject.clone(),
+            vec![OperationRolledBack { by }.into()],
+        );
+        self.append(
+            rollback,
+            subject,
+            vec![OperationSucceeded { events: 3 }.into()],
+        );
+    }
+
+    fn begin(&mut self, subject: &Subject, intent: Intent) -> (OperationId, Place, usize) {
+        self.operations += 1;
+        let id = samples::operation(self.operations);
+        let began = self.records.len();
+        let place = Place {
+            operation: Some(id),
+            ..Place::default()
+        };
+        let intended = OperationIntended {
+            intent,
+            inventory: Seq(2),
+            claims: vec![subject.clone()],
+        };
+        self.append(place, subject.clone(), vec![intended.into()]);
+        let claim = ClaimRef {
+            seq: Seq(self.records.len() as u64),
+            hash: self.records[began].hash,
+        };
+        let place = Place {
+            claim: Some(claim),
+            ..place
+        };
+        (id, place, began)
+    }
+
+    /// Carries a step out; `false` when it did not end well.
+    fn step(&mut self, place: Place, subject: &Subject, step: u32) -> bool {
+        for attempt in 1..=2 {
+            let place = Place {
+                step: Some((step, attempt)),
+                ..place
+            };
+            let started = StepStarted {
+                kind: "container.start".to_owned(),
+            };
+            self.append(place, subject.clone(), vec![started.into()]);
+            if self.choose(4) == 0 {
+                let doubted = StepDoubted {
+                    why: "the line dropped".to_owned(),
+                };
+                self.append(place, subject.clone(), vec![doubted.into()]);
+            }
+            match self.choose(6) {
+                0 => {
+                    let unstarted = StepUnstarted {
+                        why: "no receipt".to_owned(),
+                    };
+                    self.append(place, subject.clone(), vec![unstarted.into()]);
+                }
+                1 => {
+                    let failed = StepFailed {
+                        resolution: Resolution::Receipt,
+                        failure: tallybook_events::step::StepFailure {
+                            class: samples::FAILURE_CLASSES[self.choose(13) as usize],
+                            message: "it failed".to_owned(),
+                            hint: None,
+                            captured: Vec::new(),
+                        },
+                    };
+                    self.append(place, subject.clone(), vec![failed.into()]);
+                }
+                _ => {
+                    let mut events = self.reported();
+                    let facts = samples::facts();
+                    let fact = self.choose(facts.len() as u64) as usize;
+                    events.push(
+                        StepSucceeded {
+                            resolution: Resolution::Reported,
+                            done: tallybook_events::step::StepDone {
+                                changed: self.choose(2) == 0,
+                                output: Blob(vec![0x80]),
+                                facts: vec![facts[fact].clone()],
+                                captured: Vec::new(),
+                            },
+                        }
+                        .into(),
+                    );
+                    self.append(place, subject.clone(), events);
+                    return true;
+                }
+            }
+        }
+        false
+    }
+
+    /// What a step may report besides its outcome.
+    fn reported(&mut self) -> Vec<Event> {
+        let choice = self.choose(4);
+        let wanted = |event: &Event| match event {
+            Event::OutputCaptured(OutputCaptured { .. }) => choice == 0,
+            Event::SessionRecorded(SessionRecorded { .. }) => choice == 1,
+            _ => false,
+        };
+        samples::events().into_iter().filter(wanted).collect()
+    }
+}
+
+fn inventory() -> Event {
+    InventoryRecorded {
+        path: "cloud.toml".to_owned(),
+        hash: Hash([0xab; 32]),
+        text: Blob(b"[hosts.cn1]\n".to_vec()),
+    }
+    .into()
+}

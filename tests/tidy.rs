@@ -1,0 +1,171 @@
+//! Rules of the house that a program can check: which crate may depend on what, and what every file looks like.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// Everything that the pure crates may be built from, at any distance, without build scripts' own needs.
+const PURE: &[&str] = &[
+    "arrayvec",
+    "blake3",
+    "cfg-if",
+    "constant_time_eq",
+    "cpufeatures",
+    "num-traits",
+    "proc-macro2",
+    "quote",
+    "rmp",
+    "rmp-serde",
+    "serde",
+    "serde_bytes",
+    "serde_core",
+    "serde_derive",
+    "syn",
+    "tallybook-events",
+    "thiserror",
+    "thiserror-impl",
+    "unicode-ident",
+    "uuid",
+];
+const LINES_MAX: usize = 700;
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// The packages that a crate is built from, itself left out.
+fn tree(package: &str, edges: &str, depth: &str) -> BTreeSet<String> {
+    let output = Command::new(env!("CARGO"))
+        .args([
+            "tree",
+            "--offline",
+            "--locked",
+            "--prefix",
+            "none",
+            "--format",
+            "{p}",
+        ])
+        .args(["--package", package, "--edges", edges, "--depth", depth])
+        .current_dir(root())
+        .output()
+        .unwrap();
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    let text = String::from_utf8(output.stdout).unwrap();
+    let names = text
+        .lines()
+        .filter_map(|line| line.split_whitespace().next());
+    names
+        .filter(|name| *name != package)
+        .map(str::to_owned)
+        .collect()
+}
+
+#[test]
+fn the_pure_crates_are_built_from_nothing_that_acts() {
+    let pure: BTreeSet<String> = PURE.iter().map(|name| (*name).to_owned()).collect();
+    for package in ["tallybook-events", "tallybook-replay"] {
+        let found = tree(package, "normal", "99");
+        let strange: Vec<&String> = found.difference(&pure).collect();
+        assert!(strange.is_empty(), "{package} is built from {strange:?}");
+    }
+    let direct = tree("tallybook-replay", "normal", "1");
+    let allowed = ["serde", "tallybook-events", "thiserror"].map(str::to_owned);
+    assert_eq!(
+        direct,
+        BTreeSet::from(allowed),
+        "replay depends on the events alone"
+    );
+}
+
+#[test]
+fn the_agent_has_no_ssh_no_store_and_no_runtime() {
+    let found = tree("tallybook-agent", "normal", "99");
+    for banned in [
+        "russh",
+        "sled",
+        "tokio",
+        "tallybook",
+        "tallybook-replay",
+        "clap",
+    ] {
+        assert!(!found.contains(banned), "the agent is built from {banned}");
+    }
+    assert!(found.contains("tallybook-events"), "{found:?}");
+}
+
+/// What the pure crates are told not to call.
+#[test]
+fn the_pure_crates_have_their_bans() {
+    let read = |name: &str| std::fs::read_to_string(root().join(name).join("clippy.toml")).unwrap();
+    let bans = read("events");
+    assert_eq!(bans, read("replay"));
+    for banned in [
+        "std::time::SystemTime::now",
+        "std::fs::File",
+        "std::process::Command",
+        "std::env::var",
+    ] {
+        assert!(
+            bans.contains(&format!("\"{banned}\"")),
+            "{banned} is not banned"
+        );
+    }
+}
+
+fn sources() -> BTreeMap<PathBuf, String> {
+    let mut found = BTreeMap::new();
+    let mut open: Vec<PathBuf> = ["src", "events", "replay", "agent", "tests"]
+        .iter()
+        .map(|name| root().join(name))
+        .collect();
+    while let Some(directory) = open.pop() {
+        for entry in std::fs::read_dir(directory).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                open.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                let text = std::fs::read_to_string(&path).unwrap();
+                found.insert(path.strip_prefix(root()).unwrap().to_owned(), text);
+            }
+        }
+    }
+    assert!(found.len() > 40, "{found:?}");
+    found
+}
+
+#[test]
+fn every_file_is_tidy() {
+    // Put together here, so that this file does not hold what it looks for.
+    let banned = [
+        ["#[", "allow("].concat(),
+        ["#![", "allow("].concat(),
+        ["TO", "DO"].concat(),
+        ["FIX", "ME"].concat(),
+    ];
+    let mut untidy = Vec::new();
+    for (path, text) in sources() {
+        let path = path.display();
+        if !text.starts_with("//!") {
+            untidy.push(format!("{path} does not begin with what it is for"));
+        }
+        let lines = text.lines().count();
+        if lines > LINES_MAX {
+            untidy.push(format!(
+                "{path} has {lines} lines; {LINES_MAX} are the most"
+            ));
+        }
+        for (number, line) in text.lines().enumerate() {
+            for banned in banned
+                .iter()
+                .filter(|banned| line.contains(banned.as_str()))
+            {
+                untidy.push(format!("{path}:{}: {banned}", number + 1));
+            }
+        }
+    }
+    assert!(untidy.is_empty(), "{}", untidy.join("\n"));
+}
