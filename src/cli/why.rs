@@ -117,9 +117,9 @@ impl History {
         })
     }
 
-    /// Containers that were there once.
+    /// Containers that were there once, or have an allocation and are not made yet.
     fn containers(&self, state: &State) -> Vec<Key> {
-        let mut gone: Vec<Key> = Vec::new();
+        let mut gone: Vec<Key> = state.allocations.keys().cloned().collect();
         for fact in self.entries.iter().flat_map(facts) {
             if let Fact::ContainerDestroyed { host, container } = fact {
                 gone.push((host.clone(), container.clone()));
