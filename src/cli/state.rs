@@ -102,7 +102,7 @@ fn show(view: &StateView, out: &mut Output) -> std::io::Result<()> {
     }
     let mut claims = Table::new([Column::left("CLAIMED"), Column::left("BY OPERATION")]);
     for claim in &view.claims {
-        claims.row([Cell::from(&claim.subject), Cell::from(&claim.operation)]);
+        claims.row([Cell::from(&claim.subject), claim.operation.short().into()]);
     }
     let open: Vec<_> = view
         .operations

@@ -178,7 +178,7 @@ async fn check_index(
             store.find(seq, "the index", "it is missing there".to_owned());
         }
         for (term, wanted) in terms {
-            check_term(log, &within, &term, &wanted, store).await?;
+            check_term(log, &within, &term, &wanted, store).await;
         }
         from = to.next();
     }
@@ -191,15 +191,26 @@ async fn check_term(
     term: &[u8],
     wanted: &BTreeSet<Seq>,
     store: &mut Store,
-) -> Result<(), Error> {
+) {
     let Some(filter) = filter_of(within, term) else {
-        return Ok(());
+        return;
     };
-    let records = log.records(&filter).await?;
+    let shown = String::from_utf8_lossy(term.get(1..).unwrap_or_default()).into_owned();
+    let records = match log.records(&filter).await {
+        Ok(records) => records,
+        Err(error) => {
+            let from = within.from.unwrap_or(Seq(1));
+            store.find(
+                from,
+                "the index",
+                format!("{shown:?} can't be looked up: {error}"),
+            );
+            return;
+        }
+    };
     let found: BTreeSet<Seq> = records.iter().map(|record| record.header.seq).collect();
     store.terms += 1;
     store.postings += wanted.len() as u64;
-    let shown = String::from_utf8_lossy(term.get(1..).unwrap_or_default()).into_owned();
     for seq in wanted.difference(&found) {
         store.find(*seq, "the index", format!("it can't be found by {shown:?}"));
     }
@@ -210,7 +221,6 @@ async fn check_term(
             format!("it is found by {shown:?}, which it does not have"),
         );
     }
-    Ok(())
 }
 
 /// The filter that asks for exactly this term.
@@ -298,6 +308,9 @@ fn show(verified: &Verified, out: &mut Output) -> std::io::Result<()> {
         let place = plain(&finding.place);
         let line = format!("event {} ({place}): {}", finding.seq, plain(&finding.what));
         out.inked(Ink::Bad, &line)?;
+    }
+    if !store.findings.is_empty() {
+        out.line("  hint: the journal is whole; remove the store's `index` and `projection`, and the next command builds them again")?;
     }
     match verified.ok {
         true => out.inked(Ink::Good, "verify: ok"),

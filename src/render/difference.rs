@@ -108,11 +108,12 @@ fn entities(state: &State) -> Result<BTreeMap<(u8, String), Fields>, serde_json:
         all.insert((order, name), fields);
     };
     for host in &view.hosts {
-        add(
-            0,
-            format!("host {}", host.name),
-            serde_json::to_value(host)?,
-        );
+        let mut value = serde_json::to_value(host)?;
+        // Counted from the containers, which are compared on their own.
+        for counted in ["containers", "running"] {
+            value.as_object_mut().map(|fields| fields.remove(counted));
+        }
+        add(0, format!("host {}", host.name), value);
     }
     for container in &view.containers {
         let name = format!("container {}/{}", container.host, container.name);

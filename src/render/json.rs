@@ -10,7 +10,7 @@ use tallybook_events::allocation::{Allocation, Forward};
 use tallybook_events::event::Event;
 use tallybook_events::fact::{Backing, Origin};
 use tallybook_events::header::{Header, Outcome};
-use tallybook_events::ids::{Hash, Seq};
+use tallybook_events::ids::{Hash, OperationId, Seq};
 use tallybook_events::name::{ContainerName, HostName, TemplateName};
 use tallybook_events::step::{Action, Captured, PlannedStep};
 use tallybook_replay::entry::Entry;
@@ -241,7 +241,7 @@ pub struct OperationView {
 
 impl OperationView {
     /// Of an operation in the state.
-    pub fn new(id: &tallybook_events::ids::OperationId, known: &OperationSummary) -> Self {
+    pub fn new(id: &OperationId, known: &OperationSummary) -> Self {
         OperationView {
             id: id.to_string(),
             short: id.short(),
@@ -269,7 +269,7 @@ pub struct ClaimView {
     /// What is held.
     pub subject: String,
     /// By which operation.
-    pub operation: String,
+    pub operation: OperationId,
 }
 
 /// The newest inventory.
@@ -382,7 +382,7 @@ pub fn claims(state: &State) -> Vec<ClaimView> {
     claims
         .map(|(subject, id)| ClaimView {
             subject: subject.to_string(),
-            operation: id.short(),
+            operation: *id,
         })
         .collect()
 }
@@ -544,7 +544,7 @@ pub struct StepView {
     pub kind: String,
     /// What it does, in a line.
     pub summary: String,
-    /// `pending`, `started`, `succeeded`, `failed` or `in doubt`.
+    /// `pending`, `started`, `succeeded`, `failed` or `in_doubt`.
     pub status: &'static str,
     /// How many times it was started.
     pub attempts: u32,
@@ -590,7 +590,13 @@ impl From<&Step> for StepView {
             subject: plan.subject.to_string(),
             kind: plan.kind.clone(),
             summary: plan.summary.clone(),
-            status: step.status.label(),
+            status: match &step.status {
+                StepStatus::Pending => "pending",
+                StepStatus::Started => "started",
+                StepStatus::Succeeded { .. } => "succeeded",
+                StepStatus::Failed(_) => "failed",
+                StepStatus::Doubted { .. } => "in_doubt",
+            },
             attempts: step.attempts.0,
             message,
             hint,
