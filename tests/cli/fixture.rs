@@ -269,6 +269,43 @@ async fn append(log: &Log, drafts: Vec<Draft>) -> Seq {
     appended.last().unwrap().seq
 }
 
+fn plan(on: &HostName, subject: &Subject, position: usize, told: &Told) -> PlannedStep {
+    let index = StepIndex(u32::try_from(position).unwrap());
+    let params = Params {
+        name: told.summary,
+        autostart: true,
+    };
+    PlannedStep {
+        index,
+        host: on.clone(),
+        subject: subject.clone(),
+        kind: told.kind.to_owned(),
+        params: Blob(codec::encode(&params).unwrap()),
+        summary: told.summary.to_owned(),
+        action: Action::Forward,
+        reversal: Reversal::Undo,
+        once: false,
+        after: index.0.checked_sub(1).map(StepIndex).into_iter().collect(),
+        peer: None,
+    }
+}
+
+fn succeeded(told: &Told) -> StepSucceeded {
+    let output = Params {
+        name: told.kind,
+        autostart: false,
+    };
+    StepSucceeded {
+        resolution: Resolution::Reported,
+        done: StepDone {
+            changed: true,
+            output: Blob(codec::encode(&output).unwrap()),
+            facts: told.facts.clone(),
+            captured: Vec::new(),
+        },
+    }
+}
+
 async fn carry_out(log: &Log, number: u8, subject: Subject, intent: Intent, steps: Vec<Told>) {
     let id = operation(number);
     let on = subject.host().cloned().unwrap_or_else(|| host("cn1"));
@@ -290,26 +327,8 @@ async fn carry_out(log: &Log, number: u8, subject: Subject, intent: Intent, step
         let draft = Draft::new(subject.clone(), event).unwrap();
         draft.operation(id, Some(claim))
     };
-    let planned = steps.iter().enumerate().map(|(position, told)| {
-        let index = StepIndex(u32::try_from(position).unwrap());
-        let params = Params {
-            name: told.summary,
-            autostart: true,
-        };
-        PlannedStep {
-            index,
-            host: on.clone(),
-            subject: subject.clone(),
-            kind: told.kind.to_owned(),
-            params: Blob(codec::encode(&params).unwrap()),
-            summary: told.summary.to_owned(),
-            action: Action::Forward,
-            reversal: Reversal::Undo,
-            once: false,
-            after: index.0.checked_sub(1).map(StepIndex).into_iter().collect(),
-            peer: None,
-        }
-    });
+    let planned = steps.iter().enumerate();
+    let planned = planned.map(|(position, told)| plan(&on, &subject, position, told));
     let planned = OperationPlanned {
         steps: planned.collect(),
     };
@@ -332,7 +351,7 @@ async fn carry_out(log: &Log, number: u8, subject: Subject, intent: Intent, step
             };
             drafts.push(of_step(OutputCaptured { captured }.into()));
         }
-        drafts.push(match told.failure {
+        drafts.push(match told.failure.clone() {
             Some(failure) => {
                 failed = Some(failure.message.clone());
                 let resolution = Resolution::Reported;
@@ -344,24 +363,7 @@ async fn carry_out(log: &Log, number: u8, subject: Subject, intent: Intent, step
                     .into(),
                 )
             }
-            None => of_step(
-                StepSucceeded {
-                    resolution: Resolution::Reported,
-                    done: StepDone {
-                        changed: true,
-                        output: Blob(
-                            codec::encode(&Params {
-                                name: told.kind,
-                                autostart: false,
-                            })
-                            .unwrap(),
-                        ),
-                        facts: told.facts,
-                        captured: Vec::new(),
-                    },
-                }
-                .into(),
-            ),
+            None => of_step(succeeded(&told).into()),
         });
         events += drafts.len() as u64;
         append(log, drafts).await;
@@ -465,6 +467,11 @@ async fn tell(store: &Path) {
     let subject = Subject::Container(host("cn1"), container("web"));
     let steps = vec![step("container.publish", "publish web", facts)];
     carry_out(&log, 4, subject.clone(), web, steps).await;
+    stop_and_exec(&log, subject).await;
+    log.close().await;
+}
+
+async fn stop_and_exec(log: &Log, subject: Subject) {
     let stop = Intent::ContainerStop {
         container: container("web"),
         host: host("cn1"),
@@ -475,21 +482,16 @@ async fn tell(store: &Path) {
         hint: Some("look at it with `container exec`".to_owned()),
         captured: Vec::new(),
     };
-    let mut steps = vec![
-        step("container.stop", "stop web", Vec::new()),
-        step("forward.close", "close the ports of web", Vec::new()),
-    ];
+    let mut steps = vec![step("container.stop", "stop web", Vec::new())];
     steps[0].failure = Some(failure);
-    steps.truncate(1);
-    carry_out(&log, 5, subject, stop, steps).await;
+    carry_out(log, 5, subject, stop, steps).await;
     let exec = Intent::ContainerExec {
         container: container("builder"),
         host: host("cn1"),
         argv: vec!["ls".to_owned(), "/".to_owned()],
     };
     let subject = Subject::Container(host("cn1"), container("builder"));
-    carry_out(&log, 6, subject, exec, Vec::new()).await;
-    log.close().await;
+    carry_out(log, 6, subject, exec, Vec::new()).await;
 }
 
 async fn prepare(log: &Log) {

@@ -554,7 +554,7 @@ fn the_command_line_itself() {
 #[test]
 fn help() {
     let fixture = Fixture::empty();
-    let commands: [&[&str]; 21] = [
+    let commands: [&[&str]; 22] = [
         &["--help"],
         &["cloud", "--help"],
         &["cloud", "check", "-h"],
@@ -576,6 +576,7 @@ fn help() {
         &["diff", "-h"],
         &["why", "-h"],
         &["verify", "-h"],
+        &["replay", "-h"],
     ];
     let mut shown = String::new();
     for arguments in commands {
@@ -606,4 +607,67 @@ fn exit_codes_are_the_documented_ones() {
         .map(|exit| (exit.code(), exit.label().to_owned()))
         .collect();
     assert_eq!(documented, known);
+}
+
+/// Collects the names of all fields, except of what is shown as stored.
+fn fields(value: &serde_json::Value, found: &mut std::collections::BTreeSet<String>) {
+    const AS_STORED: [&str; 5] = ["header", "payload", "properties", "params", "output"];
+    match value {
+        serde_json::Value::Object(map) => {
+            for (name, value) in map {
+                found.insert(name.clone());
+                if !AS_STORED.contains(&name.as_str()) {
+                    fields(value, found);
+                }
+            }
+        }
+        serde_json::Value::Array(values) => {
+            values.iter().for_each(|value| fields(value, found));
+        }
+        _ => {}
+    }
+}
+
+#[test]
+fn every_field_of_the_json_output_is_documented() {
+    let fixture = Fixture::story();
+    let commands: [&[&str]; 17] = [
+        &["log", "-n", "1"],
+        &["show", "1"],
+        &["state"],
+        &["diff", "1", "30"],
+        &["why", "cn1/web"],
+        &["verify"],
+        &["replay"],
+        &["op", "list"],
+        &["op", "show", "2222"],
+        &["host", "list"],
+        &["host", "show", "cn1"],
+        &["container", "show", "cn1/web"],
+        &["template", "show", "base"],
+        &["cloud", "check"],
+        &["cloud", "show"],
+        &["cloud", "refresh", "--dry-run"],
+        &["host", "show", "cn9"],
+    ];
+    let mut found = std::collections::BTreeSet::new();
+    for arguments in commands {
+        let run = fixture.run(&[arguments, &["--format", "json"]].concat());
+        let text = if run.code == 0 {
+            run.stdout
+        } else {
+            run.stderr
+        };
+        fields(&serde_json::from_str(&text).unwrap(), &mut found);
+    }
+    let document = include_str!("../../docs/JSON.md");
+    let words: std::collections::BTreeSet<&str> = document
+        .split(|c: char| !c.is_ascii_alphanumeric() && c != '_')
+        .collect();
+    let missing: Vec<_> = found
+        .iter()
+        .filter(|name| !words.contains(name.as_str()))
+        .collect();
+    assert!(missing.is_empty(), "not in docs/JSON.md: {missing:?}");
+    assert!(found.len() > 80, "only {} fields were seen", found.len());
 }
