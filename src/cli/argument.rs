@@ -127,13 +127,13 @@ impl FromStr for EntityArgument {
 /// A text that names no event.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("expected the number of an event, from 1, as `tallybook log` shows it")]
-pub struct SeqError;
+pub(super) struct SeqError;
 
 /// Reads the position of an event.
 ///
 /// # Errors
 /// When it is no number, or 0.
-pub fn seq(text: &str) -> Result<Seq, SeqError> {
+pub(super) fn seq(text: &str) -> Result<Seq, SeqError> {
     match text.strip_prefix('#').unwrap_or(text).parse() {
         Ok(number) if number > 0 => Ok(Seq(number)),
         Ok(_) | Err(_) => Err(SeqError),
@@ -143,11 +143,11 @@ pub fn seq(text: &str) -> Result<Seq, SeqError> {
 /// A text that is neither the number of an event nor a time.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("expected the number of an event; or {source}", source = .0.to_string().trim_start_matches("expected "))]
-pub struct PointError(time::Error);
+pub(super) struct PointError(time::Error);
 
 /// A point of the log: after an event, or at a time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Point {
+pub(super) enum Point {
     /// After this event.
     Seq(Seq),
     /// At this time.

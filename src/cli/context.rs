@@ -145,13 +145,13 @@ impl Context {
 }
 
 /// Where an inventory is looked for, in order.
-const INVENTORIES: [&str; 2] = ["./cloud.toml", "/etc/tallybook/cloud.toml"];
+const INVENTORIES: [&str; 2] = ["cloud.toml", "/etc/tallybook/cloud.toml"];
 
 /// The containers and hosts that a limit means; everything without one.
 ///
 /// # Errors
 /// When it is wrong, or names something unknown.
-pub fn select(inventory: &Inventory, limit: Option<&str>) -> Result<Selection, Error> {
+pub(super) fn select(inventory: &Inventory, limit: Option<&str>) -> Result<Selection, Error> {
     match limit {
         None => Ok(Selection::everything(inventory)),
         Some(text) => Limit::parse(text)
@@ -164,7 +164,7 @@ pub fn select(inventory: &Inventory, limit: Option<&str>) -> Result<Selection, E
 ///
 /// # Errors
 /// When there is none, or more than one.
-pub fn resolve_container(state: &State, argument: &ContainerArgument) -> Result<Key, Error> {
+pub(super) fn resolve_container(state: &State, argument: &ContainerArgument) -> Result<Key, Error> {
     resolve::container(state.containers.keys(), argument, "in the log")
 }
 
@@ -172,7 +172,10 @@ pub fn resolve_container(state: &State, argument: &ContainerArgument) -> Result<
 ///
 /// # Errors
 /// When there is none.
-pub fn resolve_planned(inventory: &Inventory, argument: &ContainerArgument) -> Result<Key, Error> {
+pub(super) fn resolve_planned(
+    inventory: &Inventory,
+    argument: &ContainerArgument,
+) -> Result<Key, Error> {
     let keys: Vec<Key> = inventory
         .containers
         .iter()

@@ -12,7 +12,7 @@ use crate::{clock, log};
 
 /// How far to fold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Until {
+pub(super) enum Until {
     /// Up to the newest event.
     Newest,
     /// Up to and with this event, which must be there.
@@ -34,7 +34,7 @@ impl From<Point> for Until {
 ///
 /// # Errors
 /// When it can't be read, is damaged on the way, or ends before the event.
-pub fn fold(journal: &Path, until: Until) -> Result<State, Error> {
+pub(super) fn fold(journal: &Path, until: Until) -> Result<State, Error> {
     let mut state = State::default();
     if until == Until::Seq(Seq::NONE) {
         return Ok(state);

@@ -138,9 +138,9 @@ impl Args {
                     Subject::Cloud | Subject::Host(_) | Subject::Template(_) => None,
                 })
                 .collect();
-            match resolve::container(&known, container, "in the log") {
-                Err(error @ Error::Unknown { .. }) => return Err(error),
-                Ok(_) | Err(_) => {}
+            let found = resolve::container(&known, container, "in the log");
+            if let Err(error @ Error::Unknown { .. }) = found {
+                return Err(error);
             }
         }
         if let Some(template) = &self.template {

@@ -61,7 +61,7 @@ struct Options {
         hide_env_values = true
     )]
     store: Option<PathBuf>,
-    /// The inventory [default: ./cloud.toml, then /etc/tallybook/cloud.toml]
+    /// The inventory [default: cloud.toml here, then /etc/tallybook/cloud.toml]
     #[arg(
         long,
         global = true,

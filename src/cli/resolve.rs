@@ -9,7 +9,10 @@ use super::error::Error;
 use crate::cloud::allocate::Key;
 
 /// The known name nearest to the given one, when it is near enough to be a slip.
-pub fn nearest<T: AsRef<str>>(given: &str, known: impl IntoIterator<Item = T>) -> Option<String> {
+pub(super) fn nearest<T: AsRef<str>>(
+    given: &str,
+    known: impl IntoIterator<Item = T>,
+) -> Option<String> {
     let distance_max = (given.chars().count() / 3).max(1);
     let plain = given.to_lowercase();
     known
@@ -27,7 +30,7 @@ pub fn nearest<T: AsRef<str>>(given: &str, known: impl IntoIterator<Item = T>) -
 ///
 /// # Errors
 /// When there is none, or more than one.
-pub fn container<'a>(
+pub(super) fn container<'a>(
     known: impl IntoIterator<Item = &'a Key>,
     argument: &ContainerArgument,
     place: &str,
@@ -78,7 +81,7 @@ pub fn container<'a>(
 ///
 /// # Errors
 /// When there is none, or more than one.
-pub fn operation(state: &State, argument: &OperationArgument) -> Result<OperationId, Error> {
+pub(super) fn operation(state: &State, argument: &OperationArgument) -> Result<OperationId, Error> {
     let found: Vec<OperationId> = match argument {
         OperationArgument::Id(id) => state.operations.get(id).map(|_| *id).into_iter().collect(),
         OperationArgument::Short(start) => state
@@ -111,7 +114,7 @@ pub fn operation(state: &State, argument: &OperationArgument) -> Result<Operatio
 ///
 /// # Errors
 /// When it knows none of that name.
-pub fn host(state: &State, name: &HostName) -> Result<(), Error> {
+pub(super) fn host(state: &State, name: &HostName) -> Result<(), Error> {
     if state.hosts.contains_key(name) {
         return Ok(());
     }
@@ -130,7 +133,7 @@ pub fn host(state: &State, name: &HostName) -> Result<(), Error> {
 ///
 /// # Errors
 /// When it knows none of that name.
-pub fn template(state: &State, name: &TemplateName) -> Result<(), Error> {
+pub(super) fn template(state: &State, name: &TemplateName) -> Result<(), Error> {
     if state.newest_generation(name, None).is_some() {
         return Ok(());
     }
@@ -148,7 +151,7 @@ pub fn template(state: &State, name: &TemplateName) -> Result<(), Error> {
 
 /// A host, a container or a template.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Entity {
+pub(super) enum Entity {
     /// A host.
     Host(HostName),
     /// A container.
@@ -171,7 +174,11 @@ impl std::fmt::Display for Entity {
 ///
 /// # Errors
 /// When there is none, or more than one.
-pub fn entity(state: &State, also: &[Key], argument: &EntityArgument) -> Result<Entity, Error> {
+pub(super) fn entity(
+    state: &State,
+    also: &[Key],
+    argument: &EntityArgument,
+) -> Result<Entity, Error> {
     let mut found = Vec::new();
     if let Some(host) = &argument.host
         && state.hosts.contains_key(host)
@@ -224,7 +231,7 @@ pub fn entity(state: &State, also: &[Key], argument: &EntityArgument) -> Result<
 ///
 /// # Errors
 /// When the log ends before it.
-pub const fn event(state: &State, seq: Seq) -> Result<Seq, Error> {
+pub(super) const fn event(state: &State, seq: Seq) -> Result<Seq, Error> {
     if seq.0 <= state.head.seq.0 {
         Ok(seq)
     } else {

@@ -8,7 +8,7 @@ use super::resolve::{self, Entity};
 use super::{Context, EntityArgument, Error, Exit, container, host, op, template};
 use crate::log::{Error as LogError, Open};
 use crate::render::json::{InventoryView, StateView};
-use crate::render::{Cell, Column, Format, Output, Table};
+use crate::render::{Cell, Column, Format, Output, Table, summary};
 
 /// Show the state of the cloud, now or at an earlier point
 #[derive(Debug, clap::Args)]
@@ -92,27 +92,17 @@ fn show(view: &StateView, out: &mut Output) -> std::io::Result<()> {
         Column::left("PORTS"),
     ]);
     for held in &view.allocations {
-        let ports: Vec<String> = held
-            .allocation
-            .forwards
-            .iter()
-            .map(|forward| {
-                format!(
-                    "{} {}→{}/{}",
-                    forward.name, forward.host_port, forward.container_port, forward.protocol
-                )
-            })
-            .collect();
+        let ports = summary::forwards(&held.allocation.forwards);
         allocations.row([
             format!("{}/{}", held.host, held.container).into(),
             Cell::from(&held.allocation.address),
             Cell::or_dash(held.allocation.mac.as_ref()),
-            Cell::or_dash(Some(ports.join(", ")).filter(|ports| !ports.is_empty())),
+            Cell::or_dash(Some(ports).filter(|ports| !ports.is_empty())),
         ]);
     }
     let mut claims = Table::new([Column::left("CLAIMED"), Column::left("BY OPERATION")]);
     for claim in &view.claims {
-        claims.row([Cell::from(&claim.subject), Cell::from(&claim.operation)]);
+        claims.row([Cell::from(&claim.subject), claim.operation.short().into()]);
     }
     let open: Vec<_> = view
         .operations

@@ -41,12 +41,15 @@ struct Reason {
     time: String,
     /// What is so, in words.
     what: String,
-    /// The kind of the event, or of the step.
-    by_kind: String,
-    /// The short id of the operation it belongs to.
-    operation: Option<String>,
+    /// The kind of the event.
+    kind: String,
+    /// The operation it belongs to.
+    operation: Option<OperationId>,
     /// Who made it happen.
     actor: String,
+    /// The order of facts within one event.
+    #[serde(skip)]
+    position: usize,
 }
 
 /// A thing with its reasons.
@@ -117,9 +120,9 @@ impl History {
         })
     }
 
-    /// Containers that were there once.
+    /// Containers that were there once, or have an allocation and are not made yet.
     fn containers(&self, state: &State) -> Vec<Key> {
-        let mut gone: Vec<Key> = Vec::new();
+        let mut gone: Vec<Key> = state.allocations.keys().cloned().collect();
         for fact in self.entries.iter().flat_map(facts) {
             if let Fact::ContainerDestroyed { host, container } = fact {
                 gone.push((host.clone(), container.clone()));
@@ -160,14 +163,14 @@ impl History {
         let mut operations: Vec<OperationView> = state
             .operations
             .iter()
-            .filter(|(id, _)| reasons().any(|reason| reason.operation == Some(id.short())))
+            .filter(|(id, _)| reasons().any(|reason| reason.operation == Some(**id)))
             .map(|(id, known)| OperationView::new(id, known))
             .collect();
         operations.sort_by_key(|operation| operation.first.seq);
         let mut inventories: Vec<Seq> = self
             .intended
             .iter()
-            .filter(|(id, _)| reasons().any(|reason| reason.operation == Some(id.short())))
+            .filter(|(id, _)| reasons().any(|reason| reason.operation == Some(**id)))
             .filter_map(|(_, entry)| match &entry.event {
                 Event::OperationIntended(intended) => Some(intended.inventory),
                 _ => None,
@@ -193,9 +196,9 @@ impl History {
             .filter(|entry| entry.header.seq < before);
         for entry in earlier {
             if let Some(allocated) = allocation(about, entry) {
-                holding.insert(ALLOCATION.to_owned(), reason(entry, allocated));
+                holding.insert(ALLOCATION.to_owned(), reason(entry, 0, allocated));
             }
-            for fact in facts(entry) {
+            for (position, fact) in facts(entry).iter().enumerate() {
                 let Some(aspect) = aspect(about, fact) else {
                     continue;
                 };
@@ -206,11 +209,11 @@ impl History {
                 }
                 // A generation of a template was made where it was first; it is the same on every host after.
                 origin = origin.or_else(|| self.origin(fact, entry));
-                holding.insert(aspect, reason(entry, summary::fact(fact)));
+                holding.insert(aspect, reason(entry, position, summary::fact(fact)));
             }
         }
         let mut reasons: Vec<Reason> = holding.into_values().collect();
-        reasons.sort_by_key(|reason| reason.seq);
+        reasons.sort_by_key(|reason| (reason.seq, reason.position));
         let entity = match about {
             About::Host(host) => format!("host:{host}"),
             About::Container((host, container)) => format!("container:{host}/{container}"),
@@ -350,15 +353,16 @@ fn is_generation(about: &About, template: &TemplateName, generation: Generation)
         if name == template && *wanted == generation)
 }
 
-fn reason(entry: &Entry, what: String) -> Reason {
+fn reason(entry: &Entry, position: usize, what: String) -> Reason {
     let header = &entry.header;
     Reason {
         seq: header.seq,
         time: rfc3339(header.time_unix_us),
         what,
-        by_kind: header.kind.clone(),
-        operation: header.operation.map(|id| id.short()),
+        kind: header.kind.clone(),
+        operation: header.operation,
         actor: header.actor.label(),
+        position,
     }
 }
 
@@ -381,7 +385,7 @@ fn show(why: &Why, out: &mut Output) -> std::io::Result<()> {
                 reason.seq.into(),
                 Cell::inked(Ink::Faint, &reason.time),
                 Cell::from(&reason.what),
-                Cell::or_dash(reason.operation.as_ref()),
+                Cell::or_dash(reason.operation.map(|id| id.short())),
                 Cell::from(&reason.actor),
             ]);
         }

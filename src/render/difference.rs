@@ -2,11 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use tallybook_events::allocation::Forward;
 use tallybook_replay::state::State;
 
 use super::json::StateView;
+use super::summary;
 
 /// How one field differs.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -81,6 +83,17 @@ pub fn states(before: &State, after: &State) -> Result<Vec<EntityDifference>, se
     Ok(found)
 }
 
+/// The fields that name a thing.
+const NAMES: [&str; 7] = [
+    "name",
+    "host",
+    "container",
+    "generation",
+    "subject",
+    "id",
+    "short",
+];
+
 type Fields = BTreeMap<String, Value>;
 
 /// Every thing of a state under its name, its fields flat. The number keeps the order of kinds.
@@ -90,14 +103,17 @@ fn entities(state: &State) -> Result<BTreeMap<(u8, String), Fields>, serde_json:
     let mut add = |order: u8, name: String, value: Value| {
         let mut fields = Fields::new();
         flatten(&mut fields, String::new(), value);
+        // They are in its name already.
+        fields.retain(|field, _| !NAMES.contains(&field.as_str()));
         all.insert((order, name), fields);
     };
     for host in &view.hosts {
-        add(
-            0,
-            format!("host {}", host.name),
-            serde_json::to_value(host)?,
-        );
+        let mut value = serde_json::to_value(host)?;
+        // Counted from the containers, which are compared on their own.
+        for counted in ["containers", "running"] {
+            value.as_object_mut().map(|fields| fields.remove(counted));
+        }
+        add(0, format!("host {}", host.name), value);
     }
     for container in &view.containers {
         let name = format!("container {}/{}", container.host, container.name);
@@ -176,6 +192,14 @@ pub fn shown(value: &Value) -> String {
         Value::Null => "-".to_owned(),
         Value::String(text) => text.clone(),
         Value::Array(values) => values.iter().map(shown).collect::<Vec<_>>().join(", "),
+        Value::Object(fields) => match Forward::deserialize(value) {
+            Ok(forward) => summary::forward(&forward),
+            Err(_) => {
+                let fields = fields.iter();
+                let fields = fields.map(|(name, value)| format!("{name} {}", shown(value)));
+                fields.collect::<Vec<_>>().join(" ")
+            }
+        },
         Value::Bool(true) => "yes".to_owned(),
         Value::Bool(false) => "no".to_owned(),
         other => other.to_string(),

@@ -1,6 +1,6 @@
 //! An event, a fact or an allocation in a few words, for tables. The words may change; programs read JSON.
 
-use tallybook_events::allocation::Allocation;
+use tallybook_events::allocation::{Allocation, Forward};
 use tallybook_events::event::Event;
 use tallybook_events::fact::{Fact, Origin};
 use tallybook_events::step::FailureClass;
@@ -92,7 +92,7 @@ fn step(entry: &Entry, said: &str) -> String {
 /// An allocation: `10.5.0.9 00:16:3e:00:00:01 ssh 40000→22/tcp`.
 pub fn allocation(allocation: &Allocation) -> String {
     let mut text = format!("{} {}", allocation.address, allocation.mac);
-    let forwards = forwards(allocation);
+    let forwards = forwards(&allocation.forwards);
     if !forwards.is_empty() {
         text.push(' ');
         text.push_str(&forwards);
@@ -100,19 +100,18 @@ pub fn allocation(allocation: &Allocation) -> String {
     text
 }
 
-/// An allocation's ports: `ssh 40000→22/tcp, web 8080→80/tcp`.
-pub fn forwards(allocation: &Allocation) -> String {
-    let forwards: Vec<String> = allocation
-        .forwards
-        .iter()
-        .map(|forward| {
-            format!(
-                "{} {}→{}/{}",
-                forward.name, forward.host_port, forward.container_port, forward.protocol
-            )
-        })
-        .collect();
+/// Ports in a list: `ssh 40000→22/tcp, web 8080→80/tcp`.
+pub fn forwards(forwards: &[Forward]) -> String {
+    let forwards: Vec<String> = forwards.iter().map(forward).collect();
     forwards.join(", ")
+}
+
+/// A port: `ssh 40000→22/tcp`.
+pub fn forward(forward: &Forward) -> String {
+    format!(
+        "{} {}→{}/{}",
+        forward.name, forward.host_port, forward.container_port, forward.protocol
+    )
 }
 
 /// What something was made from: `template base 3`.

@@ -11,7 +11,7 @@ use crate::cloud::allocate::{Entry, Key, Status};
 use crate::cloud::inventory::{Become, Inventory, Source};
 use crate::cloud_log::{self, Outcome};
 use crate::render::json::AllocationView;
-use crate::render::{Cell, Column, Format, Ink, Output, Table};
+use crate::render::{Cell, Column, Format, Ink, Output, Table, summary};
 
 /// Show the inventory compiled: addresses, MACs and ports, recorded or to be allocated
 #[derive(Debug, clap::Args)]
@@ -279,17 +279,7 @@ pub(super) fn containers(containers: &[PlannedContainer], out: &mut Output) -> s
         Column::left("STATUS"),
     ]);
     for container in containers {
-        let forwards: Vec<String> = container
-            .allocation
-            .forwards
-            .iter()
-            .map(|forward| {
-                format!(
-                    "{} {}→{}/{}",
-                    forward.name, forward.host_port, forward.container_port, forward.protocol
-                )
-            })
-            .collect();
+        let forwards = summary::forwards(&container.allocation.forwards);
         let status = match (container.status, &container.moved_from) {
             ("unchanged", _) => Cell::inked(Ink::Good, "recorded"),
             (_, Some(from)) => Cell::inked(Ink::Open, format!("moves from {from}")),
@@ -300,7 +290,7 @@ pub(super) fn containers(containers: &[PlannedContainer], out: &mut Output) -> s
             Cell::from(&container.source),
             Cell::from(&container.allocation.address),
             Cell::or_dash(container.allocation.mac.as_ref()),
-            Cell::or_dash(Some(forwards.join(", ")).filter(|forwards| !forwards.is_empty())),
+            Cell::or_dash(Some(forwards).filter(|forwards| !forwards.is_empty())),
             status,
         ]);
     }

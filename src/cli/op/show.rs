@@ -25,9 +25,14 @@ impl Args {
         let entries = log.entries(&Filter::of_operation(id)).await?;
         let folded =
             Operation::fold(id, &entries).map_err(|source| log::Error::Operation { id, source })?;
-        // The state knows it, so both are there.
         let (Some(folded), Some(known)) = (folded, state.operations.get(&id)) else {
-            return Ok(Exit::Missing);
+            return Err(Error::Unknown {
+                what: "operation",
+                name: id.to_string(),
+                place: Some("in the index, although the state knows it".to_owned()),
+                nearest: None,
+                hint: Some("`tallybook verify` says what is wrong"),
+            });
         };
         let whole = OperationWhole::new(&folded, known, &entries);
         match out.format() {

@@ -2,23 +2,22 @@
 //!
 //! Programs depend on these, so nothing here is made from a debug string or from a stored encoding by accident.
 
+mod event;
+mod operation;
+
 use std::collections::BTreeMap;
 
 use serde::Serialize;
-use serde_json::Value;
 use tallybook_events::allocation::{Allocation, Forward};
-use tallybook_events::event::Event;
 use tallybook_events::fact::{Backing, Origin};
-use tallybook_events::header::{Header, Outcome};
-use tallybook_events::ids::{Hash, Seq};
+use tallybook_events::ids::{Hash, OperationId, Seq};
 use tallybook_events::name::{ContainerName, HostName, TemplateName};
-use tallybook_events::step::{Action, Captured, PlannedStep};
-use tallybook_replay::entry::Entry;
-use tallybook_replay::operation::{Operation, OperationStatus, Step, StepStatus};
+use tallybook_replay::operation::OperationStatus;
 use tallybook_replay::state::{Head, OperationSummary, State};
 
-use super::{packed, summary};
 use crate::clock::rfc3339;
+pub use event::{EventView, LogLine};
+pub use operation::{CapturedView, OperationWhole, StepView};
 
 /// An event and its time.
 #[derive(Debug, Clone, Serialize)]
@@ -241,7 +240,7 @@ pub struct OperationView {
 
 impl OperationView {
     /// Of an operation in the state.
-    pub fn new(id: &tallybook_events::ids::OperationId, known: &OperationSummary) -> Self {
+    pub fn new(id: &OperationId, known: &OperationSummary) -> Self {
         OperationView {
             id: id.to_string(),
             short: id.short(),
@@ -269,7 +268,7 @@ pub struct ClaimView {
     /// What is held.
     pub subject: String,
     /// By which operation.
-    pub operation: String,
+    pub operation: OperationId,
 }
 
 /// The newest inventory.
@@ -382,7 +381,7 @@ pub fn claims(state: &State) -> Vec<ClaimView> {
     claims
         .map(|(subject, id)| ClaimView {
             subject: subject.to_string(),
-            operation: id.short(),
+            operation: *id,
         })
         .collect()
 }
@@ -408,270 +407,5 @@ impl From<&State> for StateView {
             operations: operations(state),
             claims: claims(state),
         }
-    }
-}
-
-/// One line of `log`.
-#[derive(Debug, Clone, Serialize)]
-pub struct LogLine {
-    /// Its position.
-    pub seq: Seq,
-    /// Its time, RFC 3339 in UTC.
-    pub time: String,
-    /// What it is about.
-    pub subject: String,
-    /// Its kind.
-    pub kind: String,
-    /// The version of its payload.
-    pub kind_version: u16,
-    /// Who made it happen.
-    pub actor: String,
-    /// The operation it belongs to.
-    pub operation: Option<String>,
-    /// The step of that operation.
-    pub step: Option<u32>,
-    /// Which start of that step.
-    pub attempt: Option<u32>,
-    /// How what it reports ended.
-    pub outcome: Outcome,
-    /// The event that caused it.
-    pub cause: Option<Seq>,
-    /// What it says, in a line for people.
-    pub summary: String,
-    /// Its header hash.
-    pub hash: Hash,
-}
-
-impl From<&Entry> for LogLine {
-    fn from(entry: &Entry) -> Self {
-        let header = &entry.header;
-        LogLine {
-            seq: header.seq,
-            time: rfc3339(header.time_unix_us),
-            subject: header.subject.to_string(),
-            kind: header.kind.clone(),
-            kind_version: header.kind_version,
-            actor: header.actor.label(),
-            operation: header.operation.map(|id| id.to_string()),
-            step: header.step.map(|step| step.0),
-            attempt: header.step.map(|_| header.attempt.0),
-            outcome: header.outcome,
-            cause: (header.cause != Seq::NONE).then_some(header.cause),
-            summary: summary::event(entry),
-            hash: entry.hash,
-        }
-    }
-}
-
-/// One event, whole.
-#[derive(Debug, Clone, Serialize)]
-pub struct EventView {
-    /// Its header, as stored.
-    pub header: Header,
-    /// Its header hash.
-    pub hash: Hash,
-    /// Its time, RFC 3339 in UTC.
-    pub time: String,
-    /// `known`, `unknown` (of a kind that this program does not know) or `redacted`.
-    pub payload_is: &'static str,
-    /// Its payload, as stored; parameters and outputs of steps decoded.
-    pub payload: Value,
-}
-
-impl EventView {
-    /// Of an event.
-    ///
-    /// # Errors
-    /// When its payload has no JSON form.
-    pub fn new(entry: &Entry) -> Result<Self, serde_json::Error> {
-        let (payload_is, payload) = match &entry.event {
-            Event::Unknown(bytes) if summary::is_erased(&bytes.0) => ("redacted", Value::Null),
-            Event::Unknown(bytes) => ("unknown", packed::value(bytes)),
-            known => ("known", payload(known)?),
-        };
-        Ok(EventView {
-            header: entry.header.clone(),
-            hash: entry.hash,
-            time: rfc3339(entry.header.time_unix_us),
-            payload_is,
-            payload,
-        })
-    }
-}
-
-/// A payload with what is packed in it unpacked.
-fn payload(event: &Event) -> Result<Value, serde_json::Error> {
-    let mut value = serde_json::to_value(event)?;
-    if let Event::OperationPlanned(planned) = event
-        && let Some(steps) = value.get_mut("steps").and_then(Value::as_array_mut)
-    {
-        for (shown, step) in steps.iter_mut().zip(&planned.steps) {
-            unpack_plan(shown, step);
-        }
-    }
-    if let Event::StepSucceeded(succeeded) = event
-        && let Some(output) = value.pointer_mut("/done/output")
-    {
-        *output = packed::value(&succeeded.done.output);
-    }
-    Ok(value)
-}
-
-fn unpack_plan(shown: &mut Value, step: &PlannedStep) {
-    if let Some(params) = shown.get_mut("params") {
-        *params = packed::value(&step.params);
-    }
-    if let Action::Undo {
-        output: Some(output),
-        ..
-    } = &step.action
-        && let Some(place) = shown.pointer_mut("/action/Undo/output")
-    {
-        *place = packed::value(output);
-    }
-}
-
-/// A step of an operation.
-#[derive(Debug, Clone, Serialize)]
-pub struct StepView {
-    /// Its position.
-    pub index: u32,
-    /// The host it acts on.
-    pub host: HostName,
-    /// What it is about.
-    pub subject: String,
-    /// Its kind.
-    pub kind: String,
-    /// What it does, in a line.
-    pub summary: String,
-    /// `pending`, `started`, `succeeded`, `failed` or `in doubt`.
-    pub status: &'static str,
-    /// How many times it was started.
-    pub attempts: u32,
-    /// Why it failed or is in doubt.
-    pub message: Option<String>,
-    /// What to do about it.
-    pub hint: Option<String>,
-    /// The steps that must have succeeded before.
-    pub after: Vec<u32>,
-    /// `undo`, `keep` or `irreversible`: what a rollback can do about it.
-    pub reversal: &'static str,
-    /// Its parameters.
-    pub params: Value,
-    /// What it reported, once it succeeded.
-    pub output: Value,
-    /// What became true, in words.
-    pub facts: Vec<String>,
-    /// Its newest event.
-    pub last: Seq,
-}
-
-impl From<&Step> for StepView {
-    fn from(step: &Step) -> Self {
-        use tallybook_events::step::Reversal;
-        let plan = &step.plan;
-        let (message, hint) = match &step.status {
-            StepStatus::Failed(failure) => (Some(failure.message.clone()), failure.hint.clone()),
-            StepStatus::Doubted { why } => (Some(why.clone()), None),
-            StepStatus::Pending | StepStatus::Started | StepStatus::Succeeded { .. } => {
-                (None, None)
-            }
-        };
-        let done = match &step.status {
-            StepStatus::Succeeded { done, .. } => Some(done),
-            StepStatus::Pending
-            | StepStatus::Started
-            | StepStatus::Failed(_)
-            | StepStatus::Doubted { .. } => None,
-        };
-        StepView {
-            index: plan.index.0,
-            host: plan.host.clone(),
-            subject: plan.subject.to_string(),
-            kind: plan.kind.clone(),
-            summary: plan.summary.clone(),
-            status: step.status.label(),
-            attempts: step.attempts.0,
-            message,
-            hint,
-            after: plan.after.iter().map(|index| index.0).collect(),
-            reversal: match plan.reversal {
-                Reversal::Undo => "undo",
-                Reversal::Keep { .. } => "keep",
-                Reversal::Irreversible { .. } => "irreversible",
-            },
-            params: packed::value(&plan.params),
-            output: done.map_or(Value::Null, |done| packed::value(&done.output)),
-            facts: done.map_or_else(Vec::new, |done| {
-                done.facts.iter().map(summary::fact).collect()
-            }),
-            last: step.last,
-        }
-    }
-}
-
-/// An operation, whole.
-#[derive(Debug, Clone, Serialize)]
-pub struct OperationWhole {
-    /// In short.
-    #[serde(flatten)]
-    pub operation: OperationView,
-    /// The inventory it runs with.
-    pub inventory: Option<Seq>,
-    /// Its steps.
-    pub steps: Vec<StepView>,
-    /// What programs printed, with the event that holds it.
-    pub captured: Vec<CapturedView>,
-}
-
-impl OperationWhole {
-    /// Of an operation.
-    pub fn new(operation: &Operation, known: &OperationSummary, entries: &[Entry]) -> Self {
-        OperationWhole {
-            operation: OperationView::new(&operation.id, known),
-            inventory: (operation.inventory != Seq::NONE).then_some(operation.inventory),
-            steps: operation.steps.iter().map(StepView::from).collect(),
-            captured: entries.iter().filter_map(CapturedView::of).collect(),
-        }
-    }
-}
-
-/// What a program printed.
-#[derive(Debug, Clone, Serialize)]
-pub struct CapturedView {
-    /// The event that holds it.
-    pub seq: Seq,
-    /// The step that ran it.
-    pub step: Option<u32>,
-    /// What ran.
-    pub command: String,
-    /// Its exit status; `null` when a signal ended it.
-    pub exit: Option<i32>,
-    /// What it printed.
-    pub text: String,
-    /// How many bytes were dropped from the middle.
-    pub dropped_bytes: u64,
-}
-
-impl CapturedView {
-    /// Of an event, when it holds output.
-    pub fn of(entry: &Entry) -> Option<Self> {
-        let Event::OutputCaptured(output) = &entry.event else {
-            return None;
-        };
-        let Captured {
-            command,
-            exit,
-            text,
-            dropped_bytes,
-        } = &output.captured;
-        Some(CapturedView {
-            seq: entry.header.seq,
-            step: entry.header.step.map(|step| step.0),
-            command: command.clone(),
-            exit: *exit,
-            text: String::from_utf8_lossy(&text.0).into_owned(),
-            dropped_bytes: *dropped_bytes,
-        })
     }
 }
