@@ -4,7 +4,6 @@
 //! puts anything where containers or templates are looked for: publishing is a step of its own.
 
 use std::io;
-use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 use tallybook_events::ids::Hash;
@@ -12,8 +11,7 @@ use tallybook_events::step::{FailureClass, Seen, StepFailure};
 
 use crate::step::{Context, Done, OutputOf, Step, fail, io_failure};
 use crate::transfer::receive::{self, Order, Received, Reuse};
-use crate::tree::beneath::Root;
-use crate::{durable, mark};
+use crate::{durable, mark, staging};
 
 /// Receives a tree.
 #[derive(Debug, Serialize, Deserialize)]
@@ -117,19 +115,7 @@ impl Step for TreeReceive {
         _output: Option<Received>,
     ) -> Result<Done<()>, StepFailure> {
         // The directory's name holds the operation and the step: it is ours by that.
-        let staging = context.staging();
-        let (Some(parent), Some(name)) = (staging.parent(), staging.file_name()) else {
-            return Err(fail(
-                FailureClass::Unknown,
-                "the staging directory has no name",
-            ));
-        };
-        let removed = match Root::open(parent) {
-            Err(error) if error.is_missing() => false,
-            opened => opened
-                .and_then(|root| root.remove_dir_all(Path::new(name)))
-                .map_err(|e| e.failure(parent))?,
-        };
+        let removed = staging::remove(context)?;
         Ok(Done {
             changed: removed,
             output: (),
