@@ -70,12 +70,16 @@ install_tallybook() {
     done
 }
 
-# write_inventory [FILE]: the seed's cloud onto ctl; what stands in FILE is added below.
-write_inventory() {
+write_inventory() { # the seed's cloud, onto ctl
     local key
     key=$(on ctl cat /root/.ssh/id_ed25519.pub)
     inventory "$key" >"$WORK/cloud.toml"
-    [ $# = 0 ] || cat "$1" >>"$WORK/cloud.toml"
+    "$LAB_HOME/lab" push ctl "$WORK/cloud.toml" /root/cloud.toml
+}
+
+add_to_inventory() { # what comes in on standard input is put below what is there
+    "$LAB_HOME/lab" pull ctl /root/cloud.toml "$WORK/cloud.toml"
+    cat >>"$WORK/cloud.toml"
     "$LAB_HOME/lab" push ctl "$WORK/cloud.toml" /root/cloud.toml
 }
 
