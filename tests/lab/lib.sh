@@ -1,0 +1,208 @@
+# shellcheck shell=bash
+# Sourced by every case, first thing: what a case is, the lab as a controller's operator has it, and what must be true.
+#
+# A case ends with `ok NAME` when it comes to its end, and `not ok NAME: why` when a command fails or `fail` is called. It
+# begins with `start_from STATE`, so that it depends on no other case:
+#
+#   plain       hosts as the lab makes them, and nothing of tallybook
+#   installed   both programs and an inventory on ctl
+#   prepared    every host installed and prepared
+#   templated   container lxcmakinastates on ctl, and from it generation 1 of the template makinastates there
+#
+# A state is made when it is first wanted, from the one before, and kept as a snapshot of the lab.
+set -euEo pipefail
+shopt -s inherit_errexit
+
+LAB_HOME=$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")
+CASE=$(basename "$0")
+export LAB_DIR=${LAB_DIR:-/var/tmp/tallybook-tests} LAB_BRIDGE=${LAB_BRIDGE:-labt} LAB_NET=${LAB_NET:-10.97.0}
+TALLYBOOK_BIN=${TALLYBOOK_BIN:-$LAB_HOME/../../target/tallybook-bin}
+WORK=$(mktemp -d) # the case's own, gone with it
+
+# --- ending -----------------------------------------------------------------------------------------------------------
+
+CASE_WHY=
+case_failed_at() { CASE_WHY=${CASE_WHY:-"line $1 of ${2##*/}: $3"}; }
+case_end() {
+    local status=$? jobs
+    trap - EXIT ERR
+    set +e
+    mapfile -t jobs < <(jobs -p)
+    [ ${#jobs[@]} = 0 ] || kill "${jobs[@]}" 2>/dev/null
+    if [ $status != 0 ]; then
+        echo "--- the log's end, and its operations, for whoever mends this"
+        timeout 20 "$LAB_HOME/lab" attach ctl sh -c 'export TALLYBOOK_INVENTORY=/root/cloud.toml; tallybook log | tail -n 25; tallybook op list' </dev/null 2>&1
+        echo "not ok $CASE: ${CASE_WHY:-status $status}"
+    else
+        echo "ok $CASE"
+    fi
+    rm -rf "$WORK"
+    exit $status
+}
+trap case_end EXIT
+trap 'case_failed_at "$LINENO" "${BASH_SOURCE[0]}" "$BASH_COMMAND"' ERR
+trap 'exit 143' TERM INT HUP
+
+# fail WHY...: ends the case.
+fail() {
+    CASE_WHY=$*
+    exit 1
+}
+
+# --- the lab ----------------------------------------------------------------------------------------------------------
+
+lab() { "$LAB_HOME/lab" "$@"; }
+
+# on HOST COMMAND...: on the host itself, not over its network; arguments arrive as they are.
+on() { "$LAB_HOME/lab" attach "$@" </dev/null; }
+
+# ctl COMMAND...: as the operator on the controller, e.g. `ctl tallybook cloud check`.
+ctl() { on ctl env -C /root TALLYBOOK_INVENTORY=/root/cloud.toml "$@"; }
+
+address_of() { # HOST
+    "$LAB_HOME/lab" hosts | awk -v name="$1" '$1 == name { print $2; found = 1 } END { exit !found }'
+}
+
+install_tallybook() {
+    local program
+    for program in tallybook tallybook-agent; do
+        "$LAB_HOME/lab" push ctl "$TALLYBOOK_BIN/$program" "/usr/local/bin/$program"
+    done
+}
+
+write_inventory() { # the seed's cloud, onto ctl
+    local key
+    key=$(on ctl cat /root/.ssh/id_ed25519.pub)
+    inventory "$key" >"$WORK/cloud.toml"
+    "$LAB_HOME/lab" push ctl "$WORK/cloud.toml" /root/cloud.toml
+}
+
+add_to_inventory() { # what comes in on standard input is put below what is there
+    "$LAB_HOME/lab" pull ctl /root/cloud.toml "$WORK/cloud.toml"
+    cat >>"$WORK/cloud.toml"
+    "$LAB_HOME/lab" push ctl "$WORK/cloud.toml" /root/cloud.toml
+}
+
+inventory() { # OPERATOR'S-PUBLIC-KEY
+    cat <<INVENTORY
+[cloud]
+name = "lab"
+controller = "ctl"
+
+[defaults.host]
+user = "root"
+identity = "/root/.ssh/id_ed25519"
+package_cache = "/var/cache/tallybook-lab/debs"
+
+[defaults.container]
+distribution = "debian"
+release = "bookworm"
+keys = ["operator"]
+forward_ssh = true
+
+[network]
+subnet = "10.5.0.0/16"
+
+[hosts.ctl]
+local = true
+
+[hosts.cn1]
+address = "$(address_of cn1)"
+groups = ["compute"]
+
+[hosts.cn2]
+address = "$(address_of cn2)"
+groups = ["compute"]
+
+[groups]
+compute = { members = ["cn1", "cn2"] }
+
+[keys]
+operator = "$1"
+
+[templates.makinastates]
+builder = "lxcmakinastates"
+
+[containers.lxcmakinastates]
+host = "ctl"
+
+[containers."d1.foo.net"]
+host = "cn1"
+template = "makinastates"
+
+[containers."d2.foo.net"]
+host = "cn2"
+template = "makinastates"
+
+[containers.scratch]
+host = "cn2"
+distribution = "busybox"
+forward_ssh = false
+INVENTORY
+}
+
+# --- where a case begins ----------------------------------------------------------------------------------------------
+
+start_from() { # STATE
+    if "$LAB_HOME/lab" snapshots | grep -qxF -- "$1"; then
+        "$LAB_HOME/lab" restore "$1"
+        return
+    fi
+    case $1 in
+    plain) ;;
+    installed)
+        start_from plain
+        install_tallybook
+        write_inventory
+        ctl tallybook cloud check ;;
+    prepared)
+        start_from installed
+        ctl tallybook host install ctl cn1 cn2
+        ctl tallybook host prepare ctl cn1 cn2 ;;
+    templated)
+        start_from prepared
+        ctl tallybook container create lxcmakinastates --on ctl
+        ctl tallybook template snapshot makinastates --from lxcmakinastates ;;
+    *) fail "no case can start from '$1'" ;;
+    esac
+    "$LAB_HOME/lab" snapshot "$1"
+}
+
+# --- what must be true ------------------------------------------------------------------------------------------------
+
+# expect_exit CODE COMMAND...: what it prints, both streams, is in $SAID.
+expect_exit() {
+    local wanted=$1 status=0
+    shift
+    "$@" >"$WORK/said" 2>&1 || status=$?
+    SAID=$(cat "$WORK/said")
+    printf '%s\n' "$SAID"
+    [ $status = "$wanted" ] || fail "'$*' ended with $status, not $wanted"
+}
+
+# expect_said TEXT: in what the last expect_exit caught.
+expect_said() { [[ $SAID == *"$1"* ]] || fail "'$1' was not said"; }
+
+# within SECONDS COMMAND...: until it succeeds.
+within() {
+    local deadline=$((SECONDS + $1))
+    shift
+    until "$@"; do
+        [ $SECONDS -lt $deadline ] || fail "not so in time: $*"
+        sleep 0.2
+    done
+}
+
+# observe NAME HOST...: what is really on the hosts, by the observer; kept under NAME.
+observe() {
+    local name=$1
+    shift
+    "$LAB_HOME/observer" observe "$WORK/$name" "$@"
+}
+
+# expect_same NAME NAME [COMPARE-ARGUMENT...]: two observations agree, but for what may differ.
+expect_same() {
+    local before=$1 after=$2
+    shift 2
+    "$LAB_HOME/observer" compare "$WORK/$before" "$WORK/$after" "$@" || fail "the hosts are not as they were in '$before'"
+}
