@@ -9,7 +9,7 @@ use std::time::Duration;
 use tallybook_agent::lock;
 use tallybook_agent::protocol::{PROTOCOL, Reply, Request, SendSource, read_frame, write_frame};
 use tallybook_agent::receipts::{self, Journal};
-use tallybook_agent::step::{Link, OutputOf};
+use tallybook_agent::step::OutputOf;
 use tallybook_events::ids::{Blob, Epoch, Generation, LogId, OperationId, StepIndex};
 use tallybook_events::step::{Action, FailureClass, Phase, Receipt, Seen};
 
