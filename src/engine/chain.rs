@@ -352,7 +352,7 @@ async fn follow(
 }
 
 /// Resolves when we are asked to stop; never when nobody can ask any more.
-async fn asked_to_stop(stop: &mut watch::Receiver<bool>) {
+pub(super) async fn asked_to_stop(stop: &mut watch::Receiver<bool>) {
     if stop.wait_for(|stop| *stop).await.is_err() {
         std::future::pending::<()>().await;
     }

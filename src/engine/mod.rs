@@ -358,6 +358,7 @@ struct Run<'a> {
 impl Run<'_> {
     async fn drive(&mut self, id: OperationId) -> Result<Outcome, Error> {
         let mut stopping = false;
+        let mut stop = self.crew.stop.clone();
         loop {
             let operation = self.engine.load(id).await?;
             if !stopping && *self.crew.stop.borrow() {
@@ -385,7 +386,12 @@ impl Run<'_> {
                     Next::Unreachable(_) => return self.unreachable(&operation).await,
                 }
             }
-            if let Some(joined) = self.chains.join_next().await {
+            // An operator who asks to stop is answered at once, not when the running step has ended.
+            let joined = tokio::select! {
+                joined = self.chains.join_next() => joined,
+                () = chain::asked_to_stop(&mut stop), if !stopping => continue,
+            };
+            if let Some(joined) = joined {
                 match joined {
                     Ok((chain, result)) => self.ended(&chain, result)?,
                     Err(error) => std::panic::resume_unwind(error.into_panic()),
