@@ -16,6 +16,7 @@ use crate::step::{Context, Done, Step, fail, failure};
 use crate::template::staged::{self, Staged};
 use crate::tree::Root;
 use crate::tree::manifest::{Manifest, build};
+use crate::{durable, mark, staging};
 
 /// Publishes a staged tree.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,12 +45,7 @@ pub struct Published {
 /// Where those who use a generation leave their marks.
 const USERS: &str = "users";
 /// All that a generation consists of.
-const PUBLISHED: [&str; 4] = [
-    staged::ROOTFS,
-    staged::CONFIG,
-    staged::MANIFEST,
-    staged::MADE_BY,
-];
+const PUBLISHED: [&str; 4] = [staged::ROOTFS, staged::CONFIG, staged::MANIFEST, mark::NAME];
 
 impl TemplatePublish {
     fn place(&self, context: &Context<'_>) -> PathBuf {
@@ -123,7 +119,7 @@ impl Step for TemplatePublish {
         if !place.exists() {
             return Ok(Seen::Absent);
         }
-        if !staged::is_marked(&place, context.origin)? {
+        if mark::read(&place)? != Some(context.origin) {
             return Ok(Seen::Conflict {
                 what: format!("{} is there and was not made by this step", place.display()),
             });
@@ -140,7 +136,7 @@ impl Step for TemplatePublish {
     fn forward(&self, context: &mut Context<'_>) -> Result<Done<Published>, StepFailure> {
         let place = self.place(context);
         if place.exists() {
-            if !staged::is_marked(&place, context.origin)? {
+            if mark::read(&place)? != Some(context.origin) {
                 return Err(StepFailure {
                     hint: Some("choose the next generation".to_owned()),
                     ..fail(
@@ -163,12 +159,12 @@ impl Step for TemplatePublish {
             size_bytes: manifest.content_len(),
         };
         staged::write(&tree.dir, staged::MANIFEST, &manifest.encode())?;
-        staged::mark(&tree.dir, context.origin)?;
+        mark::write(&tree.dir, context.origin)?;
         Self::tidy(&tree.dir)?;
-        staged::make_dirs(&context.layout.template(&self.template))?;
-        super::tree_stage::sync_file_system(&tree.dir)?;
+        durable::create_dirs(&context.layout.template(&self.template))?;
+        durable::sync_file_system(&tree.dir)?;
         // Crash boundary: with this name the generation is whole, verified and durable; before, it is not there.
-        staged::rename(&tree.dir, &place)?;
+        durable::rename_new(&tree.dir, &place)?;
         Ok(self.done(context, true, output))
     }
 
@@ -186,7 +182,7 @@ impl Step for TemplatePublish {
         let doomed = doomed(&place);
         let mut changed = false;
         if place.exists() {
-            if !staged::is_marked(&place, context.origin)? {
+            if mark::read(&place)? != Some(context.origin) {
                 return Ok(Done {
                     changed: false,
                     output: (),
@@ -195,12 +191,12 @@ impl Step for TemplatePublish {
             }
             refuse_used(&place, &self.template, self.generation)?;
             // Crash boundary: away from its name first, so that a half-removed tree is no generation.
-            staged::remove(&doomed)?;
-            staged::rename(&place, &doomed)?;
+            staging::remove_dir(&doomed)?;
+            durable::rename_new(&place, &doomed)?;
             changed = true;
         }
         let facts = vec![gone()];
-        changed |= staged::remove(&doomed)?;
+        changed |= staging::remove_dir(&doomed)?;
         Ok(Done {
             changed,
             output: (),

@@ -11,7 +11,7 @@ use tallybook_events::step::{FailureClass, Seen, StepFailure};
 
 use super::template_publish::{Published, described, present, refuse_used};
 use crate::step::{Context, Done, Step, fail};
-use crate::template::staged;
+use crate::{durable, staging};
 
 /// Retires a generation of a template.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -87,10 +87,10 @@ impl Step for TemplateRetire {
         refuse_used(&place, &self.template, self.generation)?;
         let output = described(&place)?;
         if let Some(trash) = trashed.parent() {
-            staged::make_dirs(trash)?;
+            durable::create_dirs(trash)?;
         }
         // Crash boundary: it is in one place or the other, and whole in both.
-        staged::rename(&place, &trashed)?;
+        durable::rename_new(&place, &trashed)?;
         Ok(self.done(context, true, output))
     }
 
@@ -114,10 +114,10 @@ impl Step for TemplateRetire {
             ));
         }
         let output = described(&trashed)?;
-        staged::make_dirs(&context.layout.template(&self.template))?;
-        staged::rename(&trashed, &place)?;
+        durable::create_dirs(&context.layout.template(&self.template))?;
+        durable::rename_new(&trashed, &place)?;
         if let Some(trash) = trashed.parent() {
-            staged::remove(trash)?;
+            staging::remove_dir(trash)?;
         }
         Ok(Done {
             changed: true,

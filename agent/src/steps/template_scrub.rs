@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use tallybook_events::ids::StepIndex;
 use tallybook_events::step::{FailureClass, Reversal, Seen, StepFailure};
 
+use crate::durable;
 use crate::step::{Context, Done, Step, failure};
 use crate::template::scrub::{self, Report};
 use crate::template::staged::{self, Staged};
@@ -84,7 +85,7 @@ impl Step for TemplateScrub {
         })
         .map_err(|error| error.failure(tree.root.label()))?;
         self.configuration(&tree, !keep.contains(config::OPERATION), &mut reports)?;
-        super::tree_stage::sync_file_system(&tree.dir)?;
+        durable::sync_file_system(&tree.dir)?;
         let output = Scrubbed {
             reports,
             kept: self.keep.clone(),

@@ -4,7 +4,6 @@
 //! puts anything where containers or templates are looked for: publishing is a step of its own.
 
 use std::io;
-use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 use tallybook_events::ids::Hash;
@@ -12,7 +11,7 @@ use tallybook_events::step::{FailureClass, Seen, StepFailure};
 
 use crate::step::{Context, Done, OutputOf, Step, fail, io_failure};
 use crate::transfer::receive::{self, Order, Received, Reuse};
-use crate::tree::beneath::Root;
+use crate::{durable, mark, staging};
 
 /// Receives a tree.
 #[derive(Debug, Serialize, Deserialize)]
@@ -41,8 +40,6 @@ pub struct Identified {
     pub manifest: Hash,
 }
 
-const MADE_BY: &str = "made-by";
-
 impl TreeReceive {
     fn expected(&self, context: &Context<'_>) -> Result<Hash, StepFailure> {
         match &self.expect {
@@ -52,47 +49,22 @@ impl TreeReceive {
     }
 }
 
-fn made_by(context: &Context<'_>) -> String {
-    format!("{} {}\n", context.origin.0, context.origin.1)
-}
-
-/// Who made what is in the staging directory: `None` when nobody could say so yet.
-fn maker(staging: &Path) -> Result<Option<String>, StepFailure> {
-    let path = staging.join(MADE_BY);
-    match std::fs::read_to_string(&path) {
-        Ok(text) => Ok(Some(text)),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(io_failure("reading", &path, &error)),
-    }
-}
-
 /// The staging directory, made and marked as ours.
 fn prepare(context: &Context<'_>) -> Result<(), StepFailure> {
     let staging = context.staging();
-    let own = context.layout.own();
-    std::fs::create_dir_all(&own).map_err(|e| io_failure("making", &own, &e))?;
-    let root = Root::open(&own).map_err(|e| e.failure(&own))?;
-    let relative = staging.strip_prefix(&own).unwrap_or(&staging);
-    root.create_dir_all(relative, 0o700)
-        .map_err(|e| e.failure(&own))?;
-    match maker(&staging)? {
-        Some(maker) if maker == made_by(context) => return Ok(()),
+    durable::create_dirs(&staging)?;
+    match mark::read(&staging)? {
+        Some(maker) if maker == context.origin => Ok(()),
         Some(maker) => {
-            let mut failure = fail(
-                FailureClass::Exists,
-                format!("{} was made by {}", staging.display(), maker.trim_end()),
-            );
-            failure.hint = Some(format!("look at it, then remove {}", staging.display()));
-            return Err(failure);
+            let by = mark::text(maker);
+            let message = format!("{} was made by {}", staging.display(), by.trim_end());
+            Err(StepFailure {
+                hint: Some(format!("look at it, then remove {}", staging.display())),
+                ..fail(FailureClass::Exists, message)
+            })
         }
-        None => {}
+        None => mark::write(&staging, context.origin),
     }
-    Root::open(&staging)
-        .and_then(|root| {
-            let text = made_by(context);
-            root.write_atomic(Path::new(MADE_BY), text.as_bytes(), 0o600, (0, 0))
-        })
-        .map_err(|e| e.failure(&staging))
 }
 
 impl Step for TreeReceive {
@@ -110,10 +82,11 @@ impl Step for TreeReceive {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Seen::Absent),
             Err(error) => return Err(io_failure("looking at", &staging, &error)),
         }
-        if let Some(maker) = maker(&staging)?
-            && maker != made_by(context)
+        if let Some(maker) = mark::read(&staging)?
+            && maker != context.origin
         {
-            let what = format!("{} was made by {}", staging.display(), maker.trim_end());
+            let by = mark::text(maker);
+            let what = format!("{} was made by {}", staging.display(), by.trim_end());
             return Ok(Seen::Conflict { what });
         }
         match receive::completed(&staging, self.expected(context)?)? {
@@ -142,19 +115,7 @@ impl Step for TreeReceive {
         _output: Option<Received>,
     ) -> Result<Done<()>, StepFailure> {
         // The directory's name holds the operation and the step: it is ours by that.
-        let staging = context.staging();
-        let (Some(parent), Some(name)) = (staging.parent(), staging.file_name()) else {
-            return Err(fail(
-                FailureClass::Unknown,
-                "the staging directory has no name",
-            ));
-        };
-        let removed = match Root::open(parent) {
-            Err(error) if error.is_missing() => false,
-            opened => opened
-                .and_then(|root| root.remove_dir_all(Path::new(name)))
-                .map_err(|e| e.failure(parent))?,
-        };
+        let removed = staging::remove(context)?;
         Ok(Done {
             changed: removed,
             output: (),

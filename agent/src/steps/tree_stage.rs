@@ -18,6 +18,7 @@ use crate::template::staged::{self, Identity};
 use crate::tree::Root;
 use crate::tree::copy::{Copied, How, copy_tree};
 use crate::tree::walk::Vanished;
+use crate::{durable, mark, staging};
 
 /// Copies a container into staging.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -91,8 +92,8 @@ impl TreeStage {
     fn copy(&self, context: &mut Context<'_>, source: &Root) -> Result<Copied, StepFailure> {
         let partial = context.staging().join(PARTIAL);
         // Redone from scratch: what an earlier attempt left can't be told from what it did not finish.
-        staged::remove(&partial)?;
-        staged::make_dirs(&partial)?;
+        staging::remove_dir(&partial)?;
+        durable::create_dirs(&partial)?;
         let dest = Root::open(&partial).map_err(|error| error.failure(&partial))?;
         let what = format!("copying {}", self.container);
         let link = &mut *context.link;
@@ -143,8 +144,8 @@ impl Step for TreeStage {
             return Ok(done(false, output));
         }
         self.check_still(context)?;
-        staged::make_dirs(&dir)?;
-        staged::mark(&dir, context.origin)?;
+        durable::create_dirs(&dir)?;
+        mark::write(&dir, context.origin)?;
         let (source, layers, config) = self.open(context)?;
         staged::write(&dir, staged::CONFIG_SOURCE, &config)?;
         staged::store(&dir, staged::IDENTITY, &Identity::of(&source))?;
@@ -157,9 +158,9 @@ impl Step for TreeStage {
             layers,
         };
         staged::store(&dir, OUTPUT, &output)?;
-        sync_file_system(&dir)?;
+        durable::sync_file_system(&dir)?;
         // Crash boundary: with this name the copy is whole and durable.
-        staged::rename(&dir.join(PARTIAL), &dir.join(staged::ROOTFS))?;
+        durable::rename_new(&dir.join(PARTIAL), &dir.join(staged::ROOTFS))?;
         Ok(done(true, output))
     }
 
@@ -170,7 +171,7 @@ impl Step for TreeStage {
     ) -> Result<Done<()>, StepFailure> {
         // The directory's name holds the operation and the step: it is nobody else's.
         Ok(Done {
-            changed: staged::remove(&context.staging())?,
+            changed: staging::remove_dir(&context.staging())?,
             output: (),
             facts: Vec::new(),
         })
@@ -183,11 +184,4 @@ fn done(changed: bool, output: Staged) -> Done<Staged> {
         output,
         facts: Vec::new(),
     }
-}
-
-/// Makes everything on the file system of a directory durable.
-pub(super) fn sync_file_system(dir: &Path) -> Result<(), StepFailure> {
-    let synced = std::fs::File::open(dir)
-        .and_then(|open| rustix::fs::syncfs(&open).map_err(std::io::Error::from));
-    synced.map_err(|error| crate::step::io_failure("syncing the file system of", dir, &error))
 }

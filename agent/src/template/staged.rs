@@ -3,18 +3,16 @@
 //! Its name holds the operation and the step that made it, so what is in it belongs to that operation. Files
 //! beside `rootfs/` never leave it, but for those that a template consists of.
 
-use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{CWD, RenameFlags};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tallybook_events::codec;
-use tallybook_events::ids::{OperationId, StepIndex};
+use tallybook_events::ids::StepIndex;
 use tallybook_events::step::{FailureClass, StepFailure};
 
-use crate::step::{Context, fail, failure, io_failure};
+use crate::durable;
+use crate::step::{Context, failure};
 use crate::tree::Root;
 
 /// The tree.
@@ -25,8 +23,6 @@ pub const CONFIG: &str = "config";
 pub const CONFIG_SOURCE: &str = "config.source";
 /// What identified that container inside its tree; see [`Identity`].
 pub const IDENTITY: &str = "identity.source";
-/// Who made it: operation and step.
-pub const MADE_BY: &str = "made-by";
 /// What is in it, as hashes.
 pub const MANIFEST: &str = "manifest";
 
@@ -143,9 +139,7 @@ pub fn load<T: DeserializeOwned>(dir: &Path, name: &str) -> Result<Option<T>, St
 /// # Errors
 /// When it can't be written.
 pub fn write(dir: &Path, name: &str, bytes: &[u8]) -> Result<(), StepFailure> {
-    Root::open(dir)
-        .and_then(|root| root.write_atomic(Path::new(name), bytes, 0o600, (0, 0)))
-        .map_err(|error| error.failure(dir))
+    Ok(durable::write(&dir.join(name), 0o600, bytes)?)
 }
 
 /// Stores something in a directory of ours.
@@ -155,85 +149,4 @@ pub fn write(dir: &Path, name: &str, bytes: &[u8]) -> Result<(), StepFailure> {
 pub fn store<T: Serialize>(dir: &Path, name: &str, value: &T) -> Result<(), StepFailure> {
     let bytes = codec::encode(value).map_err(|error| failure(FailureClass::Unknown, &error))?;
     write(dir, name, &bytes)
-}
-
-/// Marks a directory as made by a step.
-///
-/// # Errors
-/// When the mark can't be written.
-pub fn mark(dir: &Path, (operation, step): (OperationId, StepIndex)) -> Result<(), StepFailure> {
-    write(dir, MADE_BY, format!("{operation} {step}\n").as_bytes())
-}
-
-/// Whether a directory carries the mark of a step.
-///
-/// # Errors
-/// When the mark can't be read.
-pub fn is_marked(
-    dir: &Path,
-    (operation, step): (OperationId, StepIndex),
-) -> Result<bool, StepFailure> {
-    Ok(read(dir, MADE_BY)?.is_some_and(|mark| mark == format!("{operation} {step}\n").as_bytes()))
-}
-
-/// Makes a directory and those above it, for root alone, durably.
-///
-/// # Errors
-/// When it can't be made.
-pub fn make_dirs(path: &Path) -> Result<(), StepFailure> {
-    if path.is_dir() {
-        return Ok(());
-    }
-    if let Some(parent) = path.parent() {
-        make_dirs(parent)?;
-    }
-    match fs::create_dir(path) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-            return Err(io_failure("making the directory", path, &error));
-        }
-        Ok(()) | Err(_) => {}
-    }
-    path.parent().map_or(Ok(()), sync_dir)
-}
-
-/// Renames a directory of ours without replacing anything, durably on both sides.
-///
-/// # Errors
-/// [`FailureClass::Exists`] when the name is taken.
-pub fn rename(from: &Path, to: &Path) -> Result<(), StepFailure> {
-    rustix::fs::renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE)
-        .map_err(|errno| io_failure("renaming to", to, &errno.into()))?;
-    // Crash boundary: after a cut there is either name, never both, and what it names is whole.
-    for dir in [from.parent(), to.parent()].into_iter().flatten() {
-        sync_dir(dir)?;
-    }
-    Ok(())
-}
-
-/// Makes what a directory lists durable.
-///
-/// # Errors
-/// When it can't be synced.
-pub fn sync_dir(path: &Path) -> Result<(), StepFailure> {
-    let synced = fs::File::open(path).and_then(|dir| dir.sync_all());
-    synced.map_err(|error| io_failure("syncing", path, &error))
-}
-
-/// Removes a directory of ours with all in it; whether it was there.
-///
-/// # Errors
-/// When it holds a mount or an immutable file, or can't be removed.
-pub fn remove(path: &Path) -> Result<bool, StepFailure> {
-    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
-        return Err(fail(
-            FailureClass::Unknown,
-            format!("{} can't be removed", path.display()),
-        ));
-    };
-    let root = match Root::open(parent) {
-        Err(error) if error.is_missing() => return Ok(false),
-        other => other.map_err(|error| error.failure(parent))?,
-    };
-    root.remove_dir_all(Path::new(name))
-        .map_err(|error| error.failure(parent))
 }

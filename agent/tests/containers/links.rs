@@ -1,11 +1,9 @@
-//! Two links for tests of steps: one that runs real programs, and one that plays LXC and the other programs that
-//! the steps of containers run, against a temporary directory.
+//! A link for tests of steps: it plays LXC and the other programs that the steps of containers run, against a
+//! temporary directory.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 
 use tallybook_agent::layout::Layout;
 use tallybook_agent::step::{Context, Ended, Link, Program, Step, fail};
@@ -14,61 +12,6 @@ use tallybook_events::codec;
 use tallybook_events::ids::{Attempt, Blob, LogId, OperationId, StepIndex};
 use tallybook_events::name::HostName;
 use tallybook_events::step::{Captured, FailureClass, Seen, StepDone, StepFailure, StepKey};
-
-/// Runs the programs that it is asked to.
-#[derive(Default)]
-pub(crate) struct Real;
-
-impl Link for Real {
-    fn run(&mut self, program: &Program) -> Result<Ended, StepFailure> {
-        let error =
-            |e: std::io::Error| fail(FailureClass::Missing, format!("{:?}: {e}", program.argv));
-        let mut child = Command::new(&program.argv[0])
-            .args(&program.argv[1..])
-            .env_clear()
-            .env(
-                "PATH",
-                "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-            )
-            .env("LC_ALL", "C.UTF-8")
-            .env("HOME", "/root")
-            .envs(&program.env)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .map_err(error)?;
-        // A program that does not read its input may be gone already.
-        let _unread = child
-            .stdin
-            .take()
-            .map(|mut stdin| stdin.write_all(&program.stdin));
-        let ended = child.wait_with_output().map_err(error)?;
-        Ok(Ended {
-            exit: ended.status.code(),
-            stdout: ended.stdout,
-            stderr: ended.stderr,
-        })
-    }
-
-    fn progress(&mut self, _what: &str, _done: u64, _total: u64) {}
-
-    fn stop_requested(&mut self) -> bool {
-        false
-    }
-
-    fn send_peer(&mut self, _bytes: Vec<u8>) -> Result<(), StepFailure> {
-        Err(fail(FailureClass::Peer, "there is no other end"))
-    }
-
-    fn receive_peer(&mut self) -> Result<Vec<u8>, StepFailure> {
-        Err(fail(FailureClass::Peer, "there is no other end"))
-    }
-
-    fn take_captured(&mut self) -> Vec<Captured> {
-        Vec::new()
-    }
-}
 
 /// Plays LXC, `busybox --list-full`, `ssh-keygen`, `unshare` and debootstrap.
 #[derive(Default)]

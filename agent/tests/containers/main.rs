@@ -1,6 +1,5 @@
-//! The steps of a container's life, against played programs and against real LXC.
+//! The steps of a container's life, against played programs; the lab has the real ones.
 
 mod links;
 mod played;
-mod real;
 mod running;

@@ -155,17 +155,32 @@ fn a_create_is_whole_step_by_step_and_can_be_repeated() {
 
     assert_eq!(operation.probe(3, &publish()), Seen::Absent);
     let published = operation.forward(3, &publish()).unwrap();
+    let identity: Identity = codec::decode(&operation.outputs[&StepIndex(2)].0).unwrap();
+    let host: tallybook_events::name::HostName = "cn1".parse().unwrap();
     assert_eq!(
         published.facts,
-        [Fact::ContainerCreated {
-            host: "cn1".parse().unwrap(),
-            container: name(),
-            origin: Origin::Scratch {
-                distribution: "debian".into(),
-                release: "bookworm".into()
+        [
+            Fact::ContainerCreated {
+                host: host.clone(),
+                container: name(),
+                origin: Origin::Scratch {
+                    distribution: "debian".into(),
+                    release: "bookworm".into()
+                },
+                backing: Backing::Dir,
             },
-            backing: Backing::Dir,
-        }]
+            Fact::ContainerIdentified {
+                host: host.clone(),
+                container: name(),
+                machine_id: identity.machine_id,
+                host_keys: identity.host_keys,
+            },
+            Fact::KeysAuthorized {
+                host,
+                container: name(),
+                keys: identity.authorized,
+            },
+        ]
     );
     assert!(!operation.forward(3, &publish()).unwrap().changed);
     // What earlier steps made is seen where it went.

@@ -163,7 +163,11 @@ fn a_stranger_in_the_staging_directory_is_left_alone() {
     let hosts = Hosts::new();
     let expect = hosts.seal();
     fs::create_dir_all(hosts.staging()).unwrap();
-    fs::write(hosts.staging().join("made-by"), "somebody else\n").unwrap();
+    fs::write(
+        hosts.staging().join("made-by"),
+        "018f0000-0000-7000-8000-000000000000 7\n",
+    )
+    .unwrap();
     let (_, received) = hosts.transfer(expect);
     assert_eq!(received.unwrap_err().class, FailureClass::Exists);
     assert!(matches!(
