@@ -1,5 +1,6 @@
 # shellcheck shell=bash
-# Sourced by every case, first thing: what a case is, the lab as a controller's operator has it, and what must be true.
+# Sourced by every case, first thing: how a case begins and ends, and what must be true. What a case does on the hosts is in
+# operator.sh.
 #
 # A case ends with `ok NAME` when it comes to its end, and `not ok NAME: why` when a command fails or `fail` is called. It
 # begins with `start_from STATE`, so that it depends on no other case:
@@ -16,8 +17,9 @@ shopt -s inherit_errexit
 LAB_HOME=$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")
 CASE=$(basename "$0")
 export LAB_DIR=${LAB_DIR:-/var/tmp/tallybook-tests} LAB_BRIDGE=${LAB_BRIDGE:-labt} LAB_NET=${LAB_NET:-10.97.0}
-TALLYBOOK_BIN=${TALLYBOOK_BIN:-$LAB_HOME/../../target/tallybook-bin}
 WORK=$(mktemp -d) # the case's own, gone with it
+# shellcheck source=tests/lab/operator.sh
+. "$LAB_HOME/operator.sh"
 
 # --- ending -----------------------------------------------------------------------------------------------------------
 
@@ -47,98 +49,6 @@ trap 'exit 143' TERM INT HUP
 fail() {
     CASE_WHY=$*
     exit 1
-}
-
-# --- the lab ----------------------------------------------------------------------------------------------------------
-
-lab() { "$LAB_HOME/lab" "$@"; }
-
-# on HOST COMMAND...: on the host itself, not over its network; arguments arrive as they are.
-on() { "$LAB_HOME/lab" attach "$@" </dev/null; }
-
-# ctl COMMAND...: as the operator on the controller, e.g. `ctl tallybook cloud check`.
-ctl() { on ctl env -C /root TALLYBOOK_INVENTORY=/root/cloud.toml "$@"; }
-
-address_of() { # HOST
-    "$LAB_HOME/lab" hosts | awk -v name="$1" '$1 == name { print $2; found = 1 } END { exit !found }'
-}
-
-install_tallybook() {
-    local program
-    for program in tallybook tallybook-agent; do
-        "$LAB_HOME/lab" push ctl "$TALLYBOOK_BIN/$program" "/usr/local/bin/$program"
-    done
-}
-
-write_inventory() { # the seed's cloud, onto ctl
-    local key
-    key=$(on ctl cat /root/.ssh/id_ed25519.pub)
-    inventory "$key" >"$WORK/cloud.toml"
-    "$LAB_HOME/lab" push ctl "$WORK/cloud.toml" /root/cloud.toml
-}
-
-add_to_inventory() { # what comes in on standard input is put below what is there
-    "$LAB_HOME/lab" pull ctl /root/cloud.toml "$WORK/cloud.toml"
-    cat >>"$WORK/cloud.toml"
-    "$LAB_HOME/lab" push ctl "$WORK/cloud.toml" /root/cloud.toml
-}
-
-inventory() { # OPERATOR'S-PUBLIC-KEY
-    cat <<INVENTORY
-[cloud]
-name = "lab"
-controller = "ctl"
-
-[defaults.host]
-user = "root"
-identity = "/root/.ssh/id_ed25519"
-package_cache = "/var/cache/tallybook-lab/debs"
-
-[defaults.container]
-distribution = "debian"
-release = "bookworm"
-keys = ["operator"]
-forward_ssh = true
-
-[network]
-subnet = "10.5.0.0/16"
-
-[hosts.ctl]
-local = true
-
-[hosts.cn1]
-address = "$(address_of cn1)"
-groups = ["compute"]
-
-[hosts.cn2]
-address = "$(address_of cn2)"
-groups = ["compute"]
-
-[groups]
-compute = { members = ["cn1", "cn2"] }
-
-[keys]
-operator = "$1"
-
-[templates.makinastates]
-builder = "lxcmakinastates"
-
-[containers.lxcmakinastates]
-host = "ctl"
-
-[containers."d1.foo.net"]
-host = "cn1"
-template = "makinastates"
-
-[containers."d2.foo.net"]
-host = "cn2"
-template = "makinastates"
-
-[containers.scratch]
-host = "cn2"
-distribution = "busybox"
-forward_ssh = false
-INVENTORY
 }
 
 # --- where a case begins ----------------------------------------------------------------------------------------------
