@@ -132,7 +132,8 @@ pub fn plan(
         .head
         .log
         .unwrap_or(tallybook_events::ids::LogId::from_bytes([0; 16]));
-    let compiled = compile(inventory, &state.allocations, selection, &seed)?;
+    let present = state.containers.keys().cloned().collect();
+    let compiled = compile(inventory, &state.allocations, &present, selection, &seed)?;
     let mut outcome = Outcome {
         entries: compiled.entries,
         ..Outcome::default()

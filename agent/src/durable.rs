@@ -63,30 +63,19 @@ pub fn sync_file_system(path: &Path) -> Result<(), Error> {
         .map_err(Error::at("syncing the file system of", path))
 }
 
-/// Makes a directory and all above it that are missing, mode 0755, and syncs the parent of each one made.
+/// Makes a directory and all above it that are missing, and syncs the parent of each one made. Mode 0700: what is in
+/// them, guests' trees with their set-uid files above all, is no other account's to enter.
 ///
 /// # Errors
 /// When one can't be made or synced.
 pub fn create_dirs(path: &Path) -> Result<(), Error> {
-    create(path, 0o755)
-}
-
-/// The same with mode 0700: for what is nobody else's to read.
-///
-/// # Errors
-/// When one can't be made or synced.
-pub fn create_private_dirs(path: &Path) -> Result<(), Error> {
-    create(path, 0o700)
-}
-
-fn create(path: &Path, mode: u32) -> Result<(), Error> {
     if path.is_dir() {
         return Ok(());
     }
     if let Some(parent) = path.parent() {
-        create(parent, mode)?;
+        create_dirs(parent)?;
     }
-    match DirBuilder::new().mode(mode).create(path) {
+    match DirBuilder::new().mode(0o700).create(path) {
         Ok(()) => {}
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => {}
         Err(error) => return Err(Error::at("making the directory", path)(error)),
@@ -148,6 +137,8 @@ pub fn rename_new(from: &Path, to: &Path) -> Result<(), Error> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use tallybook_events::step::FailureClass;
 
     use super::*;
@@ -156,8 +147,10 @@ mod tests {
     fn directories_and_files_are_made_and_replaced() {
         let temp = tempfile::tempdir().unwrap();
         let dir = temp.path().join("a/b/c");
-        create_private_dirs(&dir).unwrap();
         create_dirs(&dir).unwrap();
+        create_dirs(&dir).unwrap();
+        let mode = fs::metadata(&dir).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o700);
         let file = dir.join("file");
         write(&file, 0o600, b"old").unwrap();
         write(&file, 0o600, b"new").unwrap();

@@ -112,7 +112,7 @@ pub fn pass(layout: &Layout, fence: &Fence, operation: OperationId) -> Result<()
     let mut bytes = MAGIC.to_vec();
     bytes.extend_from_slice(blake3::hash(&body).as_bytes());
     bytes.extend_from_slice(&body);
-    durable::create_private_dirs(&layout.receipts(fence.log))?;
+    durable::create_dirs(&layout.receipts(fence.log))?;
     durable::write(&path, 0o600, &bytes)?;
     Ok(())
 }

@@ -102,7 +102,7 @@ fn take(
     give_up: &mut dyn FnMut() -> bool,
 ) -> Result<Held, Error> {
     let locks = layout.locks();
-    durable::create_private_dirs(&locks)?;
+    durable::create_dirs(&locks)?;
     let path = locks.join(name);
     let at = |source: io::Error| Error::File {
         path: path.clone(),

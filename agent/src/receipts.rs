@@ -125,7 +125,7 @@ impl Journal {
     ) -> Result<Self, Error> {
         let path = path(layout, log);
         let dir = layout.receipts(log);
-        durable::create_private_dirs(&dir)?;
+        durable::create_dirs(&dir)?;
         let file = OpenOptions::new()
             .read(true)
             .append(true)

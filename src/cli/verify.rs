@@ -1,6 +1,6 @@
 //! `tallybook verify`: every byte of the journal, and the store against it.
 //!
-//! A store is opened only when the journal is whole: opening one would mend it.
+//! A store is opened only when no record is damaged: opening one would act on what is there.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -79,11 +79,12 @@ impl Args {
             skipped("it was not asked for")
         } else if !report.findings.is_empty() {
             skipped("the journal is damaged, and opening the store would act on it")
-        } else if report.torn_bytes > 0 {
-            skipped("the journal ends in a torn record, which opening the store would set aside")
         } else {
+            // A torn end is set aside by this, as by any other command. Whether it was only never acknowledged, or
+            // events are gone with it, is known to the store alone.
             match context.open_log(Open::Existing).await {
                 Ok(log) => check_store(context, log).await?,
+                Err(error) if error.exit() == Exit::Verification => return Err(error),
                 Err(error) => skipped(&error.report().text().replace("error: ", "")),
             }
         };

@@ -69,18 +69,20 @@ impl Compiled {
     }
 }
 
-/// Compiles the selected containers. `existing` is every allocation that is recorded and not released; `seed` makes MAC
-/// addresses of one log differ from another's.
+/// Compiles the selected containers. `existing` is every allocation that is recorded and not released; `present` is every
+/// container that is there, whose allocation is in use and never moves to another host; `seed` makes MAC addresses of one
+/// log differ from another's.
 ///
 /// # Errors
 /// When two containers would share something, or nothing is left to allocate.
 pub fn compile(
     inventory: &Inventory,
     existing: &BTreeMap<Key, Allocation>,
+    present: &BTreeSet<Key>,
     selection: &Selection,
     seed: &LogId,
 ) -> Result<Compiled, Error> {
-    let targets = targets(inventory, existing, selection);
+    let targets = targets(inventory, existing, present, selection);
     let selected: BTreeSet<&Key> = targets.iter().map(|target| &target.key).collect();
     let mut claims = Claims::new(inventory, seed);
     for (key, held) in existing.iter().filter(|(key, _)| !selected.contains(key)) {
@@ -131,6 +133,7 @@ struct Target<'a> {
 fn targets<'a>(
     inventory: &'a Inventory,
     existing: &'a BTreeMap<Key, Allocation>,
+    present: &BTreeSet<Key>,
     selection: &Selection,
 ) -> Vec<Target<'a>> {
     let mut recorded: BTreeMap<&ContainerName, Vec<(&HostName, &Allocation)>> = BTreeMap::new();
@@ -144,7 +147,11 @@ fn targets<'a>(
         let here = places.iter().find(|(host, _)| **host == container.host);
         // Of two copies elsewhere neither is the one that moved.
         let elsewhere = match places {
-            [(host, allocation)] if here.is_none() => Some(((*host).clone(), *allocation)),
+            [(host, allocation)]
+                if here.is_none() && !present.contains(&((*host).clone(), name.clone())) =>
+            {
+                Some(((*host).clone(), *allocation))
+            }
             _ => None,
         };
         let (moved_from, moved) = elsewhere.unzip();

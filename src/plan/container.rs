@@ -21,6 +21,7 @@ use tallybook_agent::steps::forward_open::ForwardOpen;
 use tallybook_agent::steps::template_scan::TemplateScan;
 use tallybook_agent::steps::template_scrub::TemplateScrub;
 use tallybook_agent::steps::trash_purge::TrashPurge;
+use tallybook_agent::steps::tree_discard::TreeDiscard;
 use tallybook_agent::steps::tree_receive::{Expect, TreeReceive};
 use tallybook_agent::steps::tree_seal::TreeSeal;
 use tallybook_agent::steps::tree_stage::TreeStage;
@@ -169,7 +170,14 @@ pub fn create(
             }
         }
     };
+    let staged = match &built_from {
+        BuildSource::Staged { staged, .. } => Some(*staged),
+        BuildSource::Base(_) | BuildSource::Template { .. } => None,
+    };
     finish(&mut plan, known, place, spec, built_from, backing)?;
+    if let Some(staged) = staged {
+        plan.then(place.host, &subject, &TreeDiscard { staged })?;
+    }
     Ok(plan.finish())
 }
 
@@ -435,9 +443,11 @@ pub fn copy(
         host: from.host.clone(),
         container: from.container.clone(),
     };
+    let subject = to.subject();
     if from.host == to.host {
         let source = BuildSource::Staged { staged, origin };
         finish(&mut plan, known, to, spec, source, None)?;
+        plan.then(to.host, &subject, &TreeDiscard { staged })?;
         return Ok(plan.finish());
     }
     let sealed = plan.then(from.host, &to.subject(), &TreeSeal { staged })?;
@@ -459,5 +469,7 @@ pub fn copy(
         origin,
     };
     finish(&mut plan, known, to, spec, source, None)?;
+    plan.then(to.host, &subject, &TreeDiscard { staged: received })?;
+    plan.behind(from.host, &subject, &TreeDiscard { staged }, received)?;
     Ok(plan.finish())
 }

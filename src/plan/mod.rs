@@ -158,6 +158,22 @@ impl Plan {
         self.add(host, subject, step, after, Some(peer))
     }
 
+    /// Adds a step behind the last one of its host and behind another host's.
+    ///
+    /// # Errors
+    /// When its parameters have no encoding.
+    pub fn behind<S: Step>(
+        &mut self,
+        host: &HostName,
+        subject: &Subject,
+        step: &S,
+        other: StepIndex,
+    ) -> Result<StepIndex, Error> {
+        let after = self.last.get(host).copied().into_iter().chain([other]);
+        let after = after.collect();
+        self.add(host, subject, step, after, None)
+    }
+
     fn add<S: Step>(
         &mut self,
         host: &HostName,

@@ -346,27 +346,43 @@ fn damage_is_named_and_nothing_is_mended() {
     assert_eq!(std::fs::read(&segment).unwrap(), bytes);
 }
 
-#[test]
-fn a_torn_end_is_left_alone() {
-    let fixture = Fixture::story();
+/// The one segment of a store's journal.
+fn segment(fixture: &Fixture) -> std::path::PathBuf {
     let journal = fixture.store().join("journal");
-    let segment = std::fs::read_dir(&journal)
-        .unwrap()
-        .next()
-        .unwrap()
-        .unwrap()
-        .path();
+    let mut entries = std::fs::read_dir(&journal).unwrap();
+    entries.next().unwrap().unwrap().path()
+}
+
+#[test]
+fn a_torn_end_is_set_aside_and_told() {
+    let fixture = Fixture::story();
+    let segment = segment(&fixture);
     let whole = std::fs::read(&segment).unwrap();
-    let torn = [&whole[..], b"TBR1"].concat();
-    std::fs::write(&segment, &torn).unwrap();
+    std::fs::write(&segment, [&whole[..], b"TBR1"].concat()).unwrap();
     let run = fixture.run(&["verify"]);
     assert_eq!(run.code, 0, "{}", run.stdout);
     assert!(
         run.stdout
             .contains("4 bytes of a record that was never acknowledged")
     );
-    assert!(run.stdout.contains("the store was not checked: "));
-    assert_eq!(std::fs::read(&segment).unwrap(), torn);
+    assert_eq!(std::fs::read(&segment).unwrap(), whole);
+}
+
+#[test]
+fn a_journal_that_lost_its_end_is_not_ok() {
+    let fixture = Fixture::story();
+    // The databases know how far it went.
+    assert_eq!(fixture.run(&["verify"]).code, 0);
+    let segment = segment(&fixture);
+    let whole = std::fs::read(&segment).unwrap();
+    std::fs::write(&segment, &whole[..whole.len() - 3000]).unwrap();
+    let run = fixture.run(&["verify"]);
+    assert_eq!(run.code, 4, "{}{}", run.stdout, run.stderr);
+    assert!(
+        run.stderr.contains("was recorded here before"),
+        "{}",
+        run.stderr
+    );
 }
 
 #[test]

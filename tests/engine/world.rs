@@ -136,7 +136,7 @@ impl World {
         Arc::new(World {
             hosts: names
                 .iter()
-                .map(|name| (HostName::new(*name).unwrap(), Arc::new(Host::new())))
+                .map(|name| (HostName::new(name).unwrap(), Arc::new(Host::new())))
                 .collect(),
         })
     }

@@ -28,6 +28,7 @@ pub mod template_scrub;
 #[cfg(test)]
 mod template_tests;
 pub mod trash_purge;
+pub mod tree_discard;
 pub mod tree_receive;
 pub mod tree_seal;
 pub mod tree_stage;
@@ -64,6 +65,7 @@ pub const TABLE: &[StepKind] = &[
     StepKind::of::<template_scan::TemplateScan>(),
     StepKind::of::<template_scrub::TemplateScrub>(),
     StepKind::of::<trash_purge::TrashPurge>(),
+    StepKind::of::<tree_discard::TreeDiscard>(),
     StepKind::of::<tree_receive::TreeReceive>(),
     StepKind::of::<tree_seal::TreeSeal>(),
     StepKind::of::<tree_stage::TreeStage>(),

@@ -1,6 +1,6 @@
 //! Allocation, case by case.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use tallybook_events::ids::LogId;
 
@@ -17,6 +17,7 @@ pub(super) fn compile_all(inventory: &Inventory, existing: &Recorded) -> Result<
     compile(
         inventory,
         existing,
+        &BTreeSet::new(),
         &Selection::everything(inventory),
         &SEED,
     )
@@ -35,7 +36,7 @@ pub(super) fn key(host: &str, name: &str) -> Key {
 
 fn limited(inventory: &Inventory, existing: &Recorded, limit: &str) -> Result<Compiled, Error> {
     let selection = Limit::parse(limit).unwrap().select(inventory).unwrap();
-    compile(inventory, existing, &selection, &SEED)
+    compile(inventory, existing, &BTreeSet::new(), &selection, &SEED)
 }
 
 fn cloud(containers: &str) -> Inventory {
@@ -75,6 +76,7 @@ fn allocates_in_order_and_around_what_is_given() {
     let again = compile(
         &inventory,
         &Recorded::new(),
+        &BTreeSet::new(),
         &Selection::everything(&inventory),
         &other,
     );
@@ -329,4 +331,21 @@ fn records_that_share_something_are_an_error_and_not_kept_quiet() {
         panic!("taken");
     };
     assert_eq!(conflicts.len(), 3, "address, MAC and port: {conflicts:?}");
+}
+
+#[test]
+fn what_a_container_uses_never_moves_to_a_copy_of_its_name() {
+    let before = cloud("a = { host = 'cn1' }");
+    let existing = recorded(&compile_all(&before, &Recorded::new()).unwrap());
+    let after = cloud("a = { host = 'cn2' }");
+    let everything = Selection::everything(&after);
+    let there = BTreeSet::from([key("cn1", "a")]);
+    let copied = compile(&after, &existing, &there, &everything, &SEED).unwrap();
+    let (original, copy) = (
+        &existing[&key("cn1", "a")],
+        &copied.entries[&key("cn2", "a")],
+    );
+    assert_eq!(copy.status, Status::New);
+    assert_ne!(copy.allocation.address, original.address);
+    assert_ne!(copy.allocation.mac, original.mac);
 }
