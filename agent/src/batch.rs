@@ -4,7 +4,7 @@
 //! nothing that a receipt says ended is done again.
 
 use std::any::Any;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
@@ -42,10 +42,15 @@ pub(crate) fn run(site: &Site<'_>, line: &Line, batch: Batch) -> Result<(), Step
         });
         return Ok(());
     };
-    let _lock = lock::operation(site.layout, operation, OPERATION_WAIT, &mut || {
-        line.is_gone() || line.is_stopped()
-    })
-    .map_err(|error| lock_failure(&error))?;
+    // Its own first, then those whose steps it takes back: what a controller that died left running of them must end
+    // before it is undone. An operation that is taken back takes nothing back, so nobody waits in a circle.
+    let mut locks = Vec::new();
+    for operation in std::iter::once(operation).chain(taken_back(&batch)) {
+        let lock = lock::operation(site.layout, operation, OPERATION_WAIT, &mut || {
+            line.is_gone() || line.is_stopped()
+        });
+        locks.push(lock.map_err(|error| lock_failure(&error))?);
+    }
     fence::pass(site.layout, &batch.fence, operation).map_err(|error| fence_failure(&error))?;
     let mut known = Known::new();
     let journal = Journal::open(site.layout, site.log, &mut |receipt| {
@@ -55,6 +60,7 @@ pub(crate) fn run(site: &Site<'_>, line: &Line, batch: Batch) -> Result<(), Step
     })
     .map_err(|error| receipt_failure("no step was begun", &error))?;
     check_once(site, &batch, &known)?;
+    check_newest(&batch, &known)?;
     let mut runner = Runner {
         site,
         line,
@@ -144,6 +150,32 @@ fn check_once(site: &Site<'_>, batch: &Batch, known: &Known) -> Result<(), StepF
         }
     }
     Ok(())
+}
+
+/// A start that comes late, after a newer start of the same step was begun, is not begun: the controller gave it up.
+fn check_newest(batch: &Batch, known: &Known) -> Result<(), StepFailure> {
+    for call in &batch.calls {
+        let newer = known
+            .keys()
+            .find(|key| key.step == call.key.step && key.attempt > call.key.attempt);
+        if let Some(newer) = newer {
+            let message = format!(
+                "start {} of step {} comes after its start {}",
+                call.key.attempt, call.key.step, newer.attempt
+            );
+            return Err(fail(FailureClass::Other, message));
+        }
+    }
+    Ok(())
+}
+
+/// The operations whose steps a batch takes back.
+fn taken_back(batch: &Batch) -> BTreeSet<OperationId> {
+    let of = |call: &Call| match call.action {
+        Action::Forward => None,
+        Action::Undo { operation, .. } => (operation != call.key.operation).then_some(operation),
+    };
+    batch.calls.iter().filter_map(of).collect()
 }
 
 fn row(site: &Site<'_>, call: &Call) -> Result<&'static StepKind, StepFailure> {

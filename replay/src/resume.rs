@@ -5,11 +5,13 @@ use std::collections::BTreeSet;
 use tallybook_events::ids::StepIndex;
 use tallybook_events::name::HostName;
 
-use crate::operation::{Operation, Step, StepStatus};
+use crate::operation::{Operation, OperationStatus, Step, StepStatus};
 
 /// What an operation needs next.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Next {
+    /// It has no durable plan, so nothing of it was done and nothing can be.
+    Unplanned,
     /// These steps were started and their outcome is not known: look before anything else.
     Resolve(Vec<StepIndex>),
     /// These chains of steps can be started now; each chain is on one host, in order, and independent of the
@@ -19,6 +21,8 @@ pub enum Next {
     Wait,
     /// What is left is on hosts that can't be reached.
     Unreachable(Vec<StepIndex>),
+    /// Nobody but an operator can tell what became of these steps, and nothing that does not depend on them is left.
+    Stuck(Vec<StepIndex>),
     /// A step failed and nothing that does not depend on it is left.
     Failed(Vec<StepIndex>),
     /// Every step succeeded.
@@ -32,12 +36,17 @@ pub struct Running {
     pub in_flight: BTreeSet<StepIndex>,
     /// Steps that failed, or were in doubt and were looked at, and are to be started again.
     pub retry: BTreeSet<StepIndex>,
-    /// Hosts that can't be reached: their steps are left as they are.
+    /// Hosts that can't be reached: their steps are left as they are, and so are transfers from them.
     pub unreachable: BTreeSet<HostName>,
+    /// Steps in doubt that were looked at, and that nobody but an operator can decide.
+    pub stuck: BTreeSet<StepIndex>,
 }
 
 /// Decides.
 pub fn next(operation: &Operation, running: &Running) -> Next {
+    if operation.status == OperationStatus::Intended {
+        return Next::Unplanned;
+    }
     let with = |wanted: &dyn Fn(&Step) -> bool| -> Vec<StepIndex> {
         operation
             .steps
@@ -48,6 +57,7 @@ pub fn next(operation: &Operation, running: &Running) -> Next {
     };
     let doubtful = with(&|step| {
         let left = !running.in_flight.contains(&step.plan.index)
+            && !running.stuck.contains(&step.plan.index)
             && !running.unreachable.contains(&step.plan.host);
         left && match &step.status {
             StepStatus::Started => true,
@@ -67,8 +77,14 @@ pub fn next(operation: &Operation, running: &Running) -> Next {
     }
     let failed = with(&|step| matches!(step.status, StepStatus::Failed(_)));
     let unfinished = with(&|step| !matches!(step.status, StepStatus::Succeeded { .. }));
+    let stuck = with(&|step| {
+        running.stuck.contains(&step.plan.index)
+            && !matches!(step.status, StepStatus::Succeeded { .. })
+    });
     if unfinished.is_empty() {
         Next::Finished
+    } else if !stuck.is_empty() {
+        Next::Stuck(stuck)
     } else if failed.is_empty() {
         Next::Unreachable(unfinished)
     } else {
@@ -81,9 +97,15 @@ pub fn next(operation: &Operation, running: &Running) -> Next {
 ///
 /// A step with a peer (a transfer) is a chain of its own: its batch needs a second connection.
 fn chains(operation: &Operation, running: &Running) -> Vec<Vec<StepIndex>> {
+    let reachable = |step: &Step| {
+        let sender = step.plan.peer.as_ref().map(|peer| &peer.host);
+        !running.unreachable.contains(&step.plan.host)
+            && !sender.is_some_and(|host| running.unreachable.contains(host))
+    };
     let startable = |step: &Step| {
         !running.in_flight.contains(&step.plan.index)
-            && !running.unreachable.contains(&step.plan.host)
+            && !running.stuck.contains(&step.plan.index)
+            && reachable(step)
             && match &step.status {
                 StepStatus::Pending => true,
                 StepStatus::Failed(_) | StepStatus::Doubted { .. } => {

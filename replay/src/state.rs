@@ -98,6 +98,19 @@ pub struct OperationSummary {
     pub claims: Vec<Subject>,
 }
 
+impl OperationSummary {
+    /// Whether somebody still has to do something about it, or does it right now. A session in a container that
+    /// failed is over: it holds nothing, and can neither be resumed nor taken back.
+    pub const fn is_open(&self) -> bool {
+        let is_session = matches!(
+            self.intent,
+            Intent::ContainerExec { .. } | Intent::ContainerShell { .. }
+        );
+        let is_over = is_session && matches!(self.status, OperationStatus::Failed);
+        !self.status.is_final() && !is_over
+    }
+}
+
 /// The newest event of a subject.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Link {

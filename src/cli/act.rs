@@ -12,7 +12,7 @@ use tallybook_events::ids::{OperationId, Seq};
 use tallybook_events::intent::Intent;
 use tallybook_events::step::{FailureClass, PlannedStep, Reversal, StepFailure};
 use tallybook_events::subject::Subject;
-use tallybook_replay::operation::{Operation, StepStatus};
+use tallybook_replay::operation::{Operation, OperationStatus, Step, StepStatus};
 use tallybook_replay::state::State;
 use tallybook_replay::undo;
 use tokio::sync::watch;
@@ -22,7 +22,7 @@ use crate::cloud::inventory::{Become, Inventory};
 use crate::cloud::{Selection, parse};
 use crate::cloud_log;
 use crate::engine::reach::{AgentProgram, Fleet};
-use crate::engine::{self, Engine, Limits, Outcome, Proposal};
+use crate::engine::{self, Engine, Limits, Once, Outcome, Proposal};
 use crate::host::{Settings, Target};
 use crate::log::{self, Filter, Log, Open, Refusal};
 use crate::render::progress::Progress;
@@ -151,13 +151,14 @@ pub(super) async fn resume(
     context: &Context,
     out: &mut Output,
     id: OperationId,
+    once: Once,
 ) -> Result<Exit, Error> {
     let log = context.open_log(Open::Existing).await?;
     let operation = load(log, id).await?;
     let inventory = recorded_inventory(log, operation.inventory).await?;
     let progress = Progress::new(out.format());
     let engine = engine(log, fleet(&inventory)?, &progress);
-    let outcome = engine.resume(id).await?;
+    let outcome = engine.resume(id, once).await?;
     conclude(&engine, out, &progress, id, outcome, false).await
 }
 
@@ -180,6 +181,11 @@ pub(super) async fn rollback(
     let inventory = recorded_inventory(log, operation.inventory).await?;
     let progress = Progress::new(out.format());
     let engine = engine(log, fleet(&inventory)?, &progress);
+    // Nobody else acts for it from here on, so what is planned now is all that there is to undo.
+    engine.hold(id)?;
+    engine.check_not_taken_back(id).await?;
+    let operation = load(log, id).await?;
+    let wish = undo_wish(&operation)?;
     let (undo, outcome) = take_back(&engine, &operation, wish).await?;
     conclude(&engine, out, &progress, undo, outcome, false).await
 }
@@ -192,12 +198,7 @@ fn undo_wish(operation: &Operation) -> Result<Wish, Error> {
     if let Intent::Rollback { .. } = operation.intent {
         return Err(Error::RollbackOfRollback(operation.id));
     }
-    let taken_back = matches!(
-        operation.status,
-        tallybook_replay::operation::OperationStatus::RolledBack
-            | tallybook_replay::operation::OperationStatus::RollingBack
-    );
-    if taken_back {
+    if operation.status == OperationStatus::RolledBack {
         return Err(engine::Error::Final {
             id: operation.id,
             status: operation.status.label(),
@@ -395,8 +396,15 @@ async fn conclude(
     };
     let mut undo_report = None;
     if worth_undoing {
-        let wish = undo_wish(&operation)?;
-        let (undo, outcome) = take_back(engine, &operation, wish).await?;
+        let taken_back = async { take_back(engine, &operation, undo_wish(&operation)?).await };
+        let (undo, outcome) = match taken_back.await {
+            Ok(taken_back) => taken_back,
+            Err(error) => {
+                // Why it failed must not be lost behind why it can't be taken back.
+                say(out, &operation, &ended)?;
+                return Err(error);
+            }
+        };
         progress.finish();
         match outcome {
             Outcome::Succeeded => ended.rolled_back_by = Some(undo),
@@ -489,8 +497,15 @@ fn judge(operation: &Operation, outcome: &Outcome) -> Ended {
         Outcome::Stuck(reason) => {
             reasons.push(reason.clone());
             hints.push(format!(
-                "`tallybook op show {short}` shows what is known; then `op resume {short}` or `op rollback {short}`"
+                "`tallybook op show {short}` shows what is known; look at the host, then `op resume {short}` or `op rollback {short}`"
             ));
+            let once =
+                |step: &Step| step.plan.once && matches!(step.status, StepStatus::Doubted { .. });
+            if operation.steps.iter().any(once) {
+                hints.push(format!(
+                    "`op resume --once-again {short}` starts again what is meant to be started only once"
+                ));
+            }
             ("stuck", Exit::Failed)
         }
     };

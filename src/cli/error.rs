@@ -9,6 +9,7 @@ use tallybook_events::ids::{OperationId, Seq};
 
 use super::exit::Exit;
 use crate::cloud::{Diagnostics, allocate};
+use crate::engine::runner_lock;
 use crate::log::Refusal;
 use crate::render::{count, plain};
 use crate::{cloud_log, engine, journal, log, plan};
@@ -137,6 +138,11 @@ impl Error {
             Error::Engine(error) => match error {
                 engine::Error::Log(error) => log_exit(error),
                 engine::Error::Missing(_) => Exit::Missing,
+                engine::Error::RollingBack { .. } => Exit::Locked,
+                engine::Error::Runner(error) => match error {
+                    runner_lock::Error::Held(_) => Exit::Locked,
+                    runner_lock::Error::File { source, .. } => io_exit(source),
+                },
                 engine::Error::Final { .. }
                 | engine::Error::Unplanned(_)
                 | engine::Error::Session(_) => Exit::Failed,
@@ -168,12 +174,25 @@ impl Error {
             Error::Engine(engine::Error::Missing(_)) => {
                 Some("`tallybook op list --all` shows all".to_owned())
             }
-            Error::Engine(engine::Error::Unplanned(id) | engine::Error::Session(id)) => {
+            Error::Engine(engine::Error::Unplanned(id)) => {
                 Some(format!("`tallybook op rollback {}` closes it", id.short()))
             }
-            Error::Engine(engine::Error::Final { id, .. }) | Error::RollbackOfRollback(id) => Some(
-                format!("`tallybook op show {}` shows how it ended", id.short()),
-            ),
+            Error::Engine(engine::Error::Session(id) | engine::Error::Final { id, .. })
+            | Error::RollbackOfRollback(id) => Some(format!(
+                "`tallybook op show {}` shows how it ended",
+                id.short()
+            )),
+            Error::Engine(engine::Error::RollingBack { by, .. }) => Some(format!(
+                "`tallybook op resume {}` goes on with that, if nobody does",
+                by.short()
+            )),
+            Error::Engine(engine::Error::Runner(error)) => match error {
+                runner_lock::Error::Held(id) => Some(format!(
+                    "wait for it, or stop it; `tallybook op show {}` shows how far it is",
+                    id.short()
+                )),
+                runner_lock::Error::File { .. } => None,
+            },
             Error::Irreversible { .. } | Error::InventoryLost(_) => None,
             Error::CloudLog(cloud_log::Error::Contended(_)) => {
                 Some("try again when less is going on".to_owned())

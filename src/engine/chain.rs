@@ -2,6 +2,7 @@
 //!
 //! A step's outcome is never invented here: it is what the agent reported, or it stays unknown.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use tallybook_agent::protocol::{Batch, Call, Reply, Request};
@@ -11,12 +12,13 @@ use tallybook_events::event::{
 use tallybook_events::ids::{Attempt, StepIndex};
 use tallybook_events::name::HostName;
 use tallybook_events::step::{
-    Action, Fence, Peer, Phase, PlannedStep, Receipt, StepFailure, StepKey,
+    Action, FailureClass, Fence, Peer, Phase, PlannedStep, Receipt, StepFailure, StepKey,
 };
 use tallybook_replay::operation::Operation;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+use super::Once;
 use super::conversation::{self, Conversation, Listener, Speaker};
 use super::crash::{self, Moment};
 use super::reach::{self, Reach};
@@ -26,8 +28,10 @@ use crate::log::{self, Condition, Draft, Log};
 /// Why a chain ended before all its outcomes were known.
 #[derive(Debug)]
 pub(super) enum Cut {
-    /// The host could not be reached: nothing was started.
-    Unreachable(reach::Error),
+    /// This host could not be reached: nothing was started. It may be the sending end of a transfer.
+    Unreachable(HostName, reach::Error),
+    /// We were asked to stop before anything was started.
+    Stopped,
     /// The line was lost: what was started is in doubt.
     Lost(conversation::Error),
     /// The host refused the batch as a whole: nothing was done.
@@ -51,12 +55,33 @@ pub(super) struct Crew {
     pub fence: Fence,
     /// Whether we were asked to stop.
     pub stop: watch::Receiver<bool>,
+    /// What may be done about a step that is in doubt and can be started only once.
+    pub once: Once,
 }
 
 /// A chain of steps of one host, to be started.
 pub(super) struct Chain {
     pub host: HostName,
     pub steps: Vec<(PlannedStep, Attempt)>,
+}
+
+impl Chain {
+    /// The step of ours that a key names: a host that names another step, or another start, is not believed.
+    fn plan_of(&self, crew: &Crew, operation: &Operation, key: &StepKey) -> Option<&PlannedStep> {
+        self.steps
+            .iter()
+            .find(|(plan, attempt)| crew.key(operation, plan.index, *attempt) == *key)
+            .map(|(plan, _)| plan)
+    }
+
+    fn told(&self) -> String {
+        let steps: Vec<String> = self
+            .steps
+            .iter()
+            .map(|(plan, attempt)| format!("step {} {} (start {attempt})", plan.index, plan.kind))
+            .collect();
+        steps.join(", ")
+    }
 }
 
 impl Crew {
@@ -99,22 +124,22 @@ impl Crew {
         receipt: Receipt,
         resolution: Resolution,
     ) -> Result<(), log::Error> {
-        let (event, captured): (Event, _) = match receipt.phase {
+        let (event, captured, ending): (Event, _, _) = match receipt.phase {
             Phase::Started => return Ok(()),
             Phase::Succeeded(mut done) => {
                 let captured = std::mem::take(&mut done.captured);
-                (StepSucceeded { resolution, done }.into(), captured)
+                let changed = done.changed;
+                let event = StepSucceeded { resolution, done };
+                (event.into(), captured, Ending::Succeeded { changed })
             }
             Phase::Failed(mut failure) => {
                 let captured = std::mem::take(&mut failure.captured);
-                (
-                    StepFailed {
-                        resolution,
-                        failure,
-                    }
-                    .into(),
-                    captured,
-                )
+                let message = failure.message.clone();
+                let event = StepFailed {
+                    resolution,
+                    failure,
+                };
+                (event.into(), captured, Ending::Failed { message })
             }
         };
         let attempt = receipt.key.attempt;
@@ -122,10 +147,10 @@ impl Crew {
         for captured in captured {
             drafts.push(self.draft(operation, plan, attempt, OutputCaptured { captured })?);
         }
-        drafts.push(self.draft(operation, plan, attempt, event.clone())?);
+        drafts.push(self.draft(operation, plan, attempt, event)?);
         self.log.append(drafts, self.held(operation)).await?;
         crash::pass(Moment::Recorded);
-        self.tell(plan, &event);
+        self.tell(plan, &ending);
         Ok(())
     }
 
@@ -149,27 +174,33 @@ impl Crew {
             })
     }
 
-    fn tell(&self, plan: &PlannedStep, event: &Event) {
+    fn tell(&self, plan: &PlannedStep, ending: &Ending) {
         let (step, host, summary) = (plan.index, plan.host.clone(), plan.summary.clone());
-        match event {
-            Event::StepSucceeded(succeeded) => (self.watch)(&Notice::Succeeded {
+        (self.watch)(&match ending {
+            Ending::Succeeded { changed } => Notice::Succeeded {
                 step,
                 host,
                 summary,
-                changed: succeeded.done.changed,
-            }),
-            Event::StepFailed(failed) => (self.watch)(&Notice::Failed {
+                changed: *changed,
+            },
+            Ending::Failed { message } => Notice::Failed {
                 step,
                 host,
                 summary,
-                message: failed.failure.message.clone(),
-            }),
-            _ => {}
-        }
+                message: message.clone(),
+            },
+        });
     }
 }
 
-/// Carries a chain out. On `Ok` every step of it has a recorded outcome, or is recorded as never started.
+/// How a step ended, as far as people are told.
+enum Ending {
+    Succeeded { changed: bool },
+    Failed { message: String },
+}
+
+/// Carries a chain out; `finished` gets the steps whose outcomes were recorded. On `Ok` every step of it has a
+/// recorded outcome, is recorded as never started, or is in doubt.
 #[tracing::instrument(
     skip_all,
     fields(operation = %operation.id.short(), host = %chain.host, step = %chain.steps[0].0.index,
@@ -179,16 +210,14 @@ pub(super) async fn carry_out(
     crew: &Crew,
     operation: &Operation,
     chain: &Chain,
+    finished: &mut BTreeSet<StepIndex>,
 ) -> Result<(), Cut> {
-    let log_id = crew.fence.log;
-    let mut conversation = crew
-        .reach
-        .open(&chain.host, log_id)
-        .await
-        .map_err(Cut::Unreachable)?;
-    let sender = match chain.steps.first().and_then(|(plan, _)| plan.peer.as_ref()) {
-        Some(peer) => Some(open_sender(crew, peer).await.map_err(Cut::Unreachable)?),
-        None => None,
+    let mut stop = crew.stop.clone();
+    let (mut conversation, sender) = tokio::select! {
+        biased;
+        // Nothing was begun, so nothing is to be finished.
+        () = asked_to_stop(&mut stop) => return Err(Cut::Stopped),
+        opened = open_ends(crew, chain) => opened?,
     };
     let mut started = Vec::with_capacity(chain.steps.len());
     for (plan, attempt) in &chain.steps {
@@ -198,12 +227,31 @@ pub(super) async fn carry_out(
     // Crash boundary: until this returns, nothing on the host may change.
     crew.log.append(started, crew.held(operation)).await?;
     crash::pass(Moment::Started);
+    tracing::info!("{} handed to the host", chain.told());
     conversation
         .speaker
         .say(&Request::Run(crew.batch(operation, &chain.steps)))
         .await
         .map_err(Cut::Lost)?;
-    follow(crew, operation, chain, &mut conversation, sender).await
+    follow(crew, operation, chain, &mut conversation, sender, finished).await
+}
+
+/// The line to the host, and to the sending end of its transfer where it has one.
+async fn open_ends(
+    crew: &Crew,
+    chain: &Chain,
+) -> Result<(Conversation, Option<Conversation>), Cut> {
+    let opened = crew.reach.open(&chain.host, crew.fence.log).await;
+    let conversation = opened.map_err(|error| Cut::Unreachable(chain.host.clone(), error))?;
+    let peer = chain.steps.first().and_then(|(plan, _)| plan.peer.as_ref());
+    let sender = match peer {
+        Some(peer) => {
+            let opened = open_sender(crew, peer).await;
+            Some(opened.map_err(|error| Cut::Unreachable(peer.host.clone(), error))?)
+        }
+        None => None,
+    };
+    Ok((conversation, sender))
 }
 
 async fn open_sender(crew: &Crew, peer: &Peer) -> Result<Conversation, reach::Error> {
@@ -256,28 +304,30 @@ async fn relay(mut from_sender: Listener, to_receiver: Speaker) {
     }
 }
 
+/// What a host has told of a batch so far.
+#[derive(Default)]
+struct Heard {
+    /// Steps told as begun or as ended: everything else was never started.
+    begun: BTreeSet<StepIndex>,
+    told_to_stop: bool,
+}
+
 async fn follow(
     crew: &Crew,
     operation: &Operation,
     chain: &Chain,
     conversation: &mut Conversation,
     mut sender: Option<Conversation>,
+    finished: &mut BTreeSet<StepIndex>,
 ) -> Result<(), Cut> {
     let mut transfer: Option<Transfer> = None;
     let mut stop = crew.stop.clone();
-    let mut told_to_stop = false;
-    let plan_of = |key: &StepKey| {
-        chain
-            .steps
-            .iter()
-            .map(|(plan, _)| plan)
-            .find(|plan| plan.index == key.step)
-    };
+    let mut heard = Heard::default();
     loop {
         let reply = tokio::select! {
             reply = conversation.listener.hear() => reply.map_err(Cut::Lost)?,
-            () = asked_to_stop(&mut stop), if !told_to_stop => {
-                told_to_stop = true;
+            () = asked_to_stop(&mut stop), if !heard.told_to_stop => {
+                heard.told_to_stop = true;
                 let _gone = conversation.speaker.say(&Request::Stop).await;
                 continue;
             }
@@ -288,16 +338,9 @@ async fn follow(
                 if let Some(sender) = sender.take() {
                     transfer = Some(Transfer::start(sender, conversation.speaker.clone()));
                 }
-                if let Some(plan) = plan_of(&key) {
-                    crash::pass(match plan.action {
-                        Action::Forward => Moment::Effect,
-                        Action::Undo { .. } => Moment::UndoEffect,
-                    });
-                    (crew.watch)(&Notice::Started {
-                        step: plan.index,
-                        host: chain.host.clone(),
-                        summary: plan.summary.clone(),
-                    });
+                if let Some(plan) = chain.plan_of(crew, operation, &key) {
+                    heard.begun.insert(plan.index);
+                    begun(crew, plan);
                 }
             }
             Reply::Progress {
@@ -313,7 +356,10 @@ async fn follow(
                 total,
             }),
             Reply::Finished(receipt) => {
-                if let Some(plan) = plan_of(&receipt.key) {
+                let plan = chain.plan_of(crew, operation, &receipt.key);
+                let plan = plan.filter(|plan| !finished.contains(&plan.index));
+                if let Some(plan) = plan.filter(|_| receipt.phase != Phase::Started) {
+                    heard.begun.insert(plan.index);
                     // Crash boundary: the host knows the outcome, the log does not yet.
                     crash::pass(match plan.action {
                         Action::Forward => Moment::Ended,
@@ -321,6 +367,8 @@ async fn follow(
                     });
                     crew.record(operation, plan, receipt, Resolution::Reported)
                         .await?;
+                    tracing::info!(step = %plan.index, kind = plan.kind, "outcome recorded");
+                    finished.insert(plan.index);
                 }
             }
             Reply::Peer(bytes) => {
@@ -329,16 +377,28 @@ async fn follow(
                 }
             }
             Reply::BatchEnded { unstarted } => {
-                record_unstarted(crew, operation, chain, &unstarted).await?;
+                let known = |plan: &PlannedStep| unstarted.iter().any(|key| key.step == plan.index);
+                record_unstarted(crew, operation, chain, |plan| {
+                    known(plan) && !heard.begun.contains(&plan.index)
+                })
+                .await?;
+                if finished.is_empty() && !heard.told_to_stop {
+                    return Err(Cut::Lost(conversation::Error::Unexpected {
+                        host: chain.host.clone(),
+                        what: "ended a batch without having ended any step of it".to_owned(),
+                    }));
+                }
                 return Ok(());
             }
             Reply::Refused(failure) => {
-                let all: Vec<StepKey> = chain
-                    .steps
-                    .iter()
-                    .map(|(plan, attempt)| crew.key(operation, plan.index, *attempt))
-                    .collect();
-                record_unstarted(crew, operation, chain, &all).await?;
+                // What was told as begun before has an outcome, or is in doubt; only the rest was never started.
+                record_unstarted(crew, operation, chain, |plan| {
+                    !heard.begun.contains(&plan.index)
+                })
+                .await?;
+                if heard.told_to_stop && failure.class == FailureClass::Interrupted {
+                    return Err(Cut::Stopped);
+                }
                 return Err(Cut::Refused(failure));
             }
             Reply::Hello { .. }
@@ -351,8 +411,20 @@ async fn follow(
     }
 }
 
+fn begun(crew: &Crew, plan: &PlannedStep) {
+    crash::pass(match plan.action {
+        Action::Forward => Moment::Effect,
+        Action::Undo { .. } => Moment::UndoEffect,
+    });
+    (crew.watch)(&Notice::Started {
+        step: plan.index,
+        host: plan.host.clone(),
+        summary: plan.summary.clone(),
+    });
+}
+
 /// Resolves when we are asked to stop; never when nobody can ask any more.
-async fn asked_to_stop(stop: &mut watch::Receiver<bool>) {
+pub(super) async fn asked_to_stop(stop: &mut watch::Receiver<bool>) {
     if stop.wait_for(|stop| *stop).await.is_err() {
         std::future::pending::<()>().await;
     }
@@ -362,14 +434,12 @@ async fn record_unstarted(
     crew: &Crew,
     operation: &Operation,
     chain: &Chain,
-    keys: &[StepKey],
+    is_unstarted: impl Fn(&PlannedStep) -> bool,
 ) -> Result<(), log::Error> {
-    let mut drafts = Vec::with_capacity(keys.len());
-    for (plan, attempt) in &chain.steps {
-        if keys.iter().any(|key| key.step == plan.index) {
-            let why = "the batch ended before it".to_owned();
-            drafts.push(crew.draft(operation, plan, *attempt, StepUnstarted { why })?);
-        }
+    let mut drafts = Vec::with_capacity(chain.steps.len());
+    for (plan, attempt) in chain.steps.iter().filter(|(plan, _)| is_unstarted(plan)) {
+        let why = "the batch ended before it".to_owned();
+        drafts.push(crew.draft(operation, plan, *attempt, StepUnstarted { why })?);
     }
     if drafts.is_empty() {
         return Ok(());

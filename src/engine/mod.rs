@@ -8,42 +8,35 @@ pub mod conversation;
 pub mod crash;
 pub mod reach;
 mod resolve;
+mod run;
+pub mod runner_lock;
 pub mod session;
 pub mod watch;
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
-use std::time::Duration;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tallybook_events::event::{
-    AllocationReleased, Event, OperationFailed, OperationIntended, OperationInterrupted,
-    OperationPlanned, OperationResumed, OperationRolledBack, OperationStuck, OperationSucceeded,
+    AllocationReleased, Event, OperationIntended, OperationPlanned, OperationResumed,
+    OperationRolledBack, OperationSucceeded,
 };
-use tallybook_events::ids::{Attempt, OperationId, Seq, StepIndex};
+use tallybook_events::ids::{OperationId, Seq};
 use tallybook_events::intent::Intent;
 use tallybook_events::name::HostName;
-use tallybook_events::step::{FailureClass, Fence, PlannedStep, StepFailure};
+use tallybook_events::step::{Fence, PlannedStep, StepFailure};
 use tallybook_events::subject::Subject;
 use tallybook_replay::operation::{Operation, OperationStatus, StepStatus};
-use tallybook_replay::resume::{self, Next, Running};
-use tokio::sync::{Semaphore, watch as stop_channel};
-use tokio::task::JoinSet;
+use tallybook_replay::resume::Running;
+use tokio::sync::watch as stop_channel;
 
 use crate::clock;
-use crate::log::{self, Condition, Draft, Log};
-use chain::{Chain, Crew, Cut};
+use crate::log::{self, Condition, Draft, Log, Refusal};
+use chain::Crew;
 use crash::Moment;
 use reach::Reach;
+use run::Run;
+use runner_lock::Hold;
 use watch::{Notice, Watch};
-
-/// How often a step is started again within one run after the line was lost.
-const RESTARTS_MAX: u32 = 3;
-/// How long to wait before a host is tried again, the first, second, … time.
-const RECONNECT_WAITS: [Duration; 3] = [
-    Duration::from_millis(500),
-    Duration::from_secs(2),
-    Duration::from_secs(5),
-];
 
 /// How much may go on at once.
 #[derive(Debug, Clone, Copy)]
@@ -98,9 +91,29 @@ pub enum Error {
     /// The operation was asked for, and its plan never became durable.
     #[error("operation {} was never planned, so nothing of it was done", .0.short())]
     Unplanned(OperationId),
+    /// Another operation is taking it back.
+    #[error("operation {} is being taken back by operation {}", id.short(), by.short())]
+    RollingBack {
+        /// The operation.
+        id: OperationId,
+        /// The one that takes it back.
+        by: OperationId,
+    },
+    /// Another process carries it out.
+    #[error(transparent)]
+    Runner(#[from] runner_lock::Error),
     /// A session can't be taken up again.
     #[error("operation {} was a session in a container, which can't be resumed", .0.short())]
     Session(OperationId),
+}
+
+/// What may be done about a step that is in doubt and can be started only once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Once {
+    /// Nothing: somebody has to decide.
+    Ask,
+    /// It is started again: an operator has looked, and says so.
+    Again,
 }
 
 /// What is needed to begin an operation.
@@ -122,13 +135,14 @@ pub struct Proposal {
     pub instead_of: Option<OperationId>,
 }
 
-/// Carries operations out.
+/// Carries operations out. As long as it lives no other process can carry out those that it began or took up.
 pub struct Engine {
     log: Log,
     reach: Arc<dyn Reach>,
     watch: Watch,
     stop: stop_channel::Receiver<bool>,
     limits: Limits,
+    holds: Mutex<BTreeMap<OperationId, Hold>>,
 }
 
 impl Engine {
@@ -146,6 +160,34 @@ impl Engine {
             watch,
             stop,
             limits,
+            holds: Mutex::new(BTreeMap::new()),
+        }
+    }
+
+    /// Makes sure that no other process carries this operation out as long as this engine lives.
+    ///
+    /// # Errors
+    /// When another one does.
+    pub fn hold(&self, id: OperationId) -> Result<(), Error> {
+        let mut holds = self.holds.lock().unwrap_or_else(PoisonError::into_inner);
+        if let std::collections::btree_map::Entry::Vacant(place) = holds.entry(id) {
+            place.insert(Hold::take(self.log.directory(), id)?);
+        }
+        Ok(())
+    }
+
+    /// Refuses an operation that another one is taking back.
+    ///
+    /// # Errors
+    /// When one is, whether it runs or was left behind.
+    pub async fn check_not_taken_back(&self, id: OperationId) -> Result<(), Error> {
+        let state = self.log.state().await?;
+        let by = state.operations.iter().find(|(_, known)| {
+            known.intent == Intent::Rollback { operation: id } && !known.status.is_final()
+        });
+        match by {
+            Some((by, _)) => Err(Error::RollingBack { id, by: *by }),
+            None => Ok(()),
         }
     }
 
@@ -168,6 +210,17 @@ impl Engine {
             planned_at,
             instead_of,
         } = proposal;
+        self.hold(id)?;
+        if let Some(original) = instead_of {
+            // Nobody else acts for it from here on; and the plan must know all that was done before.
+            self.hold(original)?;
+            let known = self.load(original).await?;
+            if known.last != planned_at {
+                let subject = known.claims.first().cloned().unwrap_or(Subject::Cloud);
+                let seq = known.last;
+                return Err(log::Error::Refused(Refusal::Changed { subject, seq }).into());
+            }
+        }
         let planned = steps.first().map(|step| step.subject.clone());
         let subject = claims
             .first()
@@ -201,40 +254,55 @@ impl Engine {
     /// Takes an unfinished operation up again, and carries it out.
     ///
     /// # Errors
-    /// When there is none, it is finished, or the log fails.
-    pub async fn resume(&self, id: OperationId) -> Result<Outcome, Error> {
+    /// When there is none, it is finished, another process carries it out, or the log fails.
+    pub async fn resume(&self, id: OperationId, once: Once) -> Result<Outcome, Error> {
+        self.hold(id)?;
+        // Loaded once it is held: what another process did before is in it.
         let operation = self.load(id).await?;
-        if operation.status.is_final() || operation.status == OperationStatus::RollingBack {
+        if operation.status.is_final() {
             return Err(Error::Final {
                 id,
                 status: operation.status.label(),
             });
         }
+        self.check_not_taken_back(id).await?;
+        if session::is_session(&operation.intent) {
+            self.settle_session(&operation).await?;
+            return Err(Error::Session(id));
+        }
         if operation.status == OperationStatus::Intended {
             return Err(Error::Unplanned(id));
-        }
-        if session::is_session(&operation.intent) {
-            return Err(Error::Session(id));
         }
         self.append(&operation, OperationResumed {}).await?;
         let mut running = Running::default();
         for step in &operation.steps {
-            if matches!(step.status, StepStatus::Failed(_)) {
+            let again = match step.status {
+                StepStatus::Failed(_) => true,
+                StepStatus::Doubted { .. } => once == Once::Again && step.plan.once,
+                StepStatus::Pending | StepStatus::Started | StepStatus::Succeeded { .. } => false,
+            };
+            if again {
                 running.retry.insert(step.plan.index);
             }
         }
-        self.carry_out(id, running).await
+        self.carry_out(id, running, once).await
     }
 
     /// Carries a fresh operation out.
     ///
     /// # Errors
-    /// When there is none of this id, or the log fails.
+    /// When there is none of this id, another process carries it out, or the log fails.
     pub async fn run(&self, id: OperationId) -> Result<Outcome, Error> {
-        self.carry_out(id, Running::default()).await
+        self.hold(id)?;
+        self.carry_out(id, Running::default(), Once::Ask).await
     }
 
-    async fn carry_out(&self, id: OperationId, running: Running) -> Result<Outcome, Error> {
+    async fn carry_out(
+        &self,
+        id: OperationId,
+        running: Running,
+        once: Once,
+    ) -> Result<Outcome, Error> {
         let operation = self.load(id).await?;
         let head = self.log.head().await?;
         let crew = Crew {
@@ -242,27 +310,14 @@ impl Engine {
             reach: Arc::clone(&self.reach),
             watch: Arc::clone(&self.watch),
             fence: Fence {
-                log: head
-                    .log
-                    .unwrap_or(tallybook_events::ids::LogId::from_bytes([0; 16])),
+                log: head.log.ok_or(Error::Missing(id))?,
                 epoch: head.epoch,
                 claim: operation.claim,
             },
             stop: self.stop.clone(),
+            once,
         };
-        let mut work = Run {
-            engine: self,
-            crew,
-            running,
-            chains: JoinSet::new(),
-            slots: Arc::new(Semaphore::new(self.limits.chains)),
-            host_slots: BTreeMap::new(),
-            restarts: BTreeMap::new(),
-            unreachable: BTreeMap::new(),
-            lost: None,
-            refused: None,
-        };
-        work.drive(id).await
+        Run::new(self, crew, running).drive(id).await
     }
 
     async fn load(&self, id: OperationId) -> Result<Operation, Error> {
@@ -339,277 +394,4 @@ fn draft(subject: &Subject, event: impl Into<Event>) -> Result<Draft, Error> {
 /// A fresh id for an operation.
 pub fn new_operation() -> OperationId {
     clock::operation_id()
-}
-
-/// One run of one operation.
-struct Run<'a> {
-    engine: &'a Engine,
-    crew: Crew,
-    running: Running,
-    chains: JoinSet<(Chain, Result<(), Cut>)>,
-    slots: Arc<Semaphore>,
-    host_slots: BTreeMap<HostName, Arc<Semaphore>>,
-    restarts: BTreeMap<StepIndex, u32>,
-    unreachable: BTreeMap<HostName, reach::Error>,
-    lost: Option<String>,
-    refused: Option<StepFailure>,
-}
-
-impl Run<'_> {
-    async fn drive(&mut self, id: OperationId) -> Result<Outcome, Error> {
-        let mut stopping = false;
-        loop {
-            let operation = self.engine.load(id).await?;
-            if !stopping && *self.crew.stop.borrow() {
-                stopping = true;
-                (self.crew.watch)(&Notice::Stopping);
-            }
-            if (stopping || self.refused.is_some()) && self.chains.is_empty() {
-                return self.leave(&operation, stopping).await;
-            }
-            if !stopping && self.refused.is_none() {
-                match resume::next(&operation, &self.running) {
-                    Next::Resolve(steps) => {
-                        if let Some(stuck) = self.resolve(&operation, &steps).await? {
-                            return self.stuck(&operation, stuck).await;
-                        }
-                        continue;
-                    }
-                    Next::Start(chains) => self.start(&operation, chains),
-                    Next::Wait => {}
-                    Next::Finished => {
-                        self.engine.succeed(&operation).await?;
-                        return Ok(Outcome::Succeeded);
-                    }
-                    Next::Failed(steps) => return self.failed(&operation, &steps).await,
-                    Next::Unreachable(_) => return self.unreachable(&operation).await,
-                }
-            }
-            if let Some(joined) = self.chains.join_next().await {
-                match joined {
-                    Ok((chain, result)) => self.ended(&chain, result)?,
-                    Err(error) => std::panic::resume_unwind(error.into_panic()),
-                }
-            }
-        }
-    }
-
-    fn start(&mut self, operation: &Operation, chains: Vec<Vec<StepIndex>>) {
-        for indices in chains {
-            let steps: Vec<(PlannedStep, Attempt)> = indices
-                .iter()
-                .filter_map(|index| operation.steps.get(index.0 as usize))
-                .map(|step| (step.plan.clone(), Attempt(step.attempts.0 + 1)))
-                .collect();
-            let Some(host) = steps.first().map(|(plan, _)| plan.host.clone()) else {
-                continue;
-            };
-            self.running.in_flight.extend(&indices);
-            for index in &indices {
-                self.running.retry.remove(index);
-            }
-            let slots = Arc::clone(&self.slots);
-            let host_slots = self
-                .host_slots
-                .entry(host.clone())
-                .or_insert_with(|| Arc::new(Semaphore::new(self.engine.limits.chains_a_host)));
-            let host_slots = Arc::clone(host_slots);
-            let chain = Chain { host, steps };
-            let crew = self.crew.clone();
-            let operation = operation.clone();
-            self.chains.spawn(async move {
-                // Neither is ever closed; the host's comes first, so that a busy host holds up no other.
-                let _host_slot = host_slots.acquire_owned().await;
-                let _slot = slots.acquire_owned().await;
-                let result = if *crew.stop.borrow() {
-                    Ok(())
-                } else {
-                    chain::carry_out(&crew, &operation, &chain).await
-                };
-                (chain, result)
-            });
-        }
-    }
-
-    fn ended(&mut self, chain: &Chain, result: Result<(), Cut>) -> Result<(), Error> {
-        for (plan, _) in &chain.steps {
-            self.running.in_flight.remove(&plan.index);
-        }
-        match result {
-            Ok(()) => {}
-            Err(Cut::Log(error)) => return Err(error.into()),
-            Err(Cut::Refused(failure)) => self.refused = Some(failure),
-            Err(Cut::Unreachable(error)) => self.give_up(&chain.host, error),
-            // What was started is in doubt now: the next look at the operation resolves it.
-            Err(Cut::Lost(error)) => {
-                tracing::warn!("{error}");
-                self.lost = Some(error.to_string());
-            }
-        }
-        Ok(())
-    }
-
-    fn give_up(&mut self, host: &HostName, error: reach::Error) {
-        (self.crew.watch)(&Notice::Unreachable {
-            host: host.clone(),
-            why: error.to_string(),
-        });
-        self.running.unreachable.insert(host.clone());
-        self.unreachable.insert(host.clone(), error);
-    }
-
-    /// Looks at the steps in doubt, host by host. Returns what nobody but an operator can decide.
-    async fn resolve(
-        &mut self,
-        operation: &Operation,
-        steps: &[StepIndex],
-    ) -> Result<Option<String>, Error> {
-        let mut hosts: BTreeMap<HostName, Vec<(PlannedStep, Attempt)>> = BTreeMap::new();
-        for step in steps
-            .iter()
-            .filter_map(|index| operation.steps.get(index.0 as usize))
-        {
-            hosts
-                .entry(step.plan.host.clone())
-                .or_default()
-                .push((step.plan.clone(), step.attempts));
-        }
-        for (host, steps) in hosts {
-            match self.resolve_host(operation, &host, &steps).await? {
-                None => {}
-                Some(stuck) => return Ok(Some(stuck)),
-            }
-        }
-        Ok(None)
-    }
-
-    async fn resolve_host(
-        &mut self,
-        operation: &Operation,
-        host: &HostName,
-        steps: &[(PlannedStep, Attempt)],
-    ) -> Result<Option<String>, Error> {
-        let mut waits = RECONNECT_WAITS.into_iter();
-        loop {
-            let error = match resolve::host(&self.crew, operation, host, steps).await {
-                Ok(resolved) => {
-                    self.restart(resolved.again);
-                    let stuck = resolved.stuck.into_iter().next();
-                    return Ok(stuck.map(|(step, why)| format!("step {step} on {host}: {why}")));
-                }
-                Err(Cut::Log(error)) => return Err(error.into()),
-                Err(Cut::Refused(failure)) => {
-                    self.refused = Some(failure);
-                    return Ok(None);
-                }
-                Err(Cut::Lost(error)) => reach::Error::Conversation(error),
-                Err(Cut::Unreachable(error)) => error,
-            };
-            let wait = waits.next().filter(|_| error.is_unreachable());
-            let Some(wait) = wait.filter(|_| !*self.crew.stop.borrow()) else {
-                self.give_up(host, error);
-                return Ok(None);
-            };
-            tokio::time::sleep(wait).await;
-        }
-    }
-
-    /// Lets steps be started again, each only so many times in one run.
-    fn restart(&mut self, steps: Vec<StepIndex>) {
-        for step in steps {
-            let count = self.restarts.entry(step).or_default();
-            *count += 1;
-            if *count <= RESTARTS_MAX {
-                self.running.retry.insert(step);
-            }
-        }
-    }
-
-    async fn leave(&mut self, operation: &Operation, stopping: bool) -> Result<Outcome, Error> {
-        if let Some(failure) = self.refused.take() {
-            let reason = format!("refused by the host: {}", failure.message);
-            self.engine
-                .append(operation, OperationFailed { reason })
-                .await?;
-            let step = operation.steps.first().map(|step| step.plan.clone());
-            return Ok(Outcome::Failed(
-                step.map(|step| (step, failure)).into_iter().collect(),
-            ));
-        }
-        let finished = operation
-            .steps
-            .iter()
-            .all(|step| matches!(step.status, StepStatus::Succeeded { .. }));
-        if stopping && finished {
-            self.engine.succeed(operation).await?;
-            return Ok(Outcome::Succeeded);
-        }
-        let reason = "stopped by the operator".to_owned();
-        self.interrupt(operation, reason).await
-    }
-
-    async fn interrupt(&self, operation: &Operation, reason: String) -> Result<Outcome, Error> {
-        let event = OperationInterrupted {
-            reason: reason.clone(),
-        };
-        self.engine.append(operation, event).await?;
-        Ok(Outcome::Interrupted(reason))
-    }
-
-    async fn stuck(&mut self, operation: &Operation, reason: String) -> Result<Outcome, Error> {
-        while self.chains.join_next().await.is_some() {}
-        let event = OperationStuck {
-            reason: reason.clone(),
-        };
-        self.engine.append(operation, event).await?;
-        Ok(Outcome::Stuck(reason))
-    }
-
-    async fn failed(
-        &mut self,
-        operation: &Operation,
-        steps: &[StepIndex],
-    ) -> Result<Outcome, Error> {
-        let failures: Vec<(PlannedStep, StepFailure)> = steps
-            .iter()
-            .filter_map(|index| operation.steps.get(index.0 as usize))
-            .filter_map(|step| match &step.status {
-                StepStatus::Failed(failure) => Some((step.plan.clone(), failure.clone())),
-                StepStatus::Pending
-                | StepStatus::Started
-                | StepStatus::Succeeded { .. }
-                | StepStatus::Doubted { .. } => None,
-            })
-            .collect();
-        let transient = |failure: &StepFailure| {
-            matches!(
-                failure.class,
-                FailureClass::Peer | FailureClass::Interrupted
-            )
-        };
-        let reasons: BTreeSet<String> = failures
-            .iter()
-            .map(|(plan, failure)| {
-                format!("{} on {}: {}", plan.summary, plan.host, failure.message)
-            })
-            .collect();
-        let reason = reasons.into_iter().collect::<Vec<_>>().join("; ");
-        if failures.iter().all(|(_, failure)| transient(failure)) {
-            return self.interrupt(operation, reason).await;
-        }
-        self.engine
-            .append(operation, OperationFailed { reason })
-            .await?;
-        Ok(Outcome::Failed(failures))
-    }
-
-    async fn unreachable(&mut self, operation: &Operation) -> Result<Outcome, Error> {
-        let hosts: Vec<String> = self.unreachable.keys().map(HostName::to_string).collect();
-        let reason = match self.lost.take() {
-            Some(lost) => format!("{lost}; can't reach {}", hosts.join(", ")),
-            None => format!("can't reach {}", hosts.join(", ")),
-        };
-        self.interrupt(operation, reason).await?;
-        Ok(Outcome::Unreachable(std::mem::take(&mut self.unreachable)))
-    }
 }

@@ -11,6 +11,7 @@ use tallybook_events::name::HostName;
 use tallybook_events::step::{Action, Phase, PlannedStep, Receipt, Seen};
 use tallybook_replay::operation::Operation;
 
+use super::Once;
 use super::chain::{Crew, Cut};
 use super::conversation::Conversation;
 use super::watch::Notice;
@@ -18,8 +19,8 @@ use super::watch::Notice;
 /// What became of the steps of one host.
 #[derive(Debug, Default)]
 pub(super) struct Resolved {
-    /// May be started again.
-    pub again: Vec<StepIndex>,
+    /// May be started again, and what was seen.
+    pub again: Vec<(StepIndex, String)>,
     /// Can't be told, or something foreign is in the way: somebody has to decide.
     pub stuck: Vec<(StepIndex, String)>,
 }
@@ -87,10 +88,11 @@ async fn settle(
             let failed = matches!(receipt.phase, Phase::Failed(_));
             crew.record(operation, plan, *receipt, Resolution::Receipt)
                 .await?;
+            let how = "its receipt says how it ended".to_owned();
             if failed && !plan.once {
-                resolved.again.push(plan.index);
+                resolved.again.push((plan.index, how.clone()));
             }
-            "its receipt says how it ended".to_owned()
+            how
         }
         Verdict::Unstarted(why) => {
             let event = StepUnstarted { why: why.clone() };
@@ -112,15 +114,15 @@ async fn settle(
                 Seen::Absent | Seen::Done(_) => ("nothing of it is there".to_owned(), false),
                 Seen::Partial { what } => (format!("some of it is there: {what}"), false),
                 Seen::Conflict { what } => (format!("something else is in the way: {what}"), true),
-                Seen::Unknown { why } => (format!("it can't be told: {why}"), plan.once),
+                Seen::Unknown { why } => (format!("it can't be told: {why}"), false),
             };
             let event = StepDoubted { why: why.clone() };
             let draft = crew.draft(operation, plan, attempt, event)?;
             crew.log.append(vec![draft], held).await?;
-            if foreign || plan.once {
+            if foreign || (plan.once && crew.once == Once::Ask) {
                 resolved.stuck.push((plan.index, why.clone()));
             } else {
-                resolved.again.push(plan.index);
+                resolved.again.push((plan.index, why.clone()));
             }
             why
         }
@@ -198,5 +200,5 @@ async fn open(crew: &Crew, host: &HostName) -> Result<Conversation, Cut> {
     crew.reach
         .open(host, crew.fence.log)
         .await
-        .map_err(Cut::Unreachable)
+        .map_err(|error| Cut::Unreachable(host.clone(), error))
 }

@@ -12,9 +12,10 @@ use tallybook_events::intent::Intent;
 use tallybook_events::name::HostName;
 use tallybook_events::step::{Action, FailureClass, PlannedStep, Reversal, StepDone, StepFailure};
 use tallybook_events::subject::Subject;
-use tallybook_replay::operation::Operation;
-use tokio::sync::mpsc;
+use tallybook_replay::operation::{Operation, OperationStatus};
+use tokio::sync::{mpsc, watch};
 
+use super::chain::asked_to_stop;
 use super::conversation::Conversation;
 use super::{Engine, Error, Proposal, draft, reach};
 use crate::log::Condition;
@@ -88,7 +89,7 @@ impl Engine {
         let Some(step) = operation.steps.first().map(|step| step.plan.clone()) else {
             return Err(Error::Unplanned(id));
         };
-        let log = self.log.head().await?.log.unwrap_or(crate::clock::log_id());
+        let log = self.log.head().await?.log.ok_or(Error::Missing(id))?;
         let mut conversation = match self.reach.open(&step.host, log).await {
             Ok(conversation) => conversation,
             Err(error) => {
@@ -101,7 +102,8 @@ impl Engine {
         let kind = KIND.to_owned();
         self.append_step(&operation, &step, vec![StepStarted { kind }.into()])
             .await?;
-        let ended = converse(&mut conversation, request, input, print).await;
+        let stop = self.stop.clone();
+        let ended = converse(&mut conversation, request, input, print, stop).await;
         let resolution = Resolution::Reported;
         match &ended {
             Ended::Command(recorded) => {
@@ -131,6 +133,15 @@ impl Engine {
             Ended::Unreachable(_) => {}
         }
         Ok(ended)
+    }
+
+    /// Closes a session whose program died: it can't be taken up again, and nobody knows how it ended.
+    pub(super) async fn settle_session(&self, operation: &Operation) -> Result<(), Error> {
+        if operation.status == OperationStatus::Failed {
+            return Ok(());
+        }
+        let reason = "the program that held it died; nobody recorded how it ended".to_owned();
+        self.append(operation, OperationFailed { reason }).await
     }
 
     async fn append_step(
@@ -195,6 +206,7 @@ async fn converse(
     request: SessionRequest,
     mut input: mpsc::Receiver<Input>,
     mut print: Printer,
+    mut stop: watch::Receiver<bool>,
 ) -> Ended {
     let failed = |message: String| {
         Ended::Failed(StepFailure {
@@ -208,8 +220,14 @@ async fn converse(
         return failed(error.to_string());
     }
     let mut open = true;
+    let mut told_to_stop = false;
     loop {
         tokio::select! {
+            // The agent hangs up on the command, and still says how it ended.
+            () = asked_to_stop(&mut stop), if !told_to_stop => {
+                told_to_stop = true;
+                let _gone = conversation.speaker.say(&Request::Stop).await;
+            }
             reply = conversation.listener.hear() => match reply {
                 Ok(Reply::Output { bytes, stderr }) => print(&bytes.0, stderr),
                 Ok(Reply::SessionEnded(recorded)) => return Ended::Command(recorded),

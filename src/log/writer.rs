@@ -12,6 +12,7 @@ use tallybook_events::header::{Header, Writer};
 use tallybook_events::ids::{Blob, EventId, Hash, Seq};
 use tallybook_events::record::Record;
 use tallybook_events::subject::Subject;
+use tallybook_replay::operation::OperationStatus;
 use tallybook_replay::state::State;
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -279,6 +280,7 @@ fn check(condition: &Condition, state: &State) -> Result<(), Refusal> {
         let holds = state.operations.get(&operation).is_some_and(|known| {
             known.first == claim
                     && !known.status.is_final()
+                    && known.status != OperationStatus::RollingBack
                     // A rollback takes the claims over: then they are held, but not by this one.
                     && known
                         .claims

@@ -25,6 +25,8 @@ struct Inner {
     format: Format,
     live: Option<MultiProgress>,
     bars: BTreeMap<StepIndex, ProgressBar>,
+    /// Which tenth of a step was told last, where there are no live lines.
+    tenths: BTreeMap<StepIndex, Option<u64>>,
     steps: usize,
     ended: usize,
 }
@@ -39,6 +41,7 @@ impl Progress {
                 format,
                 live,
                 bars: BTreeMap::new(),
+                tenths: BTreeMap::new(),
                 steps: 0,
                 ended: 0,
             })),
@@ -125,6 +128,9 @@ impl Inner {
             self.line(&format!("....  {what}"));
             return;
         };
+        if let Some(earlier) = self.bars.remove(&step) {
+            earlier.finish_and_clear();
+        }
         let bar = live.add(ProgressBar::new_spinner());
         bar.enable_steady_tick(std::time::Duration::from_millis(120));
         bar.set_message(what);
@@ -133,7 +139,9 @@ impl Inner {
 
     fn progress(&mut self, step: StepIndex, what: &str, done: u64, total: u64) {
         if self.live.is_none() {
-            if total > 0 {
+            // A line for each tenth: whoever reads this later wants to see that it went on, not every piece.
+            let tenth = done.saturating_mul(10).checked_div(total);
+            if tenth.is_some() && self.tenths.insert(step, tenth) != Some(tenth) {
                 self.line(&format!("....  {what} {}", amount(done, total)));
             }
             return;

@@ -1,5 +1,7 @@
 //! `tallybook op list`.
 
+use std::collections::BTreeSet;
+
 use super::super::{Context, Error, Exit};
 use crate::log::Open;
 use crate::render::json::{self, OperationView};
@@ -22,12 +24,14 @@ pub(super) struct Args {
 impl Args {
     pub(super) async fn run(self, context: &Context, out: &mut Output) -> Result<Exit, Error> {
         let state = context.open_log(Open::Existing).await?.state().await?;
+        let open = state.operations.iter().filter(|(_, known)| known.is_open());
+        let open: BTreeSet<String> = open.map(|(id, _)| id.to_string()).collect();
         let mut operations = json::operations(&state);
         let hidden = operations.len().saturating_sub(NEWEST);
         let mut position = 0;
         operations.retain(|operation| {
             position += 1;
-            let open = !operation.status.is_final();
+            let open = open.contains(&operation.id);
             self.all || open || (!self.unfinished && position > hidden)
         });
         match out.format() {

@@ -1,6 +1,7 @@
 //! `tallybook op resume`.
 
 use super::super::{Context, Error, Exit, OperationArgument, act, resolve};
+use crate::engine::Once;
 use crate::log::Open;
 use crate::render::Output;
 
@@ -9,12 +10,20 @@ use crate::render::Output;
 pub(super) struct Args {
     /// The operation
     operation: OperationArgument,
+    /// Start steps again that can be started only once and are in doubt: you looked, and want them once more
+    #[arg(long)]
+    once_again: bool,
 }
 
 impl Args {
     pub(super) async fn run(self, context: &Context, out: &mut Output) -> Result<Exit, Error> {
         let state = context.open_log(Open::Existing).await?.state().await?;
         let id = resolve::operation(&state, &self.operation)?;
-        act::resume(context, out, id).await
+        let once = if self.once_again {
+            Once::Again
+        } else {
+            Once::Ask
+        };
+        act::resume(context, out, id, once).await
     }
 }

@@ -1,6 +1,9 @@
 //! `tallybook op show`.
 
-use tallybook_replay::operation::{Operation, OperationStatus, StepStatus};
+use tallybook_events::ids::OperationId;
+use tallybook_events::intent::Intent;
+use tallybook_replay::operation::{Operation, OperationStatus, Step, StepStatus};
+use tallybook_replay::state::{OperationSummary, State};
 
 use super::super::{Context, Error, Exit, OperationArgument, resolve};
 use crate::log::{self, Filter, Open};
@@ -42,7 +45,7 @@ impl Args {
                 if self.output {
                     captured(&whole, out)?;
                 }
-                advice(&whole, out)?;
+                advice(&folded, &whole, &state, out)?;
             }
         }
         Ok(Exit::Ok)
@@ -166,7 +169,16 @@ fn captured(whole: &OperationWhole, out: &mut Output) -> std::io::Result<()> {
 }
 
 /// What to do next.
-fn advice(whole: &OperationWhole, out: &mut Output) -> std::io::Result<()> {
+fn advice(
+    operation: &Operation,
+    whole: &OperationWhole,
+    state: &State,
+    out: &mut Output,
+) -> std::io::Result<()> {
+    let known = state.operations.get(&operation.id);
+    if !known.is_some_and(OperationSummary::is_open) {
+        return Ok(());
+    }
     let short = &whole.operation.short;
     let resume = format!("`tallybook op resume {short}` goes on");
     let back = format!("`tallybook op rollback {short}` takes it back");
@@ -177,11 +189,34 @@ fn advice(whole: &OperationWhole, out: &mut Output) -> std::io::Result<()> {
         }
         OperationStatus::Interrupted => format!("{resume}, {back}"),
         OperationStatus::Failed => format!("{resume} where it failed, {back}"),
+        OperationStatus::Stuck if operation.steps.iter().any(is_once_in_doubt) => format!(
+            "look at the host, then `tallybook op resume --once-again {short}` starts it once more, or {back}"
+        ),
         OperationStatus::Stuck => format!("look at the host, then {resume}, or {back}"),
-        OperationStatus::RollingBack => {
-            "another operation is taking it back: `tallybook op list --unfinished`".to_owned()
-        }
+        OperationStatus::RollingBack => match taker(state, operation) {
+            Some(by) => {
+                let by = by.short();
+                format!(
+                    "operation {by} takes it back; `tallybook op resume {by}` goes on with that"
+                )
+            }
+            None => "another operation is taking it back".to_owned(),
+        },
     };
     out.line("")?;
     out.line(format!("next: {advice}"))
+}
+
+fn is_once_in_doubt(step: &Step) -> bool {
+    step.plan.once && matches!(step.status, StepStatus::Doubted { .. })
+}
+
+/// The operation that takes this one back and is not done.
+fn taker(state: &State, operation: &Operation) -> Option<OperationId> {
+    let intent = Intent::Rollback {
+        operation: operation.id,
+    };
+    let by = |known: &OperationSummary| known.intent == intent && !known.status.is_final();
+    let mut all = state.operations.iter();
+    all.find(|(_, known)| by(known)).map(|(id, _)| *id)
 }

@@ -1,3 +1,5 @@
+//! Known hosts: lines, matches, changes, revocations and certificates.
+
 use russh::keys::PrivateKey;
 use russh::keys::ssh_key::certificate::Builder;
 

@@ -1,3 +1,5 @@
+//! Flipped bits and liars: nothing that the manifest does not vouch for is ever written.
+
 use super::*;
 use crate::transfer::message::{self, Pack};
 

@@ -1,3 +1,5 @@
+//! What arrives is what was sent, to independent observers.
+
 use super::*;
 use crate::tree::manifest::{Aspect, differences};
 

@@ -1,3 +1,5 @@
+//! Transfers cut at every point go on where they stopped, with every byte accounted for.
+
 use super::*;
 use crate::transfer::message::Pack;
 

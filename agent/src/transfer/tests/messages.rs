@@ -1,3 +1,5 @@
+//! What the two ends say, encoded, decoded and mutated.
+
 use proptest::collection::vec;
 use proptest::prelude::*;
 

@@ -1,3 +1,5 @@
+//! The manifest: its bytes, its id, and what it refuses to decode.
+
 use std::collections::BTreeMap;
 
 use proptest::collection::{btree_map, vec};

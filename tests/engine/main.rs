@@ -1,0 +1,10 @@
+//! Operations carried out on hosts in this process: the real agent, a real log, and lines that are cut on purpose.
+
+mod deed;
+mod doubt;
+mod ends;
+mod hosts;
+mod rollback;
+mod runners;
+mod stage;
+mod world;

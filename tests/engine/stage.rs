@@ -1,0 +1,190 @@
+//! A log, hosts and engines: what every scene begins with.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use serde::Serialize;
+use tallybook::engine::watch::Notice;
+use tallybook::engine::{self, Engine, Error, Limits, Once, Outcome, Proposal};
+use tallybook::log::{Log, Open};
+use tallybook_agent::step::Step;
+use tallybook_events::ids::{Generation, OperationId, Seq, StepIndex};
+use tallybook_events::intent::Intent;
+use tallybook_events::name::HostName;
+use tallybook_events::step::{Action, Peer, PlannedStep, Reversal, SendSource};
+use tallybook_events::subject::Subject;
+use tallybook_replay::operation::{Operation, OperationStatus};
+use tallybook_replay::undo;
+use tallybook_testkit::samples;
+use tempfile::TempDir;
+use tokio::sync::watch;
+
+use crate::deed::{self, Act, Deed};
+use crate::world::World;
+
+/// Nothing in these scenes may take longer.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+pub(crate) struct Stage {
+    _store: TempDir,
+    pub(crate) log: Log,
+    pub(crate) world: Arc<World>,
+    pub(crate) stop: watch::Sender<bool>,
+    pub(crate) notices: Arc<Mutex<Vec<Notice>>>,
+}
+
+impl Stage {
+    pub(crate) async fn new(hosts: &[&str]) -> Self {
+        let store = tempfile::tempdir().unwrap();
+        let log = Log::open(store.path(), Open::Create, |_| {}).await.unwrap();
+        Stage {
+            _store: store,
+            log,
+            world: World::new(hosts),
+            stop: watch::channel(false).0,
+            notices: Arc::default(),
+        }
+    }
+
+    /// What another process that is started now would have.
+    pub(crate) fn engine(&self) -> Engine {
+        let notices = Arc::clone(&self.notices);
+        Engine::new(
+            self.log.clone(),
+            self.world.clone(),
+            Arc::new(move |notice| notices.lock().unwrap().push(notice.clone())),
+            self.stop.subscribe(),
+            Limits::default(),
+        )
+    }
+
+    pub(crate) async fn begin(&self, engine: &Engine, steps: Vec<PlannedStep>) -> OperationId {
+        let id = engine::new_operation();
+        let proposal = Proposal {
+            id,
+            intent: Intent::HostPrepare { hosts: Vec::new() },
+            inventory: Seq::NONE,
+            claims: vec![subject()],
+            steps,
+            planned_at: self.log.head().await.unwrap().seq,
+            instead_of: None,
+        };
+        engine.begin(proposal).await.unwrap()
+    }
+
+    /// Begins an operation and carries it out.
+    pub(crate) async fn perform(&self, steps: Vec<PlannedStep>) -> (OperationId, Outcome) {
+        let engine = self.engine();
+        let id = self.begin(&engine, steps).await;
+        (id, within(engine.run(id)).await.unwrap())
+    }
+
+    pub(crate) async fn resume(&self, id: OperationId) -> Result<Outcome, Error> {
+        within(self.engine().resume(id, Once::Ask)).await
+    }
+
+    /// Takes an operation back, as `op rollback` does.
+    pub(crate) async fn roll_back(&self, id: OperationId) -> Result<(OperationId, Outcome), Error> {
+        let engine = self.engine();
+        engine.hold(id)?;
+        engine.check_not_taken_back(id).await?;
+        let operation = self.operation(id).await;
+        let undo = engine::new_operation();
+        let proposal = Proposal {
+            id: undo,
+            intent: Intent::Rollback { operation: id },
+            inventory: Seq::NONE,
+            claims: operation.claims.clone(),
+            steps: undo::plan(&operation).steps,
+            planned_at: operation.last,
+            instead_of: Some(id),
+        };
+        engine.begin(proposal).await?;
+        Ok((undo, within(engine.run(undo)).await?))
+    }
+
+    pub(crate) async fn operation(&self, id: OperationId) -> Operation {
+        self.log.operation(id).await.unwrap().unwrap()
+    }
+
+    /// Where an operation stands for everybody.
+    pub(crate) async fn status(&self, id: OperationId) -> OperationStatus {
+        self.log.state().await.unwrap().operations[&id].status
+    }
+
+    pub(crate) async fn claimed(&self) -> bool {
+        !self.log.state().await.unwrap().claims.is_empty()
+    }
+
+    pub(crate) fn notes(&self, host: &str) -> Vec<String> {
+        self.world.host(host).notes()
+    }
+
+    /// Waits until something is so.
+    pub(crate) async fn until(&self, is_so: impl Fn(&Stage) -> bool) {
+        within(async {
+            while !is_so(self) {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        })
+        .await;
+    }
+}
+
+pub(crate) async fn within<T>(future: impl Future<Output = T>) -> T {
+    let waited = tokio::time::timeout(PATIENCE, future).await;
+    waited.expect("it hangs")
+}
+
+pub(crate) fn subject() -> Subject {
+    Subject::Host(samples::host("cn1"))
+}
+
+/// A step of kind `S`.
+fn planned<S: Step + Serialize>(index: u32, host: &str, after: &[u32], step: &S) -> PlannedStep {
+    PlannedStep {
+        index: StepIndex(index),
+        host: HostName::new(host).unwrap(),
+        subject: subject(),
+        kind: S::KIND.to_owned(),
+        params: tallybook_agent::step::params(step).unwrap(),
+        summary: step.summary(),
+        action: Action::Forward,
+        reversal: Reversal::Undo,
+        once: S::ONCE,
+        after: after.iter().copied().map(StepIndex).collect(),
+        peer: None,
+    }
+}
+
+fn act(index: u32, deed: Deed) -> Act {
+    Act {
+        text: format!("s{index}"),
+        deed,
+    }
+}
+
+/// Step `index` on a host: it notes `sINDEX`, and does its deed.
+pub(crate) fn step(index: u32, host: &str, after: &[u32], deed: Deed) -> PlannedStep {
+    planned(index, host, after, &act(index, deed))
+}
+
+/// The same, to be started only once.
+pub(crate) fn once(index: u32, host: &str, after: &[u32], deed: Deed) -> PlannedStep {
+    planned(index, host, after, &deed::Once(act(index, deed)))
+}
+
+/// A step that takes pieces from another host.
+pub(crate) fn receive(index: u32, host: &str, from: &str, after: &[u32]) -> PlannedStep {
+    let source = SendSource::Template {
+        template: samples::template("base"),
+        generation: Generation(1),
+    };
+    PlannedStep {
+        peer: Some(Peer {
+            host: HostName::new(from).unwrap(),
+            source,
+        }),
+        ..step(index, host, after, Deed::Receive)
+    }
+}
