@@ -121,7 +121,7 @@ test_crates() {
 }
 
 test_lab() {
-    need_packages "the lab" openssh-client || return 1
+    need_packages "the lab" openssh-client jq || return 1
     tests/lab/lab deps || return 1
     # In a pipe would lose the status, and the path is the last line of many.
     scripts/build.sh | tee "$work/built" || return 1
