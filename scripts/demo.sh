@@ -39,7 +39,7 @@ tb() {
     ctl tallybook "$@" 2>&1 | tee "$WORK/said" || wrong "tallybook $* failed"
 }
 
-# host HOST COMMAND...: a look that needs nothing of tallybook, shown.
+# look HOST COMMAND...: a look that needs nothing of tallybook, shown.
 look() {
     local host=$1
     shift
@@ -151,8 +151,9 @@ template_sent() {
 # nothing_of NAME MAC ADDRESS HOST: fails when the host has anything of a container but the agent's own records of what it did.
 nothing_of() {
     local name=$1 mac=$2 address=$3 host=$4
+    echo "[$host] looking for $name, $mac, $address: containers, rules, files, mounts, cgroups"
     # shellcheck disable=SC2016 # expanded on the host
-    look "$host" sh -c '
+    on "$host" sh -c '
         export name="$1" mac="$2" address="$3"; left=0
         found() { echo "LEFT: $*"; left=1; }
         [ ! -e "/var/lib/lxc/$name" ] || found "/var/lib/lxc/$name"
@@ -167,23 +168,27 @@ nothing_of() {
 
 taken_back() {
     local operation mac address
-    title "A container from scratch on cn2, and its creation taken back: nothing of it stays"
-    "$LAB_HOME/observer" observe "$WORK/before" cn2 7>&-
+    title "A container from scratch on cn2, and destroyed again"
     tb container create scratch --on cn2
-    operation=$(said_operation)
-    tb container show scratch
     mac=$(on cn2 sed -n 's/^lxc.net.0.hwaddr *= *//p' /var/lib/lxc/scratch/config)
     address=$(on cn2 lxc-info -n scratch -iH | head -n 1)
     if [ -z "$mac" ] || [ -z "$address" ]; then wrong "scratch is not running on cn2"; fi
+    tb container destroy scratch
+    nothing_of scratch "$mac" "$address" cn2
+
+    title "Made again, and its creation taken back: nothing of it stays"
+    "$LAB_HOME/observer" observe "$WORK/before" cn2 7>&-
+    tb container create scratch --on cn2
+    operation=$(said_operation)
+    mac=$(on cn2 sed -n 's/^lxc.net.0.hwaddr *= *//p' /var/lib/lxc/scratch/config)
+    address=$(on cn2 lxc-info -n scratch -iH | head -n 1)
+    if [ -z "$mac" ] || [ -z "$address" ]; then wrong "scratch is not running on cn2"; fi
+    tb container show scratch
     tb op rollback "$operation"
     nothing_of scratch "$mac" "$address" cn2
     "$LAB_HOME/observer" observe "$WORK/after" cn2 7>&-
     "$LAB_HOME/observer" compare "$WORK/before" "$WORK/after" || wrong "cn2 is not as it was before"
     echo "the observer, which knows nothing of tallybook, finds cn2 as it was before"
-    title "Made again, and destroyed: the other way for it to go"
-    tb container create scratch --on cn2
-    tb container destroy scratch
-    nothing_of scratch "$mac" "$address" cn2
 }
 
 # identity NAME HOST: what makes it itself, from outside, as "machine-id host-key mac address name".

@@ -25,7 +25,7 @@ if [ $with_lab = no ] && [ "${CI:-}" = true ]; then
 fi
 
 export LAB_DIR=${LAB_DIR:-/var/tmp/tallybook-tests} LAB_BRIDGE=${LAB_BRIDGE:-labt} LAB_NET=${LAB_NET:-10.97.0}
-export CARGO_TERM_COLOR=never NEXTEST_COLOR=never
+export CARGO_TERM_COLOR=never NEXTEST_COLOR=never NEXTEST_SHOW_PROGRESS=none
 passed=0 failed=0 failures=() lab_raised=no
 work=$(mktemp -d)
 
@@ -103,7 +103,7 @@ test_crates() {
     check "documentation" check_docs
     check "shell scripts" check_shell
     if cargo nextest --version >/dev/null 2>&1; then
-        tests "tests" of_nextest cargo nextest run --locked --workspace --no-fail-fast --status-level fail --final-status-level slow --hide-progress-bar
+        tests "tests" of_nextest cargo nextest run --locked --workspace --no-fail-fast --status-level fail --final-status-level slow
     else
         tests "tests" of_cargo cargo test --locked --workspace --all-targets --no-fail-fast
     fi
@@ -121,7 +121,7 @@ test_crates() {
 }
 
 test_lab() {
-    need_packages "the lab" openssh-client || return 1
+    need_packages "the lab" openssh-client jq || return 1
     tests/lab/lab deps || return 1
     # In a pipe would lose the status, and the path is the last line of many.
     scripts/build.sh | tee "$work/built" || return 1

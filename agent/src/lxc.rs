@@ -65,9 +65,9 @@ fn with(mut program: Program, arguments: &[&str]) -> Program {
     program
 }
 
-/// Where LXC writes its log about a container.
+/// Where LXC writes its log about a container: beside its configuration, so that it goes where the container goes.
 fn log_path(layout: &Layout, container: &ContainerName) -> PathBuf {
-    layout.state.join("logs").join(format!("{container}.log"))
+    layout.container(container).join("lxc.log")
 }
 
 /// What a container is doing.
@@ -155,7 +155,6 @@ fn wait_for(
 /// When it does not start; the message ends with the end of LXC's log.
 pub fn start(context: &mut Context<'_>, container: &ContainerName) -> Result<(), StepFailure> {
     let log = log_path(context.layout, container);
-    durable::create_dirs(&context.layout.state.join("logs"))?;
     let mut attempt = 1;
     loop {
         durable::remove(&log)?;
