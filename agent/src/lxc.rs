@@ -66,7 +66,7 @@ fn with(mut program: Program, arguments: &[&str]) -> Program {
 }
 
 /// Where LXC writes its log about a container.
-fn log_path(layout: &Layout, container: &ContainerName) -> PathBuf {
+pub fn log_path(layout: &Layout, container: &ContainerName) -> PathBuf {
     layout.state.join("logs").join(format!("{container}.log"))
 }
 

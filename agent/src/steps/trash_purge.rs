@@ -11,7 +11,7 @@ use tallybook_events::step::{FailureClass, Reversal, Seen, StepFailure};
 use crate::step::{Context, Done, Step, fail};
 use crate::steps::container_build::release_lower;
 use crate::steps::container_retire::{retired, trash};
-use crate::{lxc_config, mark, staging};
+use crate::{durable, lxc, lxc_config, mark, staging};
 
 /// Removes what an earlier step retired.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -70,6 +70,10 @@ impl Step for TrashPurge {
             release_lower(&lower, &self.container, maker)?;
         }
         context.link.progress("removing", 0, 0);
+        // LXC's log names the container too; it goes before the content, whose absence says that all is done.
+        if !context.layout.container(&self.container).exists() {
+            durable::remove(&lxc::log_path(context.layout, &self.container))?;
+        }
         let changed =
             staging::remove_dir(&trash(context.layout, (context.origin.0, self.retired)))?;
         Ok(self.done(context, changed))
