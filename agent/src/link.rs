@@ -14,6 +14,9 @@ use crate::step::{Ended, Link, Program, fail};
 const PROGRESS_EVERY: Duration = Duration::from_millis(100);
 /// The other end of a transfer may be silent for so long: it may be hashing a large tree.
 const PEER_SILENCE_MAX: Duration = Duration::from_secs(600);
+/// How often a wait for it is told: over a line that was cut unnoticed, a word is what finds out, so that a resumed
+/// transfer does not wait for the one before it.
+const PEER_WAIT_SAID: Duration = Duration::from_secs(5);
 /// How often a wait looks whether it is still wanted.
 const SLICE: Duration = Duration::from_millis(200);
 /// The most bytes of captured output a step may record, over all the programs it ran.
@@ -136,8 +139,13 @@ impl Link for LineLink<'_> {
     fn receive_peer(&mut self) -> Result<Vec<u8>, StepFailure> {
         self.has_peer = true;
         let deadline = Instant::now() + PEER_SILENCE_MAX;
+        let mut spoken = Instant::now();
         loop {
             self.is_wanted()?;
+            if spoken.elapsed() >= PEER_WAIT_SAID {
+                spoken = Instant::now();
+                self.progress("waiting for the other end of the transfer", 0, 0);
+            }
             match self.line.hear_peer(SLICE) {
                 Got::Item(FromPeer::Bytes(bytes)) => return Ok(bytes),
                 Got::Item(FromPeer::Lost(why)) => {

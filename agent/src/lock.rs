@@ -124,7 +124,11 @@ fn take(
                     file.set_len(0)?;
                     file.write_all(holder().as_bytes())
                 };
-                say(&mut file).map_err(at)?;
+                match say(&mut file) {
+                    // On a full disk nobody is told who holds it; to refuse would keep an undo from making room.
+                    Err(error) if error.kind() == io::ErrorKind::StorageFull => {}
+                    said => said.map_err(at)?,
+                }
                 return Ok(Held { file, path });
             }
             // Its holder removed it between our open and our lock.

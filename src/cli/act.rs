@@ -388,10 +388,9 @@ async fn conclude(
     progress.finish();
     let operation = load(engine.log(), id).await?;
     let mut ended = judge(&operation, &outcome);
-    let untouched = operation.steps.iter().all(|step| step.attempts.0 == 0);
     let worth_undoing = match &outcome {
         Outcome::Failed(_) => undo_failed && builds_something(&operation.intent),
-        Outcome::Unreachable(_) => untouched,
+        Outcome::Unreachable(_) => untouched(&operation),
         Outcome::Succeeded | Outcome::Interrupted(_) | Outcome::Stuck(_) => false,
     };
     let mut undo_report = None;
@@ -424,6 +423,15 @@ async fn conclude(
     let undone = load(engine.log(), report.operation).await?;
     say(out, &undone, &report)?;
     Ok(Exit::Interrupted)
+}
+
+/// Whether no step of it was ever started.
+fn untouched(operation: &Operation) -> bool {
+    operation.steps.iter().all(|step| step.attempts.0 == 0)
+}
+
+const fn is_rollback(intent: &Intent) -> bool {
+    matches!(intent, Intent::Rollback { .. })
 }
 
 /// Whether a failed operation of this kind leaves something half made, which its undo removes.
@@ -469,6 +477,15 @@ fn judge(operation: &Operation, outcome: &Outcome) -> Ended {
         }
         Outcome::Interrupted(reason) => {
             reasons.push(reason.clone());
+            // What failed while the rest was being left is not to be learnt from `op show` alone.
+            for step in &operation.steps {
+                if let StepStatus::Failed(failure) = &step.status {
+                    let plan = &step.plan;
+                    let message = &failure.message;
+                    reasons.push(format!("{} on {}: {message}", plan.summary, plan.host));
+                    hints.extend(failure.hint.clone());
+                }
+            }
             hints.push(format!("`tallybook op resume {short}` goes on from here"));
             ("interrupted", Exit::Interrupted)
         }
@@ -594,11 +611,18 @@ fn say(out: &mut Output, operation: &Operation, ended: &Ended) -> std::io::Resul
         out.line(format!("  hint: {hint}"))?;
     }
     match ended.rolled_back_by {
+        Some(by) if untouched(operation) => out.line(format!(
+            "  nothing was done, and operation {} closed it",
+            by.short()
+        )),
         Some(by) if ended.steps > 0 => out.line(format!(
             "  all of it was taken back by operation {}; --keep-failed would have left it",
             by.short()
         )),
         Some(_) => Ok(()),
+        None if ended.outcome == "failed" && is_rollback(&operation.intent) => out.line(format!(
+            "  hint: `tallybook op resume {short}` tries again"
+        )),
         None if ended.outcome == "failed" => out.line(format!(
             "  hint: `tallybook op resume {short}` tries again, `tallybook op rollback {short}` takes it back"
         )),

@@ -426,6 +426,10 @@ fn log_hint(error: &log::Error) -> Option<String> {
         log::Error::NotWritten {
             disk_full: true, ..
         } => "free space where the store is, then try again; nothing was done".to_owned(),
+        log::Error::Journal(error) if error.is_disk_full() => {
+            "free space where the store is; `tallybook op list --unfinished` then shows what can be resumed"
+                .to_owned()
+        }
         log::Error::NotWritten { .. }
         | log::Error::TooLarge(_)
         | log::Error::Directory { .. }

@@ -299,7 +299,7 @@ impl Error {
         }
     }
 
-    /// Whether the host's identity is in question: never to be retried without an operator.
+    /// Whether the host's identity or ours is in question: never to be retried without an operator.
     pub fn is_identity(&self) -> bool {
         if let Self::Jump { source, .. } = self {
             return source.is_identity();
@@ -312,6 +312,7 @@ impl Error {
                 | Self::CertificateRefused { .. }
                 | Self::KnownHostsMalformed { .. }
                 | Self::KnownHosts { .. }
+                | Self::AuthRefused { .. }
         )
     }
 
@@ -373,9 +374,10 @@ impl Error {
             Self::JumpRefused { .. } => {
                 "check AllowTcpForwarding and PermitOpen on the jump host, and the address as seen from there".to_owned()
             }
+            Self::Unreachable { host, .. } | Self::Timeout { host, .. } => {
+                format!("find out whether {host} is up and the network to it whole, then try again")
+            }
             Self::Config { .. }
-            | Self::Unreachable { .. }
-            | Self::Timeout { .. }
             | Self::Handshake { .. }
             | Self::JumpsTooMany { .. }
             | Self::KnownHosts { .. }

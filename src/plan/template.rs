@@ -91,7 +91,7 @@ pub fn snapshot(
 /// A generation on a host: the one asked for, or the newest there.
 ///
 /// # Errors
-/// [`Error::TemplateMissing`].
+/// [`Error::TemplateMissing`], or [`Error::TemplateNowhere`] when there is none to bring there.
 pub fn on_host<'a>(
     state: &'a State,
     template: &TemplateName,
@@ -106,10 +106,15 @@ pub fn on_host<'a>(
             .map(|known| (generation, known)),
         None => state.newest_generation(template, Some(host)),
     };
-    found.ok_or_else(|| Error::TemplateMissing {
-        template: template.clone(),
-        generation,
-        host: host.clone(),
+    found.ok_or_else(|| {
+        if generation.is_none() && state.newest_generation(template, None).is_none() {
+            return Error::TemplateNowhere(template.clone());
+        }
+        Error::TemplateMissing {
+            template: template.clone(),
+            generation,
+            host: host.clone(),
+        }
     })
 }
 

@@ -115,6 +115,8 @@ impl Inner {
                 self.line(&format!("look  {host}: step {step}: {}", plain(how)));
             }
             Notice::Unreachable { host, why } => {
+                // The rest of a long reason is told at the end.
+                let why = why.lines().next().unwrap_or_default();
                 self.line(&format!("gone  {host}: {}", plain(why)));
             }
             Notice::Stopping => {

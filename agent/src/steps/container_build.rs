@@ -219,6 +219,14 @@ pub fn release_lower(
     Ok(false)
 }
 
+/// Gives back what a copy took that did not fit: else the disk stays full, and neither the receipt of the failure
+/// nor the undo has room. What can't be removed here is the undo's.
+fn make_room(staging: &Path, failure: &StepFailure) {
+    if failure.class == FailureClass::DiskFull {
+        let _left_to_undo = staging::remove_dir(&staging.join(ROOTFS));
+    }
+}
+
 fn copy(context: &mut Context<'_>, from: &Path, to: &Path, how: How) -> Result<(), StepFailure> {
     fs::create_dir(to).map_err(|e| io_failure("making directory", to, &e))?;
     let source = Root::open(from).map_err(|e| e.failure(from))?;
@@ -381,7 +389,8 @@ impl Step for ContainerBuild {
                 return Err(self.missing(&from.join(ROOTFS)));
             }
             staging::create(context)?;
-            self.lay_from_kept(context, &staging, &from)?
+            self.lay_from_kept(context, &staging, &from)
+                .inspect_err(|failure| make_room(&staging, failure))?
         };
         let output = Built {
             backing,
