@@ -38,21 +38,17 @@ use run::Run;
 use runner_lock::Hold;
 use watch::{Notice, Watch};
 
-/// How much may go on at once.
+/// How much may go on at once. On one host it is one chain of an operation at a time: its agents would wait for each
+/// other, and call it a failure after a while.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
     /// Chains of steps, over all hosts.
     pub chains: usize,
-    /// Chains of steps on one host.
-    pub chains_a_host: usize,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Limits {
-            chains: 32,
-            chains_a_host: 4,
-        }
+        Limits { chains: 32 }
     }
 }
 
@@ -259,13 +255,13 @@ impl Engine {
         self.hold(id)?;
         // Loaded once it is held: what another process did before is in it.
         let operation = self.load(id).await?;
+        self.check_not_taken_back(id).await?;
         if operation.status.is_final() {
             return Err(Error::Final {
                 id,
                 status: operation.status.label(),
             });
         }
-        self.check_not_taken_back(id).await?;
         if session::is_session(&operation.intent) {
             self.settle_session(&operation).await?;
             return Err(Error::Session(id));

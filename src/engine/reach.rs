@@ -11,7 +11,7 @@ use tallybook_events::name::HostName;
 use tokio::sync::Mutex;
 
 use super::conversation::{self, Conversation};
-use crate::host::{self, AgentPath, Session, Settings, Target, connect, push_agent};
+use crate::host::{self, AgentPath, Command, Session, Settings, Target, connect, push_agent};
 
 /// Why there is no conversation with a host.
 #[derive(Debug, thiserror::Error)]
@@ -177,9 +177,27 @@ impl Fleet {
             *slot = Some(connected);
             (session, command)
         };
-        let stream = session.open(&command).await?;
+        let conversation = self.converse(name, log, &session, &command).await;
+        if conversation.is_err() {
+            // The session may be half dead: whoever comes next makes a new one. Who uses this one keeps it.
+            *slot.lock().await = None;
+        }
+        conversation
+    }
+
+    async fn converse(
+        &self,
+        name: &HostName,
+        log: LogId,
+        session: &Session,
+        command: &Command,
+    ) -> Result<Conversation, Error> {
+        let stream = session.open(command).await?;
         let process = stream.process;
+        // The line is closed with the session's last clone: a conversation keeps it, whatever becomes of the slot.
+        let session = session.clone();
         let end = Box::pin(async move {
+            let _kept = session;
             match process.wait().await {
                 Ok(exit) => {
                     let stderr = String::from_utf8_lossy(&exit.stderr);

@@ -139,17 +139,13 @@ impl<'a> Run<'a> {
                 self.running.retry.remove(index);
             }
             let slots = Arc::clone(&self.slots);
-            let host_slots = self
-                .host_slots
-                .entry(host.clone())
-                .or_insert_with(|| Arc::new(Semaphore::new(self.engine.limits.chains_a_host)));
-            let host_slots = Arc::clone(host_slots);
+            let host_slot = self.host_slot(&host);
             let chain = Chain { host, steps };
             let crew = self.crew.clone();
             let operation = operation.clone();
             self.jobs.spawn(async move {
                 // Neither is ever closed; the host's comes first, so that a busy host holds up no other.
-                let _host_slot = host_slots.acquire_owned().await;
+                let _host_slot = host_slot.acquire_owned().await;
                 let _slot = slots.acquire_owned().await;
                 let mut finished = BTreeSet::new();
                 let result = chain::carry_out(&crew, &operation, &chain, &mut finished).await;
@@ -160,6 +156,12 @@ impl<'a> Run<'a> {
                 }
             });
         }
+    }
+
+    /// What a host is had with: its agents carry out one batch of an operation at a time.
+    fn host_slot(&mut self, host: &HostName) -> Arc<Semaphore> {
+        let slot = self.host_slots.entry(host.clone());
+        Arc::clone(slot.or_insert_with(|| Arc::new(Semaphore::new(1))))
     }
 
     /// Looks at the steps in doubt, each host by itself.
@@ -175,7 +177,9 @@ impl<'a> Run<'a> {
         for (host, steps) in hosts {
             let crew = self.crew.clone();
             let operation = operation.clone();
+            let host_slot = self.host_slot(&host);
             self.jobs.spawn(async move {
+                let _host_slot = host_slot.acquire_owned().await;
                 let result = look_at(&crew, &operation, &host, &steps).await;
                 Ended::Look {
                     host,

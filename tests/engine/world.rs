@@ -114,13 +114,12 @@ impl Host {
         if !faults.front().is_some_and(wanted) {
             return None;
         }
-        let fault = faults.pop_front();
-        let _gone = self.hit.send(fault.clone()?);
-        fault
+        faults.pop_front()
     }
 
     /// The line's end towards the controller.
-    fn lose(&self, controller: &UnixStream) {
+    fn lose(&self, controller: &UnixStream, fault: Fault) {
+        let _gone = self.hit.send(fault);
         if *self.line.lock().unwrap() == Line::Breaks {
             let _gone = controller.shutdown(Shutdown::Both);
         }
@@ -207,7 +206,14 @@ fn agent(host: &Arc<Host>, controller: UnixStream) {
 }
 
 fn carry_requests(host: &Host, controller: &UnixStream, agent: &UnixStream) {
-    while let Ok(Some(request)) = read_frame::<Request>(controller) {
+    while let Ok(Some(mut request)) = read_frame::<Request>(controller) {
+        let refuses = host.faults.lock().unwrap().front() == Some(&Fault::RefuseAfterFinished);
+        if let Request::Run(batch) = &mut request
+            && refuses
+        {
+            // What it refuses it does not begin.
+            batch.calls.truncate(1);
+        }
         if let Request::Run(batch) = &request {
             let fault = host.fault(|fault| {
                 matches!(
@@ -223,10 +229,10 @@ fn carry_requests(host: &Host, controller: &UnixStream, agent: &UnixStream) {
                     continue;
                 }
                 Some(fault) => {
-                    if let Fault::AgentDies { effect } = fault {
-                        die(host, batch, effect);
+                    if let Fault::AgentDies { effect } = &fault {
+                        die(host, batch, *effect);
                     }
-                    host.lose(controller);
+                    host.lose(controller, fault);
                     return;
                 }
             }
@@ -257,9 +263,9 @@ fn die(host: &Host, batch: &Batch, effect: bool) {
 }
 
 fn carry_replies(host: &Host, agent: &UnixStream, controller: &UnixStream) {
-    let mut refuse = false;
     while let Ok(Some(reply)) = read_frame::<Reply>(agent) {
-        if refuse {
+        let is_end = matches!(reply, Reply::BatchEnded { .. });
+        if is_end && host.fault(|it| *it == Fault::RefuseAfterFinished).is_some() {
             let failure = StepFailure {
                 class: FailureClass::DiskFull,
                 message: "no receipt can be kept".to_owned(),
@@ -271,23 +277,22 @@ fn carry_replies(host: &Host, agent: &UnixStream, controller: &UnixStream) {
         }
         let fault = match &reply {
             Reply::Started(_) => host.fault(|fault| *fault == Fault::CutAtStarted),
-            Reply::Finished(_) => host
-                .fault(|fault| matches!(fault, Fault::CutAtFinished | Fault::RefuseAfterFinished)),
+            Reply::Finished(_) => host.fault(|fault| *fault == Fault::CutAtFinished),
             _ => None,
         };
         match fault {
             None => {}
-            Some(Fault::RefuseAfterFinished) => refuse = true,
-            Some(_) => {
-                host.lose(controller);
+            Some(fault) => {
+                host.lose(controller, fault);
                 return;
             }
         }
         if write_frame(controller, &reply).is_err() {
             return;
         }
-        if matches!(reply, Reply::Peer(_)) && host.fault(|it| *it == Fault::SenderDies).is_some() {
-            host.lose(controller);
+        let is_piece = matches!(reply, Reply::Peer(_));
+        if let Some(fault) = host.fault(|fault| is_piece && *fault == Fault::SenderDies) {
+            host.lose(controller, fault);
             return;
         }
     }
