@@ -162,6 +162,7 @@ async fn a_refused_login_lists_what_was_tried() {
         .extend([locked, open, world.path("missing")]);
     let error = connect(&target, &world.settings).await.unwrap_err();
     assert!(matches!(error, Error::AuthRefused { .. }), "{error:?}");
+    assert!(error.is_identity(), "the exit code for it is 7");
     assert!(!error.is_unreachable());
     let message = error.to_string();
     for part in [
