@@ -70,15 +70,6 @@ fn log_path(layout: &Layout, container: &ContainerName) -> PathBuf {
     layout.container(container).join("lxc.log")
 }
 
-/// Removes LXC's log about a container that is no longer to be there; a repeat does nothing.
-///
-/// # Errors
-/// When it is there and can't be removed.
-pub fn remove_log(layout: &Layout, container: &ContainerName) -> Result<(), StepFailure> {
-    durable::remove(&log_path(layout, container))?;
-    Ok(())
-}
-
 /// What a container is doing.
 ///
 /// # Errors

@@ -149,7 +149,6 @@ impl Step for ContainerPublish {
         let home = context.layout.container(&self.container);
         let staged = context.layout.staging(context.origin.0, self.staged);
         // Before the rename: after it, a repeat would not know the container as ours.
-        lxc::remove_log(context.layout, &self.container)?;
         durable::rename_new(&home, &staged)?;
         let fact = Fact::ContainerDestroyed {
             host: context.host.clone(),

@@ -11,7 +11,7 @@ use tallybook_events::step::{FailureClass, Reversal, Seen, StepFailure};
 use crate::step::{Context, Done, Step, fail};
 use crate::steps::container_build::release_lower;
 use crate::steps::container_retire::{retired, trash};
-use crate::{lxc, lxc_config, mark, staging};
+use crate::{lxc_config, mark, staging};
 
 /// Removes what an earlier step retired.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -69,7 +69,6 @@ impl Step for TrashPurge {
         if let (Some(lower), Some(maker)) = (lxc_config::lower_of(&dir)?, mark::read(&dir)?) {
             release_lower(&lower, &self.container, maker)?;
         }
-        lxc::remove_log(context.layout, &self.container)?;
         context.link.progress("removing", 0, 0);
         let changed =
             staging::remove_dir(&trash(context.layout, (context.origin.0, self.retired)))?;

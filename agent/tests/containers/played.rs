@@ -101,14 +101,6 @@ fn from_base() -> ContainerBuild {
     build(Source::Base(debian()), Some(Backing::Dir))
 }
 
-/// LXC's log about the container, as a real start leaves it.
-fn lxc_log(layout: &Layout) -> PathBuf {
-    let log = layout.state.join("logs").join("web.log");
-    fs::create_dir_all(log.parent().unwrap()).unwrap();
-    fs::write(&log, "lxc-start web INFO\n").unwrap();
-    log
-}
-
 /// A generation of a template as the template steps publish it, as far as a build looks.
 fn generation(layout: &Layout) -> (Source, PathBuf) {
     let template = TemplateName::new("base").unwrap();
@@ -272,7 +264,6 @@ fn taking_a_create_back_leaves_the_cache_only_and_can_be_repeated() {
     let mut operation = created(&layout, 1);
     let start = ContainerStart { container: name() };
     operation.forward(4, &start).unwrap();
-    let log = lxc_log(&layout);
     for _ in 0..2 {
         operation.undo(4, &start).unwrap();
         operation.undo(3, &publish()).unwrap();
@@ -281,7 +272,6 @@ fn taking_a_create_back_leaves_the_cache_only_and_can_be_repeated() {
     }
     assert!(operation.link.running.is_empty());
     assert!(!layout.container(&name()).exists());
-    assert!(!log.exists(), "what LXC said of it goes with it");
     assert_eq!(
         fs::read_dir(layout.own().join("staging")).unwrap().count(),
         0
@@ -450,7 +440,6 @@ fn an_overlay_holds_its_generation_until_it_is_gone() {
     operation.undo(4, &retire).unwrap();
     assert!(layout.container(&name()).is_dir());
     operation.forward(4, &retire).unwrap();
-    let log = lxc_log(&layout);
     operation
         .forward(
             5,
@@ -461,7 +450,6 @@ fn an_overlay_holds_its_generation_until_it_is_gone() {
         )
         .unwrap();
     assert!(!user.exists());
-    assert!(!log.exists(), "what LXC said of it goes with it");
 
     let mut other = Operation::new(layout.clone(), Played::new(&layout), 2);
     other.forward(1, &build).unwrap();
