@@ -10,7 +10,7 @@ use serde::Serialize;
 use tallybook_events::event::Event;
 use tallybook_events::ids::{OperationId, Seq};
 use tallybook_events::intent::Intent;
-use tallybook_events::step::{FailureClass, PlannedStep, Reversal, StepFailure};
+use tallybook_events::step::{Action, FailureClass, PlannedStep, Reversal, StepFailure};
 use tallybook_events::subject::Subject;
 use tallybook_replay::operation::{Operation, OperationStatus, Step, StepStatus};
 use tallybook_replay::state::State;
@@ -655,6 +655,8 @@ fn show_plan(out: &mut Output, wish: &Wish) -> Result<Exit, Error> {
     ]);
     for step in &wish.steps {
         let undo = match &step.reversal {
+            // An undo is the way back; it has none of its own.
+            _ if matches!(step.action, Action::Undo { .. }) => "-".to_owned(),
             Reversal::Undo => "yes".to_owned(),
             Reversal::Keep { why } => format!("kept: {why}"),
             Reversal::Irreversible { why } => format!("NO: {why}"),

@@ -6,7 +6,7 @@ use tallybook_agent::steps::template_publish::TemplatePublish;
 use tallybook_agent::steps::template_scan::TemplateScan;
 use tallybook_agent::steps::template_scrub::TemplateScrub;
 use tallybook_agent::steps::tree_receive::{Expect, TreeReceive};
-use tallybook_agent::template::Source;
+use tallybook_agent::template::{Source, scrub};
 use tallybook_agent::transfer::local::Reuse;
 use tallybook_events::ids::Generation;
 use tallybook_events::name::{HostName, TemplateName};
@@ -54,7 +54,7 @@ pub(super) fn identity(known: Known<'_>, place: Place<'_>) -> Source {
 /// `template snapshot`.
 ///
 /// # Errors
-/// When the container is not there.
+/// When the container is not there, or there is no scrub operation of a name to keep.
 pub fn snapshot(
     known: Known<'_>,
     template: &TemplateName,
@@ -62,6 +62,12 @@ pub fn snapshot(
     from: Place<'_>,
     exceptions: &Exceptions,
 ) -> Result<Vec<PlannedStep>, Error> {
+    if let Err(unknown) = scrub::check_keep(&exceptions.keep) {
+        return Err(Error::Value {
+            what: "scrub operation",
+            value: unknown.unknown.join(", "),
+        });
+    }
     let mut plan = Plan::default();
     let subject = Subject::Template(template.clone());
     let staged = stage(&mut plan, known, from, &subject)?;
