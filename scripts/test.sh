@@ -86,7 +86,7 @@ of_cargo() { # "test result: ok. 12 passed; 0 failed; 1 ignored; …", once a bi
 of_cases() { awk '/^cases: / { p = $2; f = $4 } END { print p + 0, f + 0 }' "$1"; }
 
 shell_scripts() { git ls-files -z | xargs -0 awk 'FNR == 1 && /^#!.*sh$|^# shellcheck shell=/ { print FILENAME } { nextfile }'; }
-check_shell() { shell_scripts | xargs shellcheck -x; }
+check_shell() { shell_scripts | xargs shellcheck -x -P .:SCRIPTDIR; }
 check_docs() { RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --quiet; }
 
 test_crates() {

@@ -1,7 +1,7 @@
 //! The command line. A file a subcommand: its arguments, what it does, and how its result is shown.
 //!
 //! Nothing is decided here that is not about the command line; results go to standard output, everything else to
-//! standard error. To add a command, write its file and add its `mod` and its row in [`Command`].
+//! standard error. To add a command, write its file and add its `mod` and its row in `Command`.
 
 mod act;
 mod argument;
