@@ -1,6 +1,6 @@
 //! The controller: reads the inventory, appends intents, carries operations out on hosts, and reads the log back.
 //!
-//! Effects on the world happen here and only in `journal`, `store`, `host`, `transfer` and the clock; what is to be
+//! Effects on the world happen here and only in `journal`, `store`, `log`, `host`, `engine` and the clock; what is to be
 //! done is decided by `tallybook-replay` from the events.
 
 pub mod cli;
