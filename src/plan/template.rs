@@ -178,3 +178,45 @@ pub fn sync(
     }
     Ok(plan.finish())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unknown_scrub_operation_is_refused_before_anything_is_planned() {
+        let inventory = crate::cloud::parse("cloud.toml", "[hosts.h]").unwrap();
+        let known = Known {
+            inventory: &inventory,
+            state: &State::default(),
+        };
+        let from = Place {
+            host: &"h".parse().unwrap(),
+            container: &"c".parse().unwrap(),
+        };
+        let planned = |keep: &str| {
+            let exceptions = Exceptions {
+                keep: vec![keep.to_owned()],
+                allow: Vec::new(),
+            };
+            snapshot(
+                known,
+                &"t".parse().unwrap(),
+                Generation(1),
+                from,
+                &exceptions,
+            )
+        };
+        let error = planned("nosuch").unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "scrub operation \"nosuch\" can't be used"
+        );
+        // A known one is no mistake; what is wrong then is that the container is not there.
+        let known_name = scrub::names()[0];
+        assert!(matches!(
+            planned(known_name).unwrap_err(),
+            Error::ContainerMissing { .. }
+        ));
+    }
+}
