@@ -103,6 +103,29 @@ within() {
     done
 }
 
+# --- a command that goes on while the case looks ------------------------------------------------------------------------
+
+# in_background NAME ARGUMENT...: tallybook on ctl; what it says, and at last `exit CODE`, is in /root/NAME.
+# shellcheck disable=SC2016 # expanded on the controller
+in_background() {
+    local name=$1
+    shift
+    ctl rm -f "$name" "$name.pid"
+    ctl bash -c 'name=$1; shift
+        set -m
+        (trap - INT; exec tallybook "$@") >"$name" 2>&1 &
+        echo $! >"$name.pid"; status=0; wait $! || status=$?; echo "exit $status" >>"$name"' - "$name" "$@" &
+}
+says() { ctl grep -qF -- "$2" "$1"; } # NAME TEXT
+ended() { # NAME CODE
+    within 60 says "$1" "exit "
+    ctl cat "$1"
+    says "$1" "exit $2" || fail "$1 did not end with $2"
+}
+interrupt() { ctl sh -c "kill -INT \$(cat $1.pid)"; }
+
+# --- judging by the observer ------------------------------------------------------------------------------------------
+
 # observe NAME HOST...: what is really on the hosts, by the observer; kept under NAME.
 observe() {
     local name=$1

@@ -10,9 +10,10 @@ use tallybook_events::fact::Fact;
 use tallybook_events::name::ContainerName;
 use tallybook_events::step::{FailureClass, Reversal, Seen, StepFailure};
 
+use crate::layout::Layout;
 use crate::lxc::{self, host_root};
 use crate::step::{Context, Done, Program, Step, fail};
-use crate::steps::container_start::no_such;
+use crate::steps::container_start::keep_running;
 
 /// How often is looked.
 const POLL: Duration = Duration::from_millis(50);
@@ -57,14 +58,20 @@ fn local_addresses(fib_trie: &str) -> Vec<Ipv4Addr> {
     found
 }
 
-impl ContainerAwaitAddress {
-    fn addresses(&self, context: &Context<'_>, pid: u32) -> Option<Vec<Ipv4Addr>> {
-        let path = host_root(context.layout).join(format!("proc/{pid}/net/fib_trie"));
-        fs::read_to_string(path)
-            .ok()
-            .map(|text| local_addresses(&text))
-    }
+/// The addresses in the network of a process.
+fn addresses(layout: &Layout, pid: u32) -> Option<Vec<Ipv4Addr>> {
+    let path = host_root(layout).join(format!("proc/{pid}/net/fib_trie"));
+    fs::read_to_string(path)
+        .ok()
+        .map(|text| local_addresses(&text))
+}
 
+/// Whether there is any address in the network of a process, besides loopback's.
+pub(crate) fn has_address(layout: &Layout, pid: u32) -> bool {
+    addresses(layout, pid).is_some_and(|found| !found.is_empty())
+}
+
+impl ContainerAwaitAddress {
     /// Whether it answers: to an echo request where the host has `ping`, else to the host's ARP request.
     fn answers(&self, context: &mut Context<'_>) -> Result<bool, StepFailure> {
         let root = host_root(context.layout);
@@ -164,7 +171,7 @@ impl Step for ContainerAwaitAddress {
     fn probe(&self, context: &mut Context<'_>) -> Result<Seen, StepFailure> {
         let begun = Instant::now();
         if let Some(pid) = lxc::init_pid(context, &self.container)?
-            && let Some(seen) = self.addresses(context, pid)
+            && let Some(seen) = addresses(context.layout, pid)
             && seen.contains(&self.address)
             && self.answers(context)?
         {
@@ -174,6 +181,7 @@ impl Step for ContainerAwaitAddress {
     }
 
     fn forward(&self, context: &mut Context<'_>) -> Result<Done<Addressed>, StepFailure> {
+        let mut facts = keep_running(context, &self.container)?;
         let begun = Instant::now();
         let timeout = Duration::from_secs(u64::from(self.timeout_s));
         let mut pid = None;
@@ -182,9 +190,6 @@ impl Step for ContainerAwaitAddress {
         loop {
             if pid.is_none() || looks.is_multiple_of(ASK_LXC_EVERY) {
                 pid = lxc::init_pid(context, &self.container)?;
-                if pid.is_none() && lxc::state(context, &self.container)? == lxc::State::Absent {
-                    return Err(no_such(context, &self.container));
-                }
                 if pid.is_none() {
                     return Err(StepFailure {
                         hint: Some(format!(
@@ -201,12 +206,14 @@ impl Step for ContainerAwaitAddress {
                     });
                 }
             }
-            seen = pid.and_then(|pid| self.addresses(context, pid)).or(seen);
+            seen = pid.and_then(|pid| addresses(context.layout, pid)).or(seen);
             let has_it = seen
                 .as_ref()
                 .is_some_and(|seen| seen.contains(&self.address));
             if has_it && self.answers(context)? {
-                return Ok(self.done(context, begun));
+                let mut done = self.done(context, begun);
+                facts.append(&mut done.facts);
+                return Ok(Done { facts, ..done });
             }
             if begun.elapsed() >= timeout {
                 return Err(self.timed_out(seen.as_deref()));

@@ -5,7 +5,8 @@
 
 use std::fs::File;
 use std::path::{Component, Path};
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
 use rustix::io::Errno;
@@ -14,9 +15,15 @@ use tallybook_events::fact::Fact;
 use tallybook_events::name::ContainerName;
 use tallybook_events::step::{FailureClass, Reversal, Seen, StepFailure};
 
-use crate::lxc::{self, State, host_root};
+use crate::lxc::{self, host_root};
 use crate::step::{Context, Done, Program, Step, fail, io_failure};
-use crate::steps::container_start::no_such;
+use crate::steps::container_await_address::has_address;
+use crate::steps::container_start::keep_running;
+
+/// How long a container that was started again may take to have an address. Without one it is provisioned all the same.
+const ADDRESS_TIMEOUT: Duration = Duration::from_secs(30);
+/// How often is looked.
+const POLL: Duration = Duration::from_millis(50);
 
 /// What is run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -127,26 +134,25 @@ fn run(
     command: &Command,
     timeout_s: u32,
 ) -> Result<(), StepFailure> {
-    require_running(context, container)?;
     let program = attach(context, container, command, timeout_s)?;
     context.run(&program).map(drop)
 }
 
-fn require_running(
+/// The container runs, and where it has to be started again for that, has an address before it is provisioned.
+fn bring_up(
     context: &mut Context<'_>,
     container: &ContainerName,
-) -> Result<(), StepFailure> {
-    match lxc::state(context, container)? {
-        State::Running => Ok(()),
-        State::Absent => Err(no_such(context, container)),
-        other @ (State::Stopped | State::Frozen | State::Changing) => Err(StepFailure {
-            hint: Some(format!("start it: container start {container}")),
-            ..fail(
-                FailureClass::Host,
-                format!("container {container} is {other:?}, so nothing can run in it"),
-            )
-        }),
+) -> Result<Vec<Fact>, StepFailure> {
+    let facts = keep_running(context, container)?;
+    let begun = Instant::now();
+    while !facts.is_empty() && begun.elapsed() < ADDRESS_TIMEOUT {
+        let pid = lxc::init_pid(context, container)?;
+        if pid.is_some_and(|pid| has_address(context.layout, pid)) {
+            break;
+        }
+        thread::sleep(POLL);
     }
+    Ok(facts)
 }
 
 fn title(command: &Command) -> String {
@@ -183,8 +189,11 @@ impl Step for ContainerProvision {
     }
 
     fn forward(&self, context: &mut Context<'_>) -> Result<Done<Provisioned>, StepFailure> {
+        let mut facts = bring_up(context, &self.container)?;
         run(context, &self.container, &self.command, self.timeout_s)?;
-        Ok(provisioned(context, &self.container, self.entry, true))
+        let mut done = provisioned(context, &self.container, self.entry, true);
+        facts.append(&mut done.facts);
+        Ok(Done { facts, ..done })
     }
 
     fn undo(
@@ -266,12 +275,15 @@ impl Step for ContainerProvisionUntil {
     }
 
     fn forward(&self, context: &mut Context<'_>) -> Result<Done<Provisioned>, StepFailure> {
-        if self.is_created(context)? == Some(true) {
-            return Ok(provisioned(context, &self.container, self.entry, false));
+        let mut facts = bring_up(context, &self.container)?;
+        let ran = self.is_created(context)? != Some(true);
+        if ran {
+            run(context, &self.container, &self.command, self.timeout_s)?;
         }
-        run(context, &self.container, &self.command, self.timeout_s)?;
-        if self.is_created(context)? == Some(true) {
-            return Ok(provisioned(context, &self.container, self.entry, true));
+        if !ran || self.is_created(context)? == Some(true) {
+            let mut done = provisioned(context, &self.container, self.entry, ran);
+            facts.append(&mut done.facts);
+            return Ok(Done { facts, ..done });
         }
         Err(StepFailure {
             hint: Some("correct `creates` in the inventory, or the command".to_owned()),

@@ -58,6 +58,42 @@ fn made_here(context: &Context<'_>, container: &ContainerName) -> Result<bool, S
     Ok(mark.is_some_and(|(operation, _)| operation == context.origin.0))
 }
 
+/// Makes sure that a container which an earlier step of the operation had started runs, and tells what became true.
+/// Something may have stopped it meanwhile: a host that lost power, and does not start it by itself or has not yet.
+pub(crate) fn keep_running(
+    context: &mut Context<'_>,
+    container: &ContainerName,
+) -> Result<Vec<Fact>, StepFailure> {
+    match lxc::state(context, container)? {
+        State::Running => Ok(Vec::new()),
+        State::Absent => Err(no_such(context, container)),
+        State::Frozen => Err(frozen(container)),
+        State::Stopped | State::Changing => {
+            context
+                .link
+                .progress("it was stopped meanwhile; starting it again", 0, 0);
+            let outcome = lxc::start(context, container);
+            // The host's own start of its containers may have been quicker.
+            if outcome.is_err() && lxc::state(context, container)? != State::Running {
+                outcome?;
+            }
+            Ok(started(context, container))
+        }
+    }
+}
+
+fn frozen(container: &ContainerName) -> StepFailure {
+    StepFailure {
+        hint: Some(format!(
+            "lxc-unfreeze -n {container} on the host lets it run on"
+        )),
+        ..fail(
+            FailureClass::Host,
+            format!("container {container} is frozen"),
+        )
+    }
+}
+
 impl Step for ContainerStart {
     const KIND: &'static str = "container.start";
     type Output = Started;
@@ -89,18 +125,7 @@ impl Step for ContainerStart {
         let was_running = match lxc::state(context, &self.container)? {
             State::Absent => return Err(no_such(context, &self.container)),
             State::Running => true,
-            State::Frozen => {
-                return Err(StepFailure {
-                    hint: Some(format!(
-                        "lxc-unfreeze -n {} on the host lets it run on",
-                        self.container
-                    )),
-                    ..fail(
-                        FailureClass::Host,
-                        format!("container {} is frozen", self.container),
-                    )
-                });
-            }
+            State::Frozen => return Err(frozen(&self.container)),
             State::Stopped | State::Changing => {
                 lxc::start(context, &self.container)?;
                 false
