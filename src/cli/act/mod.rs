@@ -1,0 +1,17 @@
+//! What all acting commands share: plan, show or make durable, carry out, and say how it ended.
+//!
+//! Nothing acts before its operation is in the log; a failure leaves either nothing or something that `op` lists.
+
+mod dry_run;
+mod ending;
+mod fleet;
+mod operate;
+mod resume;
+mod rollback;
+mod stop;
+
+pub(super) use fleet::{fleet, settings, target};
+pub(super) use operate::{ActOptions, Needs, Wish, operate};
+pub(super) use resume::resume;
+pub(super) use rollback::rollback;
+pub(super) use stop::engine;

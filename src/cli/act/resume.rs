@@ -1,0 +1,58 @@
+//! `op resume`: an unfinished operation is gone on with, with the inventory that it began with.
+//!
+//! What was begun before is looked at, never assumed.
+
+use std::path::PathBuf;
+
+use tallybook_events::event::Event;
+use tallybook_events::ids::{OperationId, Seq};
+use tallybook_replay::operation::Operation;
+
+use super::super::{Context, Error, Exit};
+use super::ending::conclude;
+use super::{engine, fleet};
+use crate::cloud::inventory::Inventory;
+use crate::cloud::parse;
+use crate::engine::{self, Once};
+use crate::log::{Filter, Log, Open};
+use crate::render::Output;
+use crate::render::progress::Progress;
+
+/// Takes an unfinished operation up again.
+///
+/// # Errors
+/// When it is finished, or can't be carried out.
+pub(in crate::cli) async fn resume(
+    context: &Context,
+    out: &mut Output,
+    id: OperationId,
+    once: Once,
+) -> Result<Exit, Error> {
+    let log = context.open_log(Open::Existing).await?;
+    let operation = load(log, id).await?;
+    let inventory = recorded_inventory(log, operation.inventory).await?;
+    let progress = Progress::new(out.format());
+    let engine = engine(log, fleet(&inventory)?, &progress);
+    let outcome = engine.resume(id, once).await?;
+    conclude(&engine, out, &progress, id, outcome, false).await
+}
+
+pub(super) async fn load(log: &Log, id: OperationId) -> Result<Operation, Error> {
+    Ok(log.operation(id).await?.ok_or(engine::Error::Missing(id))?)
+}
+
+/// The inventory that an operation ran with, from the log.
+pub(super) async fn recorded_inventory(log: &Log, seq: Seq) -> Result<Inventory, Error> {
+    let entries = log.entries(&Filter::at(seq)).await?;
+    let recorded = entries.into_iter().find_map(|entry| match entry.event {
+        Event::InventoryRecorded(recorded) => Some(recorded),
+        _ => None,
+    });
+    let Some(recorded) = recorded else {
+        return Err(Error::InventoryLost(seq));
+    };
+    parse(&recorded.path, &recorded.text.to_string()).map_err(|diagnostics| Error::Inventory {
+        path: PathBuf::from(recorded.path),
+        diagnostics,
+    })
+}

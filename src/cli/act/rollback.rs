@@ -1,0 +1,101 @@
+//! Taking an operation back: by `op rollback`, and at once where a failure leaves something half made.
+//!
+//! An undo is an operation of its own and is never undone itself.
+
+use tallybook_events::ids::OperationId;
+use tallybook_events::intent::Intent;
+use tallybook_replay::operation::{Operation, OperationStatus};
+use tallybook_replay::undo;
+
+use super::super::{Context, Error, Exit};
+use super::dry_run::show_plan;
+use super::ending::conclude;
+use super::resume::{load, recorded_inventory};
+use super::{Wish, engine, fleet};
+use crate::engine::{self, Engine, Outcome, Proposal};
+use crate::log::Open;
+use crate::render::Output;
+use crate::render::progress::Progress;
+
+/// Takes an operation back.
+///
+/// # Errors
+/// When it was taken back already, or the undo can't be carried out.
+pub(in crate::cli) async fn rollback(
+    context: &Context,
+    out: &mut Output,
+    id: OperationId,
+    dry_run: bool,
+) -> Result<Exit, Error> {
+    let log = context.open_log(Open::Existing).await?;
+    let operation = load(log, id).await?;
+    let wish = undo_wish(&operation)?;
+    if dry_run {
+        return show_plan(out, &wish);
+    }
+    let inventory = recorded_inventory(log, operation.inventory).await?;
+    let progress = Progress::new(out.format());
+    let engine = engine(log, fleet(&inventory)?, &progress);
+    // Nobody else acts for it from here on, so what is planned now is all that there is to undo.
+    engine.hold(id)?;
+    engine.check_not_taken_back(id).await?;
+    let operation = load(log, id).await?;
+    let wish = undo_wish(&operation)?;
+    let (undo, outcome) = take_back(&engine, &operation, wish).await?;
+    conclude(&engine, out, &progress, undo, outcome, false).await
+}
+
+pub(super) fn undo_wish(operation: &Operation) -> Result<Wish, Error> {
+    if let Intent::Rollback { .. } = operation.intent {
+        return Err(Error::RollbackOfRollback(operation.id));
+    }
+    if operation.status == OperationStatus::RolledBack {
+        return Err(engine::Error::Final {
+            id: operation.id,
+            status: operation.status.label(),
+        }
+        .into());
+    }
+    let plan = undo::plan(operation);
+    if let Some((summary, why)) = plan.irreversible.first() {
+        return Err(Error::Irreversible {
+            id: operation.id,
+            summary: summary.clone(),
+            why: why.clone(),
+        });
+    }
+    let subject = operation
+        .steps
+        .first()
+        .map(|step| step.plan.subject.clone());
+    let claims = match operation.claims.as_slice() {
+        [] => subject.into_iter().collect(),
+        claims => claims.to_vec(),
+    };
+    Ok(Wish {
+        intent: Intent::Rollback {
+            operation: operation.id,
+        },
+        claims,
+        steps: plan.steps,
+    })
+}
+
+pub(super) async fn take_back(
+    engine: &Engine,
+    operation: &Operation,
+    wish: Wish,
+) -> Result<(OperationId, Outcome), Error> {
+    let id = engine::new_operation();
+    let proposal = Proposal {
+        id,
+        intent: wish.intent,
+        inventory: operation.inventory,
+        claims: wish.claims,
+        steps: wish.steps,
+        planned_at: operation.last,
+        instead_of: Some(operation.id),
+    };
+    engine.begin(proposal).await?;
+    Ok((id, engine.run(id).await?))
+}
