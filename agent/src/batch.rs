@@ -344,7 +344,9 @@ fn fence_failure(error: &fence::Error) -> StepFailure {
     let (class, hint) = match error {
         fence::Error::Older { .. } => (
             FailureClass::Fenced,
-            Some("this controller's log is an older line of history: see `log recover`".to_owned()),
+            Some(
+                "this controller's log is an older line of history: act from the newest".to_owned(),
+            ),
         ),
         fence::Error::Damaged { .. } => (
             FailureClass::Host,

@@ -58,13 +58,21 @@ pub enum Outcome {
     /// Every step succeeded.
     Succeeded,
     /// Steps failed; it can be resumed or rolled back.
-    Failed(Vec<(PlannedStep, StepFailure)>),
+    Failed {
+        /// What failed, and how.
+        failures: Vec<(PlannedStep, StepFailure)>,
+        /// Hosts that could not be reached besides.
+        unreachable: BTreeMap<HostName, reach::Error>,
+    },
     /// It was left unfinished on purpose, or because a line was lost; it can be resumed.
     Interrupted(String),
     /// Nothing more can be done without these hosts; it can be resumed.
     Unreachable(BTreeMap<HostName, reach::Error>),
     /// Somebody has to decide.
     Stuck(String),
+    /// A host has seen a newer line of this log's history, and refuses this one. Nothing more may be begun with it
+    /// anywhere, not even an undo.
+    Fenced(String),
 }
 
 /// Why an operation can't be carried out at all.

@@ -282,7 +282,7 @@ impl<'a> Run<'a> {
     /// Nothing more is begun, because we were asked to stop or a host fenced us off.
     async fn leave(&mut self, operation: &Operation) -> Result<Outcome, Error> {
         if self.fenced {
-            return self.failed(operation).await;
+            return self.end_fenced(operation).await;
         }
         let is_done = |step: &Step| matches!(step.status, StepStatus::Succeeded { .. });
         if operation.steps.iter().all(is_done) {
@@ -290,7 +290,10 @@ impl<'a> Run<'a> {
             return Ok(Outcome::Succeeded);
         }
         let mut reason = "stopped by the operator".to_owned();
-        for what in told(&self.failures(operation)) {
+        for what in told(&self.failures(operation))
+            .into_iter()
+            .chain(self.cant_reach())
+        {
             reason.push_str("; ");
             reason.push_str(&what);
         }
@@ -314,12 +317,26 @@ impl<'a> Run<'a> {
             })
             .collect();
         reasons.extend(told(&self.failures(operation)));
+        reasons.extend(self.cant_reach());
+        let reason = self.stick(operation, &reasons).await?;
+        Ok(Outcome::Stuck(reason))
+    }
+
+    /// Recorded as stuck and not as failed: trying again, or taking back, is just what must not be done from here.
+    async fn end_fenced(&mut self, operation: &Operation) -> Result<Outcome, Error> {
+        let mut reasons = told(&self.failures(operation));
+        reasons.extend(self.cant_reach());
+        let reason = self.stick(operation, &reasons).await?;
+        Ok(Outcome::Fenced(reason))
+    }
+
+    async fn stick(&self, operation: &Operation, reasons: &[String]) -> Result<String, Error> {
         let reason = reasons.join("; ");
         let event = OperationStuck {
             reason: reason.clone(),
         };
         self.engine.append(operation, event).await?;
-        Ok(Outcome::Stuck(reason))
+        Ok(reason)
     }
 
     /// What failed, and what was refused.
@@ -354,9 +371,7 @@ impl<'a> Run<'a> {
             | FailureClass::Other => false,
         };
         let mut reasons = told(&failures);
-        if !self.unreachable.is_empty() {
-            reasons.push(self.cant_reach());
-        }
+        reasons.extend(self.cant_reach());
         let reason = reasons.join("; ");
         if failures.iter().all(is_transient) {
             return self.interrupt(operation, reason).await;
@@ -364,24 +379,29 @@ impl<'a> Run<'a> {
         self.engine
             .append(operation, OperationFailed { reason })
             .await?;
-        Ok(Outcome::Failed(failures))
+        Ok(Outcome::Failed {
+            failures,
+            unreachable: std::mem::take(&mut self.unreachable),
+        })
     }
 
     async fn unreachable(&mut self, operation: &Operation) -> Result<Outcome, Error> {
         if !self.refused.is_empty() {
             return self.failed(operation).await;
         }
-        let reason = match self.lost.take() {
-            Some(lost) => format!("{lost}; {}", self.cant_reach()),
-            None => self.cant_reach(),
-        };
-        self.interrupt(operation, reason).await?;
+        let reasons: Vec<String> = self
+            .lost
+            .take()
+            .into_iter()
+            .chain(self.cant_reach())
+            .collect();
+        self.interrupt(operation, reasons.join("; ")).await?;
         Ok(Outcome::Unreachable(std::mem::take(&mut self.unreachable)))
     }
 
-    fn cant_reach(&self) -> String {
+    fn cant_reach(&self) -> Option<String> {
         let hosts: Vec<&str> = self.unreachable.keys().map(HostName::as_str).collect();
-        format!("can't reach {}", hosts.join(", "))
+        (!hosts.is_empty()).then(|| format!("can't reach {}", hosts.join(", ")))
     }
 }
 

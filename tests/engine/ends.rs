@@ -46,7 +46,7 @@ async fn a_failure_stops_what_depends_on_it_and_nothing_else() {
         step(5, "b", &[3], Deed::Note),
     ];
     let (id, outcome) = stage.perform(plan).await;
-    let Outcome::Failed(failures) = outcome else {
+    let Outcome::Failed { failures, .. } = outcome else {
         panic!("{outcome:?}");
     };
     let failed: Vec<u32> = failures.iter().map(|(plan, _)| plan.index.0).collect();
@@ -59,7 +59,7 @@ async fn a_failure_stops_what_depends_on_it_and_nothing_else() {
     stage.world.host("a").signal("disk");
     let outcome = stage.resume(id).await.unwrap();
     assert!(
-        matches!(outcome, Outcome::Failed(_)),
+        matches!(outcome, Outcome::Failed { .. }),
         "4 still panics: {outcome:?}"
     );
     assert_eq!(stage.notes("a"), ["s2", "s0", "s1"]);
@@ -173,7 +173,7 @@ async fn a_refusal_takes_back_nothing_that_was_told_before() {
         step(3, "b", &[2], Deed::Note),
     ];
     let (id, outcome) = stage.perform(plan).await;
-    let Outcome::Failed(failures) = outcome else {
+    let Outcome::Failed { failures, .. } = outcome else {
         panic!("{outcome:?}");
     };
     assert_eq!(failures.len(), 1);

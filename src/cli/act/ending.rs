@@ -45,8 +45,10 @@ pub(super) async fn conclude(
     let operation = load(engine.log(), id).await?;
     let mut ended = judge(&operation, &outcome);
     let worth_undoing = match &outcome {
-        Outcome::Failed(_) => undo_failed && builds_something(&operation.intent),
+        Outcome::Failed { .. } => undo_failed && builds_something(&operation.intent),
         Outcome::Unreachable(_) => untouched(&operation),
+        // An undo would act under the fence that was just refused.
+        Outcome::Fenced(_) => false,
         Outcome::Succeeded | Outcome::Interrupted(_) | Outcome::Stuck(_) => false,
     };
     let mut undo_report = None;
@@ -63,10 +65,11 @@ pub(super) async fn conclude(
         progress.finish();
         match outcome {
             Outcome::Succeeded => ended.rolled_back_by = Some(undo),
-            Outcome::Failed(_)
+            Outcome::Failed { .. }
             | Outcome::Interrupted(_)
             | Outcome::Unreachable(_)
-            | Outcome::Stuck(_) => {
+            | Outcome::Stuck(_)
+            | Outcome::Fenced(_) => {
                 let undone = load(engine.log(), undo).await?;
                 undo_report = Some(judge(&undone, &outcome));
             }
@@ -121,13 +124,20 @@ fn judge(operation: &Operation, outcome: &Outcome) -> Ended {
     let mut hints = Vec::new();
     let (label, exit) = match outcome {
         Outcome::Succeeded => ("succeeded", Exit::Ok),
-        Outcome::Failed(failures) => {
+        Outcome::Failed {
+            failures,
+            unreachable,
+        } => {
             for (plan, failure) in failures {
                 reasons.push(format!(
                     "{} on {}: {}",
                     plan.summary, plan.host, failure.message
                 ));
                 hints.extend(failure.hint.clone());
+            }
+            for (host, error) in unreachable {
+                reasons.push(format!("{host}: {}", chain(error)));
+                hints.extend(error.hint());
             }
             ("failed", failed_exit(operation, failures))
         }
@@ -180,6 +190,13 @@ fn judge(operation: &Operation, outcome: &Outcome) -> Ended {
                 ));
             }
             ("stuck", Exit::Failed)
+        }
+        Outcome::Fenced(reason) => {
+            reasons.push(reason.clone());
+            hints.push(
+                "this store is an older copy of the log than a host has seen: act from the newest one, and with this one no more".to_owned(),
+            );
+            ("fenced", Exit::Locked)
         }
     };
     hints.dedup();
