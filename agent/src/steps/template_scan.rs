@@ -8,7 +8,7 @@ use tallybook_events::ids::StepIndex;
 use tallybook_events::step::{FailureClass, Reversal, Seen, StepFailure};
 
 use crate::step::{Context, Done, Step, fail, failure};
-use crate::template::leaks::{Finding, Scan, Scanned, check_allow};
+use crate::template::leaks::{Scan, Scanned, check_allow};
 use crate::template::staged::{self, Identity, Staged};
 use crate::template::{Source, config};
 
@@ -97,7 +97,7 @@ impl Step for TemplateScan {
                 "remove them in the container, or allow them by rule or RULE:/PATH if they may be published"
                     .to_owned(),
             ),
-            ..fail(FailureClass::Verification, message(&scanned.findings))
+            ..fail(FailureClass::Verification, message(&scanned))
         })
     }
 
@@ -110,13 +110,14 @@ impl Step for TemplateScan {
     }
 }
 
-fn message(findings: &[Finding]) -> String {
-    let shown: Vec<String> = findings
+fn message(scanned: &Scanned) -> String {
+    let shown: Vec<String> = scanned
+        .findings
         .iter()
         .take(SHOWN_MAX)
         .map(|finding| format!("{} ({}: {})", finding.path, finding.rule, finding.what))
         .collect();
-    let more = findings.len().saturating_sub(SHOWN_MAX);
+    let more = scanned.findings.len().saturating_sub(SHOWN_MAX) as u64 + scanned.findings_unnamed;
     let more = if more > 0 {
         format!(", and {more} more")
     } else {

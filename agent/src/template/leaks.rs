@@ -3,7 +3,7 @@
 //! It looks at every name and every byte, knows nothing of what the scrub did or tried, and only says where
 //! something was found and by which rule: never the secret itself.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::io::Read;
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
@@ -57,11 +57,18 @@ pub struct Scanned {
     pub size_bytes: u64,
     /// Findings that `allow` covers.
     pub allowed: Vec<Finding>,
+    /// How many more of those there are.
+    #[serde(default)]
+    pub allowed_unnamed: u64,
     /// All others.
     pub findings: Vec<Finding>,
+    /// How many more of those there are; none unless some are named.
+    #[serde(default)]
+    pub findings_unnamed: u64,
 }
 
-/// The most findings that are kept; a tree with more is no closer to being published.
+/// The most findings that are named, of those that are allowed and of the others. What is not named is counted:
+/// all of the tree is looked at, whatever was found in it before.
 const FINDINGS_MAX: usize = 500;
 
 /// An exception that nobody could mean.
@@ -100,8 +107,8 @@ pub struct Scan<'a> {
     matcher: AhoCorasick,
     allow: &'a [String],
     scanned: Scanned,
-    /// One finding for each path and rule.
-    seen: BTreeMap<(String, &'static str), ()>,
+    /// The rules that have their finding in the entry or text that is looked at.
+    seen: BTreeSet<&'static str>,
 }
 
 impl<'a> Scan<'a> {
@@ -123,7 +130,7 @@ impl<'a> Scan<'a> {
             matcher,
             allow,
             scanned: Scanned::default(),
-            seen: BTreeMap::new(),
+            seen: BTreeSet::new(),
         })
     }
 
@@ -156,6 +163,7 @@ impl<'a> Scan<'a> {
     pub fn text(&mut self, name: &str, text: &[u8]) -> Result<(), Error> {
         let hits = content::search(text, &self.matcher, &self.patterns, None)
             .map_err(|source| unread(Path::new(name), source))?;
+        self.seen.clear();
         hits.into_iter()
             .for_each(|(rule, what)| self.found(name.to_owned(), rule, what));
         Ok(())
@@ -170,6 +178,7 @@ impl<'a> Scan<'a> {
     fn entry(&mut self, found: &Found) -> Result<(), Error> {
         let path = &found.entry.path;
         let shown = format!("/{}", path.display());
+        self.seen.clear();
         if let Some(name) = path.file_name() {
             for (rule, what) in
                 content::in_name(name.as_bytes(), path, &self.matcher, &self.patterns)
@@ -202,7 +211,7 @@ impl<'a> Scan<'a> {
     }
 
     fn found(&mut self, path: String, rule: &'static str, what: String) {
-        if self.seen.len() >= FINDINGS_MAX || self.seen.insert((path.clone(), rule), ()).is_some() {
+        if !self.seen.insert(rule) {
             return;
         }
         let finding = Finding {
@@ -210,10 +219,18 @@ impl<'a> Scan<'a> {
             rule: rule.to_owned(),
             what,
         };
-        if is_allowed(self.allow, &finding) {
-            self.scanned.allowed.push(finding);
+        let (named, unnamed) = if is_allowed(self.allow, &finding) {
+            (&mut self.scanned.allowed, &mut self.scanned.allowed_unnamed)
         } else {
-            self.scanned.findings.push(finding);
+            (
+                &mut self.scanned.findings,
+                &mut self.scanned.findings_unnamed,
+            )
+        };
+        if named.len() < FINDINGS_MAX {
+            named.push(finding);
+        } else {
+            *unnamed += 1;
         }
     }
 }
@@ -238,3 +255,6 @@ impl<R: Read> Read for Counted<'_, R> {
         Ok(len)
     }
 }
+
+#[cfg(test)]
+mod tests;
