@@ -195,7 +195,7 @@ impl Guest {
     }
 
     /// Makes the directories that `path` lies in as far as the upper layer lacks them: as they are below, so
-    /// that the overlay shows no other owner or mode.
+    /// that the overlay shows no other owner, mode, ACL or time.
     fn parents(&self, path: &Path) -> Result<(), Error> {
         let Some(parent) = path
             .parent()
@@ -209,7 +209,7 @@ impl Guest {
         }
         let below = match &self.lower {
             Some(lower) => match lower.stat(parent) {
-                Ok(meta) => Some(meta),
+                Ok(meta) => Some((lower, meta)),
                 Err(Error::Missing { .. }) => None,
                 Err(error) => return Err(error),
             },
@@ -217,11 +217,15 @@ impl Guest {
         };
         match below {
             None => self.upper.create_dir_all(parent, 0o755),
-            Some(meta) if meta.kind == Kind::Directory => {
-                self.upper.create_dir_all(parent, meta.mode)?;
-                self.upper.chown(parent, meta.uid, meta.gid)
+            Some((lower, meta)) if meta.kind == Kind::Directory => {
+                // A crash leaves the one without its attributes under a name that the next attempt clears.
+                let made = parent.with_file_name(".tallybook-parent");
+                self.upper.remove_dir_all(&made)?;
+                self.upper.create_dir_all(&made, 0o700)?;
+                self.upper.dress_like(&made, lower, parent)?;
+                self.upper.rename(&made, parent)
             }
-            Some(meta) if meta.kind == Kind::Symlink => Err(Error::Symlink {
+            Some((_, meta)) if meta.kind == Kind::Symlink => Err(Error::Symlink {
                 path: parent.to_owned(),
             }),
             Some(_) => Err(Error::Type {
@@ -244,6 +248,14 @@ mod tests {
         let lower = dir.path().join("lower");
         fs::create_dir_all(lower.join("root/.ssh")).unwrap();
         fs::set_permissions(lower.join("root"), fs::Permissions::from_mode(0o700)).unwrap();
+        let shell = |script: &str| {
+            let mut shell = std::process::Command::new("sh");
+            let ran = shell.args(["-euc", script]).current_dir(dir.path());
+            let output = ran.output().unwrap();
+            assert!(output.status.success(), "{script}");
+            String::from_utf8(output.stdout).unwrap()
+        };
+        shell("setfacl -m u:1234:rx,d:u:1234:rx lower/root; setfattr -n user.of -v x lower/root");
         fs::write(lower.join("root/.ssh/authorized_keys"), "below\n").unwrap();
         fs::create_dir_all(dir.path().join(UPPER)).unwrap();
         let guest = Guest::open(dir.path(), Some(&lower)).unwrap();
@@ -266,7 +278,10 @@ mod tests {
             .unwrap()
             .permissions()
             .mode();
-        assert_eq!(mode & 0o7777, 0o700, "as it is below");
+        assert_eq!(mode & 0o7777, 0o750, "as it is below");
+        let worn = |at: &str| shell(&format!("cd {at} && getfattr -d -m - -e hex root"));
+        assert!(worn("lower").contains("posix_acl_default"));
+        assert_eq!(worn(UPPER), worn("lower"));
         assert!(guest.remove("root/.ssh/authorized_keys").unwrap());
         assert!(!guest.exists("root/.ssh/authorized_keys").unwrap());
         assert!(!guest.remove("root/.ssh/authorized_keys").unwrap());

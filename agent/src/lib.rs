@@ -7,6 +7,7 @@ pub mod base;
 mod batch;
 mod capture;
 mod changes;
+mod deadline;
 pub mod durable;
 pub mod fence;
 pub mod guest;

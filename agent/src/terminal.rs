@@ -24,6 +24,7 @@ use tallybook_events::step::{FailureClass, StepFailure};
 
 use crate::capture::Capture;
 use crate::changes;
+use crate::deadline;
 use crate::layout::Layout;
 use crate::line::{Incoming, Line};
 use crate::program::{self, PATH, is_not_now, nonblocking, signal_group};
@@ -45,6 +46,11 @@ const SLICE: Duration = Duration::from_millis(100);
 const LINGER: Duration = Duration::from_secs(2);
 /// From the hangup to the kill, when the line is lost.
 const KILL_AFTER: Duration = Duration::from_secs(10);
+/// How long the container's root may take to say which shell it has.
+const SHELL_TIME: Duration = Duration::from_secs(10);
+/// What is shown, and recorded, where the changes are not.
+const UNSEEN: &[u8] =
+    b"tallybook: the container's file system did not answer in time: what changed in it is not recorded\r\n";
 /// End of transmission: what a terminal takes for the end of input.
 const EOT: u8 = 4;
 
@@ -63,10 +69,20 @@ pub(crate) fn session(
     let attach = attach_argv(layout, &request.container, &request.term, &argv);
     let before = changes::look(&root);
     let started_unix_us = now_unix_us();
-    let ended = relay(line, &attach, request.terminal)
+    let mut ended = relay(line, &attach, request.terminal)
         .map_err(|error| io_failure("run", "lxc-attach".as_ref(), &error))?;
     let ended_unix_us = now_unix_us();
-    let (changes, changes_dropped) = changes::between(&before, &changes::look(&root));
+    let after = before.as_ref().and_then(|_| changes::look(&root));
+    let looks = before.as_ref().zip(after.as_ref());
+    let (changes, changes_dropped) = match looks {
+        Some((before, after)) => changes::between(before, after),
+        None => {
+            // Shown and therefore recorded: a record without changes does not mean that nothing changed.
+            line.show(UNSEEN.to_vec(), true);
+            ended.shown.push(UNSEEN);
+            (Vec::new(), 0)
+        }
+    };
     line.say(&Reply::SessionEnded(SessionRecorded {
         argv,
         terminal: request.terminal.is_some(),
@@ -108,20 +124,25 @@ fn root(layout: &Layout, container: &ContainerName) -> Result<OwnedFd, StepFailu
     let path = format!("/proc/{pid}/root");
     let open = rustix::fs::open(
         path.as_str(),
-        OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        // To look at only: opening it would ask the file system, which may be one that the container serves itself.
+        OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
         Mode::empty(),
     );
     open.map_err(|error| io_failure("open", path.as_ref(), &error.into()))
 }
 
-/// Links are followed within the container, whatever they say.
+/// Links are followed within the container, whatever they say, and mounts for as long as they answer.
 fn login_shell(root: &OwnedFd) -> Vec<String> {
-    let is_there = |path: &str| {
+    let bash = "/bin/bash";
+    let root = root.try_clone();
+    let is_there = move || {
         let how = OFlags::PATH | OFlags::CLOEXEC;
-        openat2(root, path, how, Mode::empty(), ResolveFlags::IN_ROOT).is_ok()
+        root.is_ok_and(|root| {
+            openat2(root, bash, how, Mode::empty(), ResolveFlags::IN_ROOT).is_ok()
+        })
     };
-    let shell = if is_there("/bin/bash") {
-        "/bin/bash"
+    let shell = if deadline::answer(SHELL_TIME, is_there) == Some(true) {
+        bash
     } else {
         "/bin/sh"
     };

@@ -253,14 +253,11 @@ fn copy(context: &mut Context<'_>, from: &Path, to: &Path, how: How) -> Result<(
 
 /// An empty upper layer whose root looks like the lower one's.
 fn make_upper(staging: &Path, lower: &Path) -> Result<(), StepFailure> {
-    let below = Root::open(lower)
-        .and_then(|root| root.stat(Path::new("")))
-        .map_err(|e| e.failure(lower))?;
+    let below = Root::open(lower).map_err(|e| e.failure(lower))?;
     let root = Root::open(staging).map_err(|e| e.failure(staging))?;
     let upper = Path::new(UPPER);
     root.create_dir_all(upper, 0o755)
-        .and_then(|()| root.chown(upper, below.uid, below.gid))
-        .and_then(|()| root.chmod(upper, below.mode))
+        .and_then(|()| root.dress_like(upper, &below, Path::new("")))
         .map_err(|e| e.failure(staging))
 }
 

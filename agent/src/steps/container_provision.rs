@@ -3,8 +3,8 @@
 //! It runs in the container and nowhere else: an argument vector, or a script on the standard input of the
 //! guest's shell. The host's environment does not reach it.
 
-use std::fs::File;
-use std::path::{Component, Path};
+use std::os::fd::OwnedFd;
+use std::path::{Component, Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -15,6 +15,7 @@ use tallybook_events::fact::Fact;
 use tallybook_events::name::ContainerName;
 use tallybook_events::step::{FailureClass, Reversal, Seen, StepFailure};
 
+use crate::deadline;
 use crate::lxc::{self, host_root};
 use crate::step::{Context, Done, Program, Step, fail, io_failure};
 use crate::steps::container_await_address::has_address;
@@ -22,6 +23,8 @@ use crate::steps::container_start::keep_running;
 
 /// How long a container that was started again may take to have an address. Without one it is provisioned all the same.
 const ADDRESS_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a look into the container may take.
+const LOOK_TIME: Duration = Duration::from_secs(30);
 /// How often is looked.
 const POLL: Duration = Duration::from_millis(50);
 
@@ -209,6 +212,15 @@ impl Step for ContainerProvision {
     }
 }
 
+/// Looks for a path within a root; `None` when what is mounted there, maybe by the container itself, does not answer.
+fn look(root: OwnedFd, inside: PathBuf, within: Duration) -> Option<Result<(), Errno>> {
+    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    deadline::answer(within, move || {
+        openat2(&root, &inside, flags, Mode::empty(), resolve).map(drop)
+    })
+}
+
 impl ContainerProvisionUntil {
     /// Whether what it creates is there, seen through the container's own root: resolved within it, as its own
     /// processes would, and only looked at.
@@ -233,13 +245,20 @@ impl ContainerProvisionUntil {
             return Ok(None);
         };
         let root = host_root(context.layout).join(format!("proc/{pid}/root"));
-        let root_dir = File::open(&root).map_err(|e| io_failure("opening", &root, &e))?;
-        let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        match openat2(&root_dir, inside, flags, Mode::empty(), resolve) {
-            Ok(_) => Ok(Some(true)),
-            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Ok(Some(false)),
-            Err(e) => Err(io_failure("looking in the container for", path, &e.into())),
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let root_dir = rustix::fs::open(&root, flags, Mode::empty())
+            .map_err(|e| io_failure("opening", &root, &e.into()))?;
+        match look(root_dir, inside.to_owned(), LOOK_TIME) {
+            Some(Ok(())) => Ok(Some(true)),
+            Some(Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP)) => Ok(Some(false)),
+            Some(Err(e)) => Err(io_failure("looking in the container for", path, &e.into())),
+            None => Err(fail(
+                FailureClass::Host,
+                format!(
+                    "{} in {} lies on a file system that does not answer",
+                    self.creates, self.container
+                ),
+            )),
         }
     }
 }
@@ -307,5 +326,24 @@ impl Step for ContainerProvisionUntil {
             output: (),
             facts: Vec::new(),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mount_that_does_not_answer_is_not_waited_for() {
+        let temp = tempfile::tempdir().unwrap();
+        std::fs::create_dir(temp.path().join("srv")).unwrap();
+        let open = || rustix::fs::open(temp.path(), OFlags::PATH, Mode::empty()).unwrap();
+        let within = Duration::from_millis(300);
+        let silent = deadline::tests::Silent::mount(&temp.path().join("srv"));
+        assert_eq!(look(open(), "srv/made".into(), within), None);
+        drop(silent);
+        let within = Duration::from_secs(60);
+        let missing = Some(Err(Errno::NOENT));
+        assert_eq!(look(open(), "srv/made".into(), within), missing);
     }
 }

@@ -16,7 +16,8 @@ use rustix::io::Errno;
 
 use super::Error;
 use super::descent::{DIRECTORY, open_beneath, open_resolved};
-use super::meta::{Kind, Meta};
+use super::dress::{Worn, dress};
+use super::meta::{Kind, Meta, xattrs_at};
 
 /// Longest piece of a path handed to the kernel at once; its own limit is 4096 with the NUL.
 const PIECE_LEN_MAX: usize = 3800;
@@ -120,6 +121,18 @@ impl Root {
     /// When it is missing, not a regular file, or behind a symlink or a mount.
     pub fn open_file(&self, path: &Path) -> Result<File, Error> {
         self.open_regular(path, OFlags::RDONLY)
+    }
+
+    /// The same, and reading it leaves its access time where the file system can.
+    ///
+    /// # Errors
+    /// As [`Root::open_file`].
+    pub fn open_file_quietly(&self, path: &Path) -> Result<File, Error> {
+        match self.open_regular(path, OFlags::RDONLY | OFlags::NOATIME) {
+            // It is for a file's owner and for root to ask for that.
+            Err(Error::Io { source, .. }) if is_refusal(&source) => self.open_file(path),
+            opened => opened,
+        }
     }
 
     fn open_regular(&self, path: &Path, access: OFlags) -> Result<File, Error> {
@@ -356,6 +369,26 @@ impl Root {
             .map_err(|errno| refused(&dir, &name, "change the mode of", path, errno))
     }
 
+    /// Gives a directory owner, mode, attributes and times of another, in another tree.
+    ///
+    /// # Errors
+    /// When either is missing, or that is not allowed.
+    pub fn dress_like(&self, path: &Path, model: &Root, model_path: &Path) -> Result<(), Error> {
+        let meta = model.stat(model_path)?;
+        let like = model.dir(model_path)?;
+        let xattrs = xattrs_at(like.as_fd(), OsStr::new("."))
+            .map_err(|errno| Error::of("read the attributes of", model_path, errno))?;
+        let worn = Worn {
+            uid: meta.uid,
+            gid: meta.gid,
+            mode: Some(meta.mode),
+            mtime: meta.mtime,
+            xattrs: &xattrs,
+        };
+        dress(self.dir(path)?.as_fd(), &worn)
+            .map_err(|errno| Error::of("set the metadata of", path, errno))
+    }
+
     /// Changes owner and group, of a symlink itself too.
     ///
     /// # Errors
@@ -459,6 +492,10 @@ pub(super) fn mknod_at(
         Mode::from_raw_mode(mode & 0o7777),
         device,
     )
+}
+
+fn is_refusal(error: &std::io::Error) -> bool {
+    Errno::from_io_error(error) == Some(Errno::PERM)
 }
 
 fn not_a_file(path: &Path) -> Error {

@@ -5,7 +5,6 @@
 //! executed, followed or changed. The caller syncs the file system afterwards.
 
 use std::collections::HashMap;
-use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::ops::ControlFlow;
@@ -16,13 +15,15 @@ use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use rustix::fs::{AtFlags, Gid, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT, Uid, XattrFlags};
+use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::Error;
 use super::beneath::{Root, mknod_at};
+use super::budget::Budget;
 use super::descent::Descent;
-use super::meta::{Kind, Meta, Xattrs, proc_path};
+use super::dress::{Worn, dress, dress_name};
+use super::meta::{Kind, Meta, Xattrs};
 use super::walk::{Entry, Found, Vanished, Visit, Walk};
 
 /// How content is copied.
@@ -54,6 +55,20 @@ const QUEUE_MAX: usize = 64;
 const WATCH_EVERY: u64 = 256;
 /// The most that is copied between two looks whether to stop.
 const CHUNK_LEN: u64 = 16 << 20;
+/// How much memory may be taken by what a way down and back needs.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Limits {
+    /// By the attributes of the directories that we are in.
+    pub(super) inside_len_max: usize,
+    /// By the first names of files whose other names are still to come.
+    pub(super) links_len_max: usize,
+}
+
+const LIMITS: Limits = Limits {
+    inside_len_max: 128 << 20,
+    links_len_max: 512 << 20,
+};
+
 /// How often the watch is told while a large file is copied.
 const WATCH_INTERVAL: Duration = Duration::from_millis(100);
 
@@ -63,6 +78,18 @@ const WATCH_INTERVAL: Duration = Duration::from_millis(100);
 /// When anything can't be copied exactly; the error names it. What was copied so far is left for the caller
 /// to remove.
 pub fn copy_tree(
+    source: BorrowedFd<'_>,
+    dest: BorrowedFd<'_>,
+    how: How,
+    vanished: Vanished,
+    watch: Watch<'_>,
+) -> Result<Copied, Error> {
+    copy_within(LIMITS, source, dest, how, vanished, watch)
+}
+
+/// The same with other limits, for tests.
+pub(super) fn copy_within(
+    limits: Limits,
     source: BorrowedFd<'_>,
     dest: BorrowedFd<'_>,
     how: How,
@@ -91,7 +118,13 @@ pub fn copy_tree(
             ended,
             watch,
             copied: Copied::default(),
+            inside: Vec::new(),
+            inside_len: Budget::new(
+                "the attributes of the directories above",
+                limits.inside_len_max,
+            ),
             links: HashMap::new(),
+            links_len: Budget::new("files with several names", limits.links_len_max),
         };
         let outcome = copy.run(source, dest, vanished);
         if outcome.is_err() {
@@ -197,7 +230,7 @@ impl Shared {
                 }
             }
         }
-        dress(job.to.as_fd(), &job.entry)
+        dress(job.to.as_fd(), &worn(&job.entry.meta, &job.entry.xattrs))
             .map_err(|errno| Error::of("set the metadata of", path, errno))
     }
 
@@ -295,8 +328,39 @@ struct Copy<'a> {
     ended: Receiver<()>,
     watch: Watch<'a>,
     copied: Copied,
-    /// Where the first name of a file with several names is.
-    links: HashMap<((u32, u32), u64), PathBuf>,
+    /// The directories that we are in, to be dressed when they are left.
+    inside: Vec<Inside>,
+    inside_len: Budget,
+    /// The files that have names still to come.
+    links: HashMap<((u32, u32), u64), First>,
+    links_len: Budget,
+}
+
+/// What is kept of a directory: not its path, which is as long as the way down.
+struct Inside {
+    meta: Meta,
+    xattrs: Xattrs,
+}
+
+impl Inside {
+    /// The bytes that it takes.
+    fn held(&self) -> usize {
+        let of_xattr = |(name, value): (&Vec<u8>, &Vec<u8>)| name.len() + value.len() + 96;
+        size_of::<Inside>() + self.xattrs.iter().map(of_xattr).sum::<usize>()
+    }
+}
+
+/// A file's first name, and how many are to come.
+struct First {
+    path: PathBuf,
+    to_come: u32,
+}
+
+impl First {
+    /// The bytes that it takes.
+    fn held(&self) -> usize {
+        self.path.as_os_str().len() + 2 * size_of::<(((u32, u32), u64), First)>()
+    }
 }
 
 impl Copy<'_> {
@@ -320,29 +384,34 @@ impl Copy<'_> {
         }
         let mut into = Descent::new(dest).map_err(open)?;
         let mut walk = Walk::new(source)?.vanished(vanished);
-        // The directories that we are in, to be dressed when they are left.
-        let mut inside: Vec<Entry> = Vec::new();
         while let Some(visit) = walk.visit()? {
             match visit {
                 Visit::Enter(found) => {
                     self.copied.entries += 1;
                     if found.entry.meta.kind == Kind::Directory {
-                        if !inside.is_empty() {
+                        if !self.inside.is_empty() {
                             make_dir(&mut into, &found)?;
                         }
-                        inside.push(found.entry);
+                        let Entry {
+                            path, meta, xattrs, ..
+                        } = found.entry;
+                        let entered = Inside { meta, xattrs };
+                        self.inside_len.take(entered.held(), &path)?;
+                        self.inside.push(entered);
                     } else {
                         self.enter(&root, into.here(), found, vanished)?;
                     }
                 }
+                Visit::Mount(path) => return Err(Error::Mount { path }),
                 Visit::Leave(path) => {
-                    if let Some(entry) = inside.pop() {
+                    if let Some(left) = self.inside.pop() {
+                        self.inside_len.give_back(left.held());
                         // Last of all, since every name made in it changes its time, and an inherited ACL or
                         // group would change what is made in it.
-                        dress(into.here().as_fd(), &entry)
+                        dress(into.here().as_fd(), &worn(&left.meta, &left.xattrs))
                             .map_err(|errno| Error::of("set the metadata of", &path, errno))?;
                     }
-                    if !inside.is_empty() {
+                    if !self.inside.is_empty() {
                         into.up()
                             .map_err(|errno| Error::of("leave", &path, errno))?;
                     }
@@ -365,8 +434,13 @@ impl Copy<'_> {
         let path = found.entry.path.clone();
         let meta = &found.entry.meta;
         if meta.nlink > 1 {
-            if let Some(first) = self.links.get(&meta.identity()) {
-                let (first_dir, first_name) = root.parent(first)?;
+            if let Some(first) = self.links.get_mut(&meta.identity()) {
+                let (first_dir, first_name) = root.parent(&first.path)?;
+                first.to_come = first.to_come.saturating_sub(1);
+                if first.to_come == 0 {
+                    self.links_len.give_back(first.held());
+                    self.links.remove(&meta.identity());
+                }
                 return rustix::fs::linkat(
                     &first_dir,
                     &first_name,
@@ -377,7 +451,12 @@ impl Copy<'_> {
                 .map_err(|errno| Error::of("link", &path, errno));
             }
             if meta.kind != Kind::Socket {
-                self.links.insert(meta.identity(), path.clone());
+                let first = First {
+                    path: path.clone(),
+                    to_come: meta.nlink - 1,
+                };
+                self.links_len.take(first.held(), &path)?;
+                self.links.insert(meta.identity(), first);
             }
         }
         let name = found.name.as_os_str();
@@ -386,7 +465,9 @@ impl Copy<'_> {
                 let identity = meta.identity();
                 return match self.file(dir, found) {
                     Err(Error::Missing { .. }) if vanished == Vanished::Skip => {
-                        self.links.remove(&identity);
+                        if let Some(first) = self.links.remove(&identity) {
+                            self.links_len.give_back(first.held());
+                        }
                         Ok(())
                     }
                     Err(Error::Missing { path }) => Err(Error::Changed { path }),
@@ -408,7 +489,8 @@ impl Copy<'_> {
             // The caller enters directories itself.
             Kind::Directory => Err(Errno::ISDIR),
         };
-        made.and_then(|()| dress_name(dir.as_fd(), name, &found.entry))
+        let worn = worn(meta, &found.entry.xattrs);
+        made.and_then(|()| dress_name(dir.as_fd(), name, &worn))
             .map_err(|errno| Error::of("make", &path, errno))
     }
 
@@ -454,50 +536,12 @@ fn make_dir(into: &mut Descent, found: &Found) -> Result<(), Error> {
         .map_err(|errno| Error::of("make the directory", &found.entry.path, errno))
 }
 
-/// Gives an open file or directory its owner, attributes, mode and time. In this order: a change of owner
-/// takes away set-uid bits and capabilities.
-fn dress(fd: BorrowedFd<'_>, entry: &Entry) -> Result<(), Errno> {
-    let Meta { uid, gid, mode, .. } = entry.meta;
-    rustix::fs::fchown(fd, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))?;
-    for (name, value) in &entry.xattrs {
-        rustix::fs::fsetxattr(fd, name.as_slice(), value, XattrFlags::empty())?;
-    }
-    rustix::fs::fchmod(fd, Mode::from_raw_mode(mode))?;
-    rustix::fs::futimens(fd, &times(&entry.meta))
-}
-
-/// The same for what can't be opened. The directory is ours, so nobody can exchange the name meanwhile.
-fn dress_name(dir: BorrowedFd<'_>, name: &OsStr, entry: &Entry) -> Result<(), Errno> {
-    let Meta { uid, gid, mode, .. } = entry.meta;
-    let (uid, gid) = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
-    rustix::fs::chownat(dir, name, uid, gid, AtFlags::SYMLINK_NOFOLLOW)?;
-    set_xattrs(dir, name, &entry.xattrs)?;
-    if entry.meta.kind != Kind::Symlink {
-        rustix::fs::chmodat(dir, name, Mode::from_raw_mode(mode), AtFlags::empty())?;
-    }
-    rustix::fs::utimensat(dir, name, &times(&entry.meta), AtFlags::SYMLINK_NOFOLLOW)
-}
-
-fn set_xattrs(dir: BorrowedFd<'_>, name: &OsStr, xattrs: &Xattrs) -> Result<(), Errno> {
-    if xattrs.is_empty() {
-        return Ok(());
-    }
-    let path = proc_path(dir, name)?;
-    for (name, value) in xattrs {
-        rustix::fs::lsetxattr(&path, name.as_slice(), value, XattrFlags::empty())?;
-    }
-    Ok(())
-}
-
-fn times(meta: &Meta) -> Timestamps {
-    Timestamps {
-        last_access: Timespec {
-            tv_sec: 0,
-            tv_nsec: UTIME_OMIT,
-        },
-        last_modification: Timespec {
-            tv_sec: meta.mtime.seconds,
-            tv_nsec: meta.mtime.nanoseconds.into(),
-        },
+fn worn<'a>(meta: &Meta, xattrs: &'a Xattrs) -> Worn<'a> {
+    Worn {
+        uid: meta.uid,
+        gid: meta.gid,
+        mode: (meta.kind != Kind::Symlink).then_some(meta.mode),
+        mtime: meta.mtime,
+        xattrs,
     }
 }

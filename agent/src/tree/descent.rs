@@ -86,9 +86,19 @@ impl Descent {
         Ok(())
     }
 
-    /// The names in the directory we are in, sorted by their bytes.
-    pub(super) fn names(&self) -> Result<Vec<OsString>, Errno> {
-        names(self.here().as_fd())
+    /// The names in the directory we are in, sorted by their bytes; `None` when they take more than `len_max` bytes.
+    pub(super) fn names(&self, len_max: usize) -> Result<Option<Vec<OsString>>, Errno> {
+        names_within(self.here().as_fd(), len_max)
+    }
+
+    /// At most `count_max` of the names in the directory we are in, in no order.
+    pub(super) fn some_names(&self, count_max: usize) -> Result<Vec<OsString>, Errno> {
+        let mut names = Vec::new();
+        each_name(self.here().as_fd(), &mut |name| {
+            names.push(name.to_owned());
+            names.len() < count_max
+        })?;
+        Ok(names)
     }
 }
 
@@ -102,6 +112,13 @@ pub(super) fn open_beneath(
     // With NOFOLLOW the kernel would say of a symlink that it is not a directory; so it says that it is one.
     let flags = flags.difference(OFlags::NOFOLLOW);
     open_resolved(dir, path, flags, Mode::empty(), resolve)
+}
+
+/// Opens one name to look at it only, be it a symlink, and nothing of a mount.
+pub(super) fn look_beneath(dir: BorrowedFd<'_>, name: &OsStr) -> Result<OwnedFd, Errno> {
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
+    let flags = OFlags::PATH | OFlags::NOFOLLOW;
+    open_resolved(dir, name, flags, Mode::empty(), resolve)
 }
 
 /// How often a resolution is repeated when something else was renamed meanwhile.
@@ -123,19 +140,43 @@ pub(super) fn open_resolved(
     }
 }
 
-/// The names in a freshly opened directory, sorted by their bytes.
+/// What a name takes in memory.
+pub(super) fn held(name: &OsStr) -> usize {
+    name.len() + size_of::<OsString>()
+}
+
+/// The names in a directory, sorted by their bytes.
 pub(super) fn names(dir: BorrowedFd<'_>) -> Result<Vec<OsString>, Errno> {
+    names_within(dir, usize::MAX).map(Option::unwrap_or_default)
+}
+
+fn names_within(dir: BorrowedFd<'_>, len_max: usize) -> Result<Option<Vec<OsString>>, Errno> {
+    let (mut names, mut len) = (Vec::new(), 0_usize);
+    each_name(dir, &mut |name| {
+        len = len.saturating_add(held(name));
+        if len <= len_max {
+            names.push(name.to_owned());
+        }
+        len <= len_max
+    })?;
+    if len > len_max {
+        return Ok(None);
+    }
+    names.sort_unstable();
+    Ok(Some(names))
+}
+
+/// Tells of every name in a directory until `told` has enough.
+fn each_name(dir: BorrowedFd<'_>, told: &mut dyn FnMut(&OsStr) -> bool) -> Result<(), Errno> {
     rustix::fs::seek(dir, rustix::fs::SeekFrom::Start(0))?;
     let mut buffer = [MaybeUninit::uninit(); 16 * 1024];
     let mut raw = RawDir::new(dir, &mut buffer);
-    let mut names = Vec::new();
     while let Some(entry) = raw.next() {
         let entry = entry?;
         let name = entry.file_name().to_bytes();
-        if name != b"." && name != b".." {
-            names.push(OsStr::from_bytes(name).to_owned());
+        if name != b"." && name != b".." && !told(OsStr::from_bytes(name)) {
+            return Ok(());
         }
     }
-    names.sort_unstable();
-    Ok(names)
+    Ok(())
 }

@@ -27,7 +27,7 @@ pub enum Kind {
     BlockDevice,
 }
 
-/// A time of last modification.
+/// A time of last modification or change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Mtime {
     /// Seconds since 1970-01-01 UTC; negative before.
@@ -56,6 +56,8 @@ pub struct Meta {
     pub blocks: u64,
     /// When the content was last modified.
     pub mtime: Mtime,
+    /// When the inode was last changed in any way.
+    pub ctime: Mtime,
     /// Major and minor number of a device.
     pub rdev: (u32, u32),
     /// How many names it has.
@@ -114,6 +116,10 @@ impl Meta {
                 seconds: stat.stx_mtime.tv_sec,
                 nanoseconds: stat.stx_mtime.tv_nsec,
             },
+            ctime: Mtime {
+                seconds: stat.stx_ctime.tv_sec,
+                nanoseconds: stat.stx_ctime.tv_nsec,
+            },
             rdev: (stat.stx_rdev_major, stat.stx_rdev_minor),
             nlink: stat.stx_nlink,
             dev: (stat.stx_dev_major, stat.stx_dev_minor),
@@ -150,6 +156,18 @@ fn is_portable(name: &[u8]) -> bool {
         || name.starts_with(b"trusted.")
         || name == b"system.posix_acl_access"
         || name == b"system.posix_acl_default"
+}
+
+/// The names of the attributes of what a path leads to: those that belong to the file.
+pub(super) fn xattr_names(path: &str) -> Result<Vec<Vec<u8>>, Errno> {
+    match grown(|buffer| rustix::fs::listxattr(path, buffer)) {
+        Err(Errno::OPNOTSUPP) => Ok(Vec::new()),
+        names => Ok(names?
+            .split(|byte| *byte == 0)
+            .filter(|name| is_portable(name))
+            .map(<[u8]>::to_vec)
+            .collect()),
+    }
 }
 
 /// The extended attributes of `name` in `dir`, with its ACLs and capabilities.

@@ -10,8 +10,10 @@ use rustix::io::Errno;
 use tallybook_events::step::{FailureClass, StepFailure};
 
 pub mod beneath;
+mod budget;
 pub mod copy;
 mod descent;
+pub mod dress;
 pub mod manifest;
 pub mod meta;
 pub mod remove;
@@ -63,6 +65,16 @@ pub enum Error {
     TooLong {
         /// The path.
         path: PathBuf,
+        /// The limit.
+        limit: usize,
+    },
+    /// More of it would have to be held in memory than any tree may take.
+    #[error("{path:?} is too much: {what} take more than {limit} bytes of memory")]
+    TooMuch {
+        /// Where it became too much.
+        path: PathBuf,
+        /// What.
+        what: &'static str,
         /// The limit.
         limit: usize,
     },
@@ -146,7 +158,8 @@ impl Error {
             Error::Path { .. }
             | Error::Symlink { .. }
             | Error::Type { .. }
-            | Error::TooLong { .. } => FailureClass::Other,
+            | Error::TooLong { .. }
+            | Error::TooMuch { .. } => FailureClass::Other,
             Error::Io { path, source, .. } => crate::step::io_failure("", path, source).class,
         }
     }
@@ -162,6 +175,9 @@ impl Error {
             }
             Error::Changed { .. } => {
                 Some("stop or freeze what writes there, then resume".to_owned())
+            }
+            Error::TooMuch { path, .. } => {
+                Some(format!("look at what fills {}", root.join(path).display()))
             }
             Error::Reflink { .. } => {
                 Some("use a plain copy, or a file system with reflinks (btrfs, XFS)".to_owned())

@@ -1,9 +1,10 @@
 //! Removing a tree, beneath a root and never across a mount.
 //!
-//! It looks before it removes: a mount or an immutable file anywhere in the tree stops it while all is there.
+//! It looks before it removes: a mount or an immutable file anywhere in the tree stops it while all is there. Only
+//! a tree too large to be looked at stops where such a thing is found.
 
 use std::ffi::{OsStr, OsString};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::vec::IntoIter;
 
@@ -23,23 +24,28 @@ use super::walk::{Vanished, Walk};
 pub fn remove_tree(root: &Root, path: &Path) -> Result<(), Error> {
     let (dir, name) = root.parent(path)?;
     let top = root.dir(path)?;
-    for found in Walk::new(top.as_fd())?
-        .without_xattrs()
-        .vanished(Vanished::Skip)
-    {
-        let entry = found.map_err(|error| below(path, error))?.entry;
-        if entry.meta.immutable {
-            return Err(Error::Immutable {
-                path: path.join(entry.path),
-            });
-        }
-    }
+    look(top.as_fd()).map_err(|error| below(path, error))?;
     empty(top.as_fd()).map_err(|error| below(path, error))?;
     drop(top);
     match rustix::fs::unlinkat(&dir, &name, AtFlags::REMOVEDIR) {
         Ok(()) | Err(Errno::NOENT) => Ok(()),
         Err(errno) => Err(refused(&dir, &name, "remove", path, errno)),
     }
+}
+
+/// Looks for what stops a removal.
+fn look(top: BorrowedFd<'_>) -> Result<(), Error> {
+    for found in Walk::new(top)?.without_xattrs().vanished(Vanished::Skip) {
+        let entry = match found {
+            // What fills a disk with names must not be there for ever.
+            Err(Error::TooMuch { .. }) => return Ok(()),
+            found => found?.entry,
+        };
+        if entry.meta.immutable {
+            return Err(Error::Immutable { path: entry.path });
+        }
+    }
+    Ok(())
 }
 
 /// Removes all that a directory holds, and not the directory.
@@ -52,24 +58,35 @@ pub fn empty(top: impl AsFd) -> Result<(), Error> {
         pending: Vec::new(),
         here: PathBuf::new(),
     };
-    emptying.list()?;
+    let names = emptying.list()?;
+    emptying.pending.push(names);
     while emptying.step()? {}
     Ok(())
 }
 
+/// How many names are listed at once in the first directories of a way down, and below.
+const AT_ONCE: (usize, usize) = (16 * 1024, 64);
+/// How many directories are the first ones.
+const FIRST: usize = 32;
+
 struct Emptying {
     descent: Descent,
-    /// A level each: the names still to remove.
+    /// A level each: some of the names still to remove.
     pending: Vec<IntoIter<OsString>>,
     here: PathBuf,
 }
 
 impl Emptying {
-    fn list(&mut self) -> Result<(), Error> {
-        let names = self.descent.names();
+    fn list(&self) -> Result<IntoIter<OsString>, Error> {
+        let (first, below) = AT_ONCE;
+        let count = if self.pending.len() < FIRST {
+            first
+        } else {
+            below
+        };
+        let names = self.descent.some_names(count);
         let names = names.map_err(|errno| Error::of("list", &self.here, errno))?;
-        self.pending.push(names.into_iter());
-        Ok(())
+        Ok(names.into_iter())
     }
 
     /// Removes one name; whether there is more to do.
@@ -77,8 +94,17 @@ impl Emptying {
         let Some(names) = self.pending.last_mut() else {
             return Ok(false);
         };
-        let Some(name) = names.next() else {
-            return self.leave();
+        let name = match names.next() {
+            Some(name) => name,
+            None => {
+                let mut more = self.list()?;
+                let Some(name) = more.next() else {
+                    return self.leave();
+                };
+                self.pending.pop();
+                self.pending.push(more);
+                name
+            }
         };
         let dir = self.descent.here();
         match rustix::fs::unlinkat(dir, &name, AtFlags::empty()) {
@@ -89,7 +115,8 @@ impl Emptying {
                     .down(&name)
                     .map_err(|errno| Error::of("open", &path, errno))?;
                 self.here = path;
-                self.list()?;
+                let names = self.list()?;
+                self.pending.push(names);
                 Ok(true)
             }
             Err(errno) => {
@@ -140,6 +167,11 @@ fn below(path: &Path, error: Error) -> Error {
         Error::Mount { path } => Error::Mount { path: join(path) },
         Error::TooLong { path, limit } => Error::TooLong {
             path: join(path),
+            limit,
+        },
+        Error::TooMuch { path, what, limit } => Error::TooMuch {
+            path: join(path),
+            what,
             limit,
         },
         Error::Immutable { path } => Error::Immutable { path: join(path) },

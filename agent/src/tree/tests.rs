@@ -9,7 +9,9 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::copy::{Copied, How, copy_tree};
+use rustix::fs::{Mode, OFlags};
+
+use super::copy::{Copied, How, Limits, copy_tree, copy_within};
 use super::remove::remove_tree;
 use super::walk::{Vanished, Visit, Walk};
 use super::{Error, Kind, Root};
@@ -435,6 +437,7 @@ fn the_walk_is_sorted_and_leaves_what_it_enters() {
                 }
                 paths.push(found.entry.path);
             }
+            Visit::Mount(path) => panic!("no mount is here: {path:?}"),
             Visit::Leave(path) => assert_eq!(open.pop(), Some(path)),
         }
     }
@@ -503,4 +506,99 @@ fn a_resolved_path_stays_in_the_root() {
             .expect_err("missing")
             .is_missing()
     );
+}
+
+#[test]
+fn what_a_copy_would_inherit_from_above_is_not_in_it() {
+    let temp = tempfile::tempdir().expect("tempdir");
+    let (from, to) = (temp.path().join("from"), temp.path().join("to"));
+    fs::create_dir(&from).expect("mkdir");
+    fs::create_dir(&to).expect("mkdir");
+    rich_tree(&from);
+    run("setfacl", &["-d", "-m", "u:4321:rwx", "to"], temp.path());
+    copy(&from, &to, How::Copy).expect("copy");
+    assert_eq!(observed(&to), observed(&from));
+}
+
+#[test]
+fn what_has_no_bound_of_its_own_is_an_error_before_it_is_a_burden() {
+    let temp = tempfile::tempdir().expect("tempdir");
+    let from = temp.path().join("from");
+    fs::create_dir_all(from.join("a/b/c/d")).expect("mkdir");
+    for number in 0..30 {
+        let (one, two) = (format!("{number:04}a"), format!("{number:04}b"));
+        fs::write(from.join(&one), "x").expect("write");
+        fs::hard_link(from.join(&one), from.join(&two)).expect("link");
+    }
+    let ample = Limits {
+        inside_len_max: 64 << 10,
+        links_len_max: 4 << 10,
+    };
+    let copy = |limits, into: &str| {
+        let to = temp.path().join(into);
+        fs::create_dir(&to).expect("mkdir");
+        let (source, dest) = (Root::open(&from)?, Root::open(&to)?);
+        let go_on = &mut |_: &Copied| ControlFlow::Continue(());
+        let (source, dest) = (source.as_fd(), dest.as_fd());
+        copy_within(limits, source, dest, How::Copy, Vanished::Refuse, go_on)
+    };
+    copy(ample, "all").expect("names that come soon take room for a while only");
+    let is_too_much = |result: Result<Copied, Error>, name: &str| {
+        let error = result.expect_err("too much");
+        assert!(
+            matches!(&error, Error::TooMuch { path, .. } if path == Path::new(name)),
+            "{error:?}"
+        );
+    };
+    // Names that never come, outside of what is copied.
+    fs::create_dir(temp.path().join("elsewhere")).expect("mkdir");
+    for number in 0..200 {
+        let name = format!("{number:04}c");
+        fs::write(from.join(&name), "x").expect("write");
+        fs::hard_link(from.join(&name), temp.path().join("elsewhere").join(&name)).expect("link");
+    }
+    let error = copy(ample, "links").expect_err("too many links");
+    assert!(
+        matches!(&error, Error::TooMuch { what, .. } if what.contains("names")),
+        "{error:?}"
+    );
+    run("rm", &["-rf", "elsewhere"], temp.path());
+    run(
+        "setfattr",
+        &["-n", "user.much", "-v", &"x".repeat(2000), "a/b/c"],
+        &from,
+    );
+    let little = Limits {
+        inside_len_max: 2500,
+        ..ample
+    };
+    is_too_much(copy(little, "inside"), "a/b/c");
+    let root = Root::open(&from).expect("open");
+    let walk = Walk::new(root.as_fd()).expect("walk").names_len_max(2000);
+    let error = walk.collect::<Result<Vec<_>, _>>().expect_err("names");
+    assert!(matches!(error, Error::TooMuch { .. }), "{error:?}");
+}
+
+#[test]
+fn paths_without_end_are_refused_and_removed_all_the_same() {
+    let temp = tempfile::tempdir().expect("tempdir");
+    let root = Root::open(temp.path()).expect("open");
+    let name = "n".repeat(250);
+    let mut dir = root.dir(Path::new("")).expect("open");
+    for level in 0..4300 {
+        if level == 40 {
+            for number in 0..200 {
+                let flags = OFlags::CREATE | OFlags::WRONLY;
+                let mode = Mode::from_raw_mode(0o600);
+                rustix::fs::openat(&dir, format!("{number}"), flags, mode).expect("make");
+            }
+        }
+        rustix::fs::mkdirat(&dir, &name, Mode::from_raw_mode(0o700)).expect("mkdir");
+        dir = rustix::fs::openat(&dir, &name, OFlags::DIRECTORY, Mode::empty()).expect("open");
+    }
+    let walked = Walk::new(root.as_fd()).expect("walk").without_xattrs();
+    let error = walked.filter_map(Result::err).next().expect("an end");
+    assert!(matches!(&error, Error::TooMuch { path, .. } if path.as_os_str().len() <= 255));
+    assert!(root.remove_dir_all(Path::new(&name)).expect("remove"));
+    assert_eq!(fs::read_dir(temp.path()).expect("list").count(), 0);
 }

@@ -12,16 +12,15 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 
-use rustix::fs::{
-    AtFlags, Gid, Mode, OFlags, ResolveFlags, Timespec, Timestamps, UTIME_OMIT, Uid, XattrFlags,
-};
+use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
 use super::Error;
 use super::beneath::{Root, mknod_at};
 use super::descent::open_resolved;
+use super::dress::{Worn, dress_name};
 use super::manifest::{Content, Entry, Inode, Kind, Manifest, Node, Piece, TreePath};
-use super::meta::{self, Meta, proc_path, xattrs_at};
+use super::meta::{self, Meta, Mtime};
 
 /// Permissions of everything until it gets its own.
 const PRIVATE_DIR: Mode = Mode::RWXU;
@@ -80,7 +79,8 @@ pub fn complete(root: &Root, manifest: &Manifest) -> Result<(), Error> {
         if let Node::Inode(inode) = &entry.node {
             let path = entry.path.as_path();
             let (dir, name) = hand.parent(&entry.path)?;
-            dress(dir, name, inode).map_err(|e| Error::of("set the metadata of", path, e))?;
+            dress_name(dir, name, &worn(inode))
+                .map_err(|e| Error::of("set the metadata of", path, e))?;
         }
     }
     Ok(())
@@ -155,35 +155,17 @@ fn make_special(hand: &mut Hand<'_>, entry: &Entry) -> Result<(), Error> {
     }
 }
 
-/// Owner first, since changing it drops capabilities and set-uid bits; times last, since all else changes them.
-fn dress(dir: BorrowedFd<'_>, name: &OsStr, inode: &Inode) -> Result<(), Errno> {
-    let (uid, gid) = (Uid::from_raw(inode.uid), Gid::from_raw(inode.gid));
-    rustix::fs::chownat(dir, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?;
-    let path = proc_path(dir, name)?;
-    // An ACL can be inherited from the directory above the tree.
-    for there in xattrs_at(dir, name)?.keys() {
-        if !inode.xattrs.contains_key(there) {
-            rustix::fs::lremovexattr(&path, there.as_slice())?;
-        }
-    }
-    for (name, value) in &inode.xattrs {
-        rustix::fs::lsetxattr(&path, name.as_slice(), value, XattrFlags::empty())?;
-    }
-    if !matches!(inode.kind, Kind::Symlink { .. }) {
-        let mode = Mode::from_raw_mode(u32::from(inode.mode));
-        rustix::fs::chmodat(dir, name, mode, AtFlags::empty())?;
-    }
-    let times = Timestamps {
-        last_access: Timespec {
-            tv_sec: 0,
-            tv_nsec: UTIME_OMIT,
+fn worn(inode: &Inode) -> Worn<'_> {
+    Worn {
+        uid: inode.uid,
+        gid: inode.gid,
+        mode: (!matches!(inode.kind, Kind::Symlink { .. })).then_some(u32::from(inode.mode)),
+        mtime: Mtime {
+            seconds: inode.mtime_s,
+            nanoseconds: inode.mtime_ns,
         },
-        last_modification: Timespec {
-            tv_sec: inode.mtime_s,
-            tv_nsec: inode.mtime_ns.into(),
-        },
-    };
-    rustix::fs::utimensat(dir, name, &times, AtFlags::SYMLINK_NOFOLLOW)
+        xattrs: &inode.xattrs,
+    }
 }
 
 /// Reads and writes content beneath a root. Keeps the last directory and the last file open, so that whoever goes

@@ -14,7 +14,8 @@ use rustix::fs::OFlags;
 use rustix::io::Errno;
 
 use super::Error;
-use super::descent::{Descent, open_beneath};
+use super::budget::Budget;
+use super::descent::{Descent, held, look_beneath, open_beneath};
 use super::meta::{Kind, Meta, Xattrs, xattrs_at};
 
 /// What is done about a file that vanishes between being listed and being looked at.
@@ -25,6 +26,21 @@ pub enum Vanished {
     /// It is as if it had never been there.
     Skip,
 }
+
+/// What is done about a mount in the tree.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mounts {
+    /// It is an error: the tree would not be whole without it.
+    Refuse,
+    /// It is left out, and whatever is mounted there is not asked for anything: it may be of a kind that does not
+    /// answer.
+    LeaveOut,
+}
+
+/// The most memory that the names still to visit may take: they are held for all directories on the way down.
+const NAMES_LEN_MAX: usize = 256 << 20;
+/// The longest path that is gone down.
+const PATH_LEN_MAX: usize = 1 << 20;
 
 /// One entry of a tree.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -73,6 +89,8 @@ impl Found {
 pub enum Visit {
     /// An entry; a directory before what it holds.
     Enter(Found),
+    /// A mount that is left out.
+    Mount(PathBuf),
     /// A directory was left: everything in it was visited.
     Leave(PathBuf),
 }
@@ -80,13 +98,18 @@ pub enum Visit {
 /// A walk through a tree. As an iterator it yields the entries alone. After an error it ends.
 pub struct Walk {
     descent: Descent,
-    /// The names still to visit, a level each.
-    pending: Vec<IntoIter<OsString>>,
+    /// The names still to visit, a level each, with the memory that they took when they were listed.
+    pending: Vec<(IntoIter<OsString>, usize)>,
+    names: Budget,
     here: PathBuf,
     next: Next,
     with_xattrs: bool,
     vanished: Vanished,
+    mounts: Mounts,
 }
+
+/// What the names are called in an error.
+const NAMES: &str = "the names in it and in the directories above";
 
 enum Next {
     Root,
@@ -105,10 +128,12 @@ impl Walk {
         Ok(Walk {
             descent,
             pending: Vec::new(),
+            names: Budget::new(NAMES, NAMES_LEN_MAX),
             here: PathBuf::new(),
             next: Next::Root,
             with_xattrs: true,
             vanished: Vanished::Refuse,
+            mounts: Mounts::Refuse,
         })
     }
 
@@ -124,6 +149,27 @@ impl Walk {
     pub fn vanished(mut self, vanished: Vanished) -> Self {
         self.vanished = vanished;
         self
+    }
+
+    /// With this answer to mounts.
+    #[must_use]
+    pub fn mounts(mut self, mounts: Mounts) -> Self {
+        self.mounts = mounts;
+        self
+    }
+
+    /// With at most this many bytes for the names still to visit.
+    #[must_use]
+    pub fn names_len_max(mut self, len_max: usize) -> Self {
+        self.names = Budget::new(NAMES, len_max);
+        self
+    }
+
+    /// Does not go down into the directory that was just entered: it is not left either.
+    pub fn pass_by(&mut self) {
+        if let Next::Down(_) = self.next {
+            self.next = Next::Name;
+        }
     }
 
     /// The next visit; `None` at the end.
@@ -168,7 +214,7 @@ impl Walk {
             }
             Next::Name => {}
         }
-        while let Some(names) = self.pending.last_mut() {
+        while let Some((names, _)) = self.pending.last_mut() {
             let Some(name) = names.next() else {
                 return self.leave().map(Some);
             };
@@ -178,6 +224,9 @@ impl Walk {
                     Vanished::Skip => continue,
                     Vanished::Refuse => return Err(Error::Changed { path }),
                 },
+                Err(Error::Mount { path }) if self.mounts == Mounts::LeaveOut => {
+                    return Ok(Some(Visit::Mount(path)));
+                }
                 other => other?,
             };
             if found.entry.meta.mount {
@@ -186,6 +235,9 @@ impl Walk {
                 });
             }
             if found.entry.meta.kind == Kind::Directory {
+                if found.entry.path.as_os_str().len() > PATH_LEN_MAX {
+                    return Err(Budget::new("the path", PATH_LEN_MAX).exceeded(&found.entry.path));
+                }
                 self.next = Next::Down(name);
             }
             return Ok(Some(Visit::Enter(found)));
@@ -195,7 +247,9 @@ impl Walk {
     }
 
     fn leave(&mut self) -> Result<Visit, Error> {
-        self.pending.pop();
+        if let Some((_, len)) = self.pending.pop() {
+            self.names.give_back(len);
+        }
         let left = self.here.clone();
         if self.pending.is_empty() {
             self.next = Next::End;
@@ -212,15 +266,25 @@ impl Walk {
     fn list(&mut self) -> Result<(), Error> {
         let names = self
             .descent
-            .names()
-            .map_err(|errno| Error::of("list", &self.here, errno))?;
-        self.pending.push(names.into_iter());
+            .names(self.names.left())
+            .map_err(|errno| Error::of("list", &self.here, errno))?
+            .ok_or_else(|| self.names.exceeded(&self.here))?;
+        let len = names.iter().map(|name| held(name)).sum();
+        self.names.take(len, &self.here)?;
+        self.pending.push((names.into_iter(), len));
         Ok(())
     }
 
     fn look(&self, name: &OsStr, path: PathBuf) -> Result<Found, Error> {
         let parent = self.descent.here();
-        let meta = Meta::at(parent.as_fd(), name).map_err(|e| Error::of("look at", &path, e))?;
+        let meta = match self.mounts {
+            Mounts::Refuse => Meta::at(parent.as_fd(), name),
+            // The kernel itself refuses to step onto a mount, before the mount is asked.
+            Mounts::LeaveOut => {
+                look_beneath(parent.as_fd(), name).and_then(|fd| Meta::of(fd.as_fd()))
+            }
+        }
+        .map_err(|e| Error::of("look at", &path, e))?;
         let target = match meta.kind {
             Kind::Symlink => Some(
                 rustix::fs::readlinkat(parent, name, Vec::new())
@@ -260,7 +324,7 @@ impl Iterator for Walk {
         loop {
             match self.visit() {
                 Ok(Some(Visit::Enter(found))) => return Some(Ok(found)),
-                Ok(Some(Visit::Leave(_))) => {}
+                Ok(Some(Visit::Leave(_) | Visit::Mount(_))) => {}
                 Ok(None) => return None,
                 Err(error) => return Some(Err(error)),
             }

@@ -388,3 +388,44 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_tree_with_too_long_a_manifest_is_refused_while_it_is_read() {
+    use std::ops::ControlFlow;
+    use std::os::fd::AsFd;
+
+    let temp = tempfile::tempdir().unwrap();
+    let root = crate::tree::Root::open(temp.path()).unwrap();
+    let build =
+        || super::build::build_within(8_000, root.as_fd(), &mut |_| ControlFlow::Continue(()));
+    let file = temp.path().join("0");
+    std::fs::write(&file, "x").unwrap();
+    rustix::fs::setxattr(
+        &file,
+        c"user.long",
+        &[b'x'; 2_000],
+        rustix::fs::XattrFlags::CREATE,
+    )
+    .unwrap();
+    for number in 1..50 {
+        std::fs::hard_link(&file, temp.path().join(number.to_string())).unwrap();
+    }
+    let manifest = build().unwrap();
+    assert_eq!(manifest.entries().len(), 51);
+    assert_eq!(manifest.entries()[1].inode().unwrap().xattrs.len(), 1);
+    for number in 50..54 {
+        let file = temp.path().join(number.to_string());
+        std::fs::write(&file, "x").unwrap();
+        rustix::fs::setxattr(
+            &file,
+            c"user.long",
+            &[b'x'; 2_000],
+            rustix::fs::XattrFlags::CREATE,
+        )
+        .unwrap();
+    }
+    let error = build().unwrap_err();
+    let refused =
+        matches!(error, super::build::BuildError::Manifest(Error::TooLong(len)) if len > 8_000);
+    assert!(refused, "{error:?}");
+}
