@@ -134,6 +134,7 @@ fn draft(len: usize) -> Draft {
         Subject::Cloud,
         StepStarted {
             kind: "x".repeat(len),
+            journal: None,
         },
     )
     .unwrap()

@@ -33,6 +33,7 @@ fn plain(name: &str) -> Draft {
         subject(name),
         StepStarted {
             kind: "k".to_owned(),
+            journal: None,
         },
     )
     .unwrap()
@@ -351,6 +352,7 @@ async fn answers_larger_than_a_frame_reach_a_client() {
     for _ in 0..3 {
         let big = StepStarted {
             kind: "x".repeat(3_000_000),
+            journal: None,
         };
         let draft = Draft::new(subject("big"), big).unwrap();
         client.append(vec![draft], Condition::none()).await.unwrap();

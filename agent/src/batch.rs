@@ -6,7 +6,7 @@
 use std::any::Any;
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tallybook_events::ids::{Blob, OperationId, StepIndex};
 use tallybook_events::step::{
@@ -23,8 +23,10 @@ use crate::scrub;
 use crate::serve::Site;
 use crate::step::{Context, StepKind, fail, failure};
 
-/// How long another agent that still carries out a step of the same operation is waited for.
-pub(crate) const OPERATION_WAIT: Duration = Duration::from_secs(600);
+/// How long another agent that still carries out a step of the same operation is waited for without a word.
+const WAITING_UNSAID: Duration = Duration::from_secs(1);
+/// How often it is said from then on.
+const WAITING_SAID: Duration = Duration::from_secs(10);
 /// The most bytes that a step may report, below the limit of a receipt.
 const DONE_LEN_MAX: usize = 6 * 1024 * 1024;
 
@@ -46,10 +48,7 @@ pub(crate) fn run(site: &Site<'_>, line: &Line, batch: Batch) -> Result<(), Step
     // before it is undone. An operation that is taken back takes nothing back, so nobody waits in a circle.
     let mut locks = Vec::new();
     for operation in std::iter::once(operation).chain(taken_back(&batch)) {
-        let lock = lock::operation(site.layout, operation, OPERATION_WAIT, &mut || {
-            line.is_gone() || line.is_stopped()
-        });
-        locks.push(lock.map_err(|error| lock_failure(&error))?);
+        locks.push(lock_operation(site, line, operation)?);
     }
     fence::pass(site.layout, &batch.fence, operation).map_err(|error| fence_failure(&error))?;
     let mut known = Known::new();
@@ -80,6 +79,26 @@ pub(crate) fn run(site: &Site<'_>, line: &Line, batch: Batch) -> Result<(), Step
     }
     line.say(&Reply::BatchEnded { unstarted });
     Ok(())
+}
+
+/// Waits until no other agent carries out a step of the operation, for as long as it takes, and says so meanwhile:
+/// that a step still runs is no failure of anything.
+pub(crate) fn lock_operation(
+    site: &Site<'_>,
+    line: &Line,
+    operation: OperationId,
+) -> Result<lock::Held, StepFailure> {
+    let mut due = Instant::now() + WAITING_UNSAID;
+    let lock = lock::operation(site.layout, operation, &mut || {
+        if Instant::now() >= due {
+            due = Instant::now() + WAITING_SAID;
+            // What can't be read is told as such by whoever needs it.
+            let begun = receipts::begun(site.layout, site.log, operation).unwrap_or_default();
+            line.mention(&Reply::Waiting(begun));
+        }
+        line.is_gone() || line.is_stopped()
+    });
+    lock.map_err(|error| lock_failure(&error))
 }
 
 /// Looks at the effect of each step, and changes nothing.
@@ -325,11 +344,11 @@ fn scrubbed(failure: StepFailure) -> StepFailure {
 }
 
 /// Why a lock was not had.
-pub(crate) fn lock_failure(error: &lock::Error) -> StepFailure {
+fn lock_failure(error: &lock::Error) -> StepFailure {
     let (class, hint) = match error {
         lock::Error::Held { .. } => (
             FailureClass::Timeout,
-            Some("a step of this operation still runs on the host; try again later".to_owned()),
+            Some("another agent on the host has it; try again later".to_owned()),
         ),
         lock::Error::GivenUp { .. } => (FailureClass::Interrupted, None),
         lock::Error::Directory(_) | lock::Error::File { .. } => (io_class(error), None),

@@ -17,6 +17,8 @@ const REQUESTS_MAX: usize = 1024 * 1024;
 const PEER_MAX: usize = 4 * 1024 * 1024;
 /// Bytes that may wait to be written.
 const OUTGOING_MAX: usize = 4 * 1024 * 1024;
+/// How often a sign of life is given: the other end takes a long silence for a lost line.
+const BEAT: Duration = Duration::from_secs(5);
 /// When the other end reads nothing for so long, the line counts as lost.
 const STALLED: Duration = Duration::from_secs(120);
 /// How long a peer may keep the line full: it writes and syncs what it gets.
@@ -63,6 +65,14 @@ impl Line {
         input: impl Read + Send + 'static,
         output: impl Write + Send + 'static,
     ) -> Self {
+        Line::beating(input, output, BEAT)
+    }
+
+    fn beating(
+        input: impl Read + Send + 'static,
+        output: impl Write + Send + 'static,
+        beat: Duration,
+    ) -> Self {
         let shared = Arc::new(Shared {
             requests: Queue::new(REQUESTS_MAX),
             peer: Queue::new(PEER_MAX),
@@ -76,6 +86,9 @@ impl Line {
         thread::spawn(move || read(&reading, input));
         let writing = Arc::clone(&shared);
         let writer = thread::spawn(move || write(&writing, output));
+        let living = Arc::clone(&shared);
+        // Not joined either: it notices the end at its next beat.
+        thread::spawn(move || live(&living, beat));
         Line { shared, writer }
     }
 
@@ -163,6 +176,20 @@ impl Line {
     }
 }
 
+/// Gives signs of life until the line ends. Where it is full they are left out: what fills it is one.
+fn live(shared: &Shared, beat: Duration) {
+    let Ok(frame) = protocol::encode_frame(&Reply::Alive) else {
+        return;
+    };
+    loop {
+        thread::sleep(beat);
+        let weight = OUTGOING_MAX / 16;
+        if shared.outgoing.put(weight, frame.clone(), Duration::ZERO) == Put::Closed {
+            return;
+        }
+    }
+}
+
 fn read(shared: &Shared, mut input: impl Read) {
     loop {
         let incoming = match protocol::read_frame(&mut input) {
@@ -233,4 +260,24 @@ fn write(shared: &Shared, mut output: impl Write) {
     }
     shared.gone.store(true, Ordering::SeqCst);
     shared.outgoing.discard();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn signs_of_life_come_by_themselves_until_the_end() {
+        let (from_controller, _to_agent) = std::io::pipe().unwrap();
+        let (mut from_agent, to_controller) = std::io::pipe().unwrap();
+        let line = Line::beating(from_controller, to_controller, Duration::from_millis(5));
+        for _ in 0..3 {
+            let heard = protocol::read_frame::<Reply>(&mut from_agent).unwrap();
+            assert_eq!(heard, Some(Reply::Alive));
+        }
+        line.finish();
+        while let Some(heard) = protocol::read_frame::<Reply>(&mut from_agent).unwrap() {
+            assert_eq!(heard, Reply::Alive);
+        }
+    }
 }

@@ -67,22 +67,18 @@ impl Drop for Held {
     }
 }
 
-/// Takes the lock of an operation. `give_up` is asked now and then while waiting.
+/// Takes the lock of an operation. `give_up` is asked now and then while waiting; nothing else ends that, for
+/// whoever holds it carries out a step, and a step may take as long as it does.
 ///
 /// # Errors
-/// When it is not free within `wait`, or `give_up` says so, or the file can't be used.
+/// When `give_up` says so, or the file can't be used.
 pub fn operation(
     layout: &Layout,
     operation: OperationId,
-    wait: Duration,
     give_up: &mut dyn FnMut() -> bool,
 ) -> Result<Held, Error> {
-    take(
-        layout,
-        &format!("operation-{operation}.lock"),
-        wait,
-        give_up,
-    )
+    let name = format!("operation-{operation}.lock");
+    take(layout, &name, None, give_up)
 }
 
 /// Takes the lock of something on the host that steps of several operations write, for example `nftables`.
@@ -90,15 +86,14 @@ pub fn operation(
 /// # Errors
 /// When it is not free within `wait`, or the file can't be used.
 pub fn resource(layout: &Layout, name: &'static str, wait: Duration) -> Result<Held, Error> {
-    take(layout, &format!("resource-{name}.lock"), wait, &mut || {
-        false
-    })
+    let name = format!("resource-{name}.lock");
+    take(layout, &name, Some(wait), &mut || false)
 }
 
 fn take(
     layout: &Layout,
     name: &str,
-    wait: Duration,
+    wait: Option<Duration>,
     give_up: &mut dyn FnMut() -> bool,
 ) -> Result<Held, Error> {
     let locks = layout.locks();
@@ -108,7 +103,7 @@ fn take(
         path: path.clone(),
         source,
     };
-    let deadline = Instant::now() + wait;
+    let deadline = wait.map(|wait| Instant::now() + wait);
     loop {
         let mut file = OpenOptions::new()
             .read(true)
@@ -139,7 +134,7 @@ fn take(
         if give_up() {
             return Err(Error::GivenUp { path });
         }
-        if Instant::now() >= deadline {
+        if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
             let holder = fs::read_to_string(&path).unwrap_or_default();
             return Err(Error::Held {
                 path,
@@ -234,16 +229,23 @@ mod tests {
         let temp = tempfile::tempdir().unwrap();
         let layout = Layout::below(temp.path());
         let id = OperationId::from_bytes([7; 16]);
-        let held = operation(&layout, id, NOW, &mut || false).unwrap();
-        let given_up = operation(&layout, id, Duration::from_secs(60), &mut || true);
+        let held = operation(&layout, id, &mut || false).unwrap();
+        let given_up = operation(&layout, id, &mut || true);
         assert!(matches!(given_up, Err(Error::GivenUp { .. })));
         let waiting = thread::spawn({
             let layout = layout.clone();
-            move || operation(&layout, id, Duration::from_secs(60), &mut || false).map(drop)
+            move || {
+                let mut asked = 0;
+                let held = operation(&layout, id, &mut || {
+                    asked += 1;
+                    false
+                });
+                held.map(|_| asked)
+            }
         });
         thread::sleep(POLL * 2);
         drop(held);
-        waiting.join().unwrap().unwrap();
+        assert!(waiting.join().unwrap().unwrap() > 0);
     }
 
     #[test]

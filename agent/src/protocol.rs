@@ -10,7 +10,7 @@ use std::io::{self, Read, Write};
 use serde::{Deserialize, Serialize};
 use tallybook_events::codec;
 use tallybook_events::event::SessionRecorded;
-use tallybook_events::ids::{Blob, BootId, LogId, OperationId, StepIndex};
+use tallybook_events::ids::{Blob, BootId, JournalId, LogId, OperationId, StepIndex};
 use tallybook_events::name::{ContainerName, HostName};
 pub use tallybook_events::step::SendSource;
 use tallybook_events::step::{Action, Fence, Receipt, Seen, StepFailure, StepKey};
@@ -69,7 +69,9 @@ pub enum Request {
         /// What it calls this host.
         host: HostName,
     },
-    /// Carry out a batch.
+    /// Make sure that there is a receipts journal, and say which.
+    MakeJournal,
+    /// Carry out a batch. Waits while another agent still carries out a step of the same operation.
     Run(Batch),
     /// Look at the effect of steps, and change nothing.
     Probe(Batch),
@@ -105,11 +107,20 @@ pub enum Request {
 /// What an agent knows of an operation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReceiptReport {
-    /// Whether a receipt journal of this log is there and whole. Only then does a missing receipt prove that a
-    /// step was never started.
-    pub journal_is_live: bool,
+    /// The receipts journal of this log, where it is there and whole. A missing receipt proves that a step was never
+    /// started only when this is the journal that was there before it was to start.
+    pub journal: Option<JournalId>,
     /// The newest receipt of each start of each step of the operation.
     pub receipts: Vec<Receipt>,
+}
+
+/// A step that an agent carries out, as its receipt says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Begun {
+    /// Which start of which step.
+    pub key: StepKey,
+    /// When, in microseconds since 1970-01-01 UTC by the host's clock.
+    pub since_unix_us: u64,
 }
 
 /// What the agent says.
@@ -125,7 +136,16 @@ pub enum Reply {
         hostname: String,
         /// Microseconds since 1970-01-01 UTC by the host's clock.
         time_unix_us: u64,
+        /// The receipts journal of this log, where there is one.
+        journal: Option<JournalId>,
     },
+    /// Nothing else was to be said for a while. Comes at any time after `Hello`, and means that the agent is there.
+    Alive,
+    /// Answer to `MakeJournal`; `None` where it is damaged.
+    Journal(Option<JournalId>),
+    /// Another agent still carries out this step of the operation, and what was asked for waits until it ends. Said
+    /// again now and then. `None` where it is between two steps.
+    Waiting(Option<Begun>),
     /// A step's receipt says started; its first effect follows.
     Started(StepKey),
     /// How far the running step is.

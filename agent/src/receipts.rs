@@ -1,12 +1,24 @@
 //! The receipts journal: the host's own durable record of every start of every step, one file a log.
 //!
 //! Appended to, never rewritten. A receipt that says *started* is on the disk before the step's first effect; one
-//! that says how it ended is on the disk before anybody is told. So from a live journal a missing receipt
-//! proves that a step was never started. A journal that is missing or damaged proves nothing, and says so.
+//! that says how it ended is on the disk before anybody is told. So a live journal without a receipt proves that a
+//! step was never started, provided that it is the journal that was there when the step was to start: each has an
+//! identity of its own, which the controller records with the start. A journal that is missing or damaged proves
+//! nothing, and says so.
 //!
 //! # Bytes
 //!
-//! `receipts/LOG/journal` is a row of frames with nothing before, between or behind them. Numbers are little endian.
+//! `receipts/LOG/journal` is a head and behind it a row of frames, with nothing between or behind them. Numbers are
+//! little endian. The head:
+//!
+//! | offset | length | what |
+//! |---|---|---|
+//! | 0 | 4 | magic `TBJ1` |
+//! | 4 | 16 | the log's id |
+//! | 20 | 16 | the journal's id, random: version 4 of a UUID |
+//! | 36 | 28 | the first 28 bytes of the BLAKE3 hash of bytes 0 to 35 |
+//!
+//! A frame:
 //!
 //! | offset | length | what |
 //! |---|---|---|
@@ -19,29 +31,33 @@
 //! A frame is written by one write, then synced. Where the file ends inside a frame, or in zeros instead of a
 //! frame's end, power was lost before that sync: nothing had been done on its strength. Such a *torn* tail is put
 //! aside as `journal.torn-N` and cut off before the next append. Anything else that is not a whole frame is
-//! *damage*: it is left as it is, later frames are still found, and the journal is not live from then on.
+//! *damage*: it is left as it is, later frames are still found, and the journal is not live from then on. So is a
+//! head that is not as above: it comes into being whole, synced beside its place and renamed into it.
 //!
-//! The journal is made, empty, by the first `Run` of its log, before any effect; not by `Hello`, because then the
-//! question for receipts would itself make a journal that claims to know of everything, on a host whose own was
-//! lost.
+//! The journal is made by `MakeJournal`, which comes before the first `Run`; `Hello` and the question for receipts
+//! leave no trace.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufReader, Read, Seek, SeekFrom, Write};
 use std::os::fd::AsFd;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustix::fs::FallocateFlags;
 use tallybook_events::codec;
-use tallybook_events::ids::{LogId, OperationId};
-use tallybook_events::step::Receipt;
+use tallybook_events::ids::{JournalId, LogId, OperationId};
+use tallybook_events::step::{Phase, Receipt};
 
 use crate::durable;
 use crate::layout::Layout;
 use crate::lock;
-use crate::protocol::ReceiptReport;
+use crate::protocol::{Begun, ReceiptReport};
 
+/// The first bytes of a journal.
+pub const HEAD_MAGIC: [u8; 4] = *b"TBJ1";
+/// Magic, log, journal, check.
+pub const HEAD_LEN: usize = 64;
 /// The first bytes of every frame.
 pub const MAGIC: [u8; 4] = *b"TBA1";
 /// Magic, length, check.
@@ -93,6 +109,8 @@ enum Tail {
 }
 
 struct Scan {
+    /// Whose journal it is, when it was read from the beginning and the head is one.
+    head: Option<JournalId>,
     /// Where the frames that are whole and without a gap end.
     end: u64,
     tail: Tail,
@@ -108,13 +126,15 @@ pub fn path(layout: &Layout, log: LogId) -> PathBuf {
 pub struct Journal {
     file: File,
     path: PathBuf,
+    log: LogId,
+    id: Option<JournalId>,
     /// Up to here the file was found whole, or written, by this process.
     seen_len: u64,
     live: bool,
 }
 
 impl Journal {
-    /// Opens the journal of a log, or makes it; every receipt in it is shown to `visit`, oldest first.
+    /// Opens the journal of a log, or makes it where there is none; every receipt in it is shown to `visit`, oldest first.
     ///
     /// # Errors
     /// When it can't be made, read or repaired.
@@ -126,19 +146,20 @@ impl Journal {
         let path = path(layout, log);
         let dir = layout.receipts(log);
         durable::create_dirs(&dir)?;
-        let file = OpenOptions::new()
-            .read(true)
-            .append(true)
-            .create(true)
-            .mode(0o600)
-            .open(&path)
-            .map_err(at("open", &path))?;
-        // Whether we made it or another process did a moment ago, and was not yet done.
-        file.sync_all().map_err(at("sync", &path))?;
+        let file = loop {
+            match OpenOptions::new().read(true).append(true).open(&path) {
+                Ok(file) => break file,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => make(&path, log)?,
+                Err(error) => return Err(at("open", &path)(error)),
+            }
+        };
+        // Another process may have renamed it into place a moment ago, and be about to sync that.
         durable::sync_dir(&dir)?;
         let mut journal = Journal {
             file,
             path,
+            log,
+            id: None,
             seen_len: 0,
             live: true,
         };
@@ -146,9 +167,9 @@ impl Journal {
         Ok(journal)
     }
 
-    /// Whether a missing receipt proves that a step was never started.
-    pub fn is_live(&self) -> bool {
-        self.live
+    /// Which journal it is, where it is whole.
+    pub fn live(&self) -> Option<JournalId> {
+        self.id.filter(|_| self.live)
     }
 
     /// Makes sure that the next receipts will find room on the disk, where the file system can do that.
@@ -193,7 +214,8 @@ impl Journal {
 
     /// Reads what is behind `seen_len`; puts a torn tail aside and cuts it off. The file must be locked.
     fn catch_up(&mut self, visit: &mut dyn FnMut(Receipt)) -> Result<(), Error> {
-        let scan = scan(&self.file, &self.path, self.seen_len, visit)?;
+        let scan = scan(&self.file, &self.path, self.log, self.seen_len, visit)?;
+        self.id = self.id.or(scan.head);
         self.seen_len = scan.end;
         match scan.tail {
             Tail::Clean => Ok(()),
@@ -247,7 +269,7 @@ pub fn report(layout: &Layout, log: LogId, operation: OperationId) -> Result<Rec
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             return Ok(ReceiptReport {
-                journal_is_live: false,
+                journal: None,
                 receipts: Vec::new(),
             });
         }
@@ -255,15 +277,78 @@ pub fn report(layout: &Layout, log: LogId, operation: OperationId) -> Result<Rec
     };
     lock::file(&file, false, LOCK_WAIT).map_err(at("lock", &path))?;
     let mut newest = std::collections::BTreeMap::new();
-    let scan = scan(&file, &path, 0, &mut |receipt| {
+    let scan = scan(&file, &path, log, 0, &mut |receipt| {
         if receipt.key.log == log && receipt.key.operation == operation {
             newest.insert(receipt.key, receipt);
         }
     })?;
     Ok(ReceiptReport {
-        journal_is_live: scan.tail != Tail::Damaged,
+        journal: scan.head.filter(|_| scan.tail != Tail::Damaged),
         receipts: newest.into_values().collect(),
     })
+}
+
+/// The step of an operation that was begun last and has not ended.
+///
+/// # Errors
+/// When the journal is there and can't be read.
+pub fn begun(layout: &Layout, log: LogId, operation: OperationId) -> Result<Option<Begun>, Error> {
+    let report = report(layout, log, operation)?;
+    let open = |receipt: &Receipt| receipt.phase == Phase::Started;
+    let open = report.receipts.into_iter().filter(open);
+    Ok(open
+        .max_by_key(|receipt| receipt.time_unix_us)
+        .map(|receipt| Begun {
+            key: receipt.key,
+            since_unix_us: receipt.time_unix_us,
+        }))
+}
+
+/// Which journal there is, by its head alone; whether it is whole is told by [`report`].
+pub fn identity(layout: &Layout, log: LogId) -> Option<JournalId> {
+    let mut head = [0; HEAD_LEN];
+    let read = File::open(path(layout, log)).and_then(|mut file| file.read_exact(&mut head));
+    read.ok().and_then(|()| decode_head(&head, log))
+}
+
+/// Makes an empty journal, unless another process was faster.
+fn make(path: &Path, log: LogId) -> Result<(), Error> {
+    let mut random = [0; 16];
+    let source = Path::new("/dev/urandom");
+    File::open(source)
+        .and_then(|mut file| file.read_exact(&mut random))
+        .map_err(at("read", source))?;
+    random[6] = random[6] & 0x0f | 0x40;
+    random[8] = random[8] & 0x3f | 0x80;
+    let id = JournalId::from_bytes(random);
+    let beside = path.with_extension(format!("new-{id}"));
+    durable::write(&beside, 0o600, &encode_head(log, id))?;
+    // Crash boundary: a journal that is not in its place is none.
+    match durable::rename_new(&beside, path) {
+        Ok(()) => Ok(()),
+        Err(error) if error.source.kind() == io::ErrorKind::AlreadyExists => {
+            durable::remove(&beside)?;
+            Ok(())
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// The bytes of a head.
+pub fn encode_head(log: LogId, id: JournalId) -> [u8; HEAD_LEN] {
+    let mut bytes = [0; HEAD_LEN];
+    bytes[..4].copy_from_slice(&HEAD_MAGIC);
+    bytes[4..20].copy_from_slice(log.as_bytes());
+    bytes[20..36].copy_from_slice(id.as_bytes());
+    let check = blake3::hash(&bytes[..36]);
+    bytes[36..].copy_from_slice(&check.as_bytes()[..HEAD_LEN - 36]);
+    bytes
+}
+
+/// The journal's id, where these bytes are the head of a journal of this log.
+fn decode_head(bytes: &[u8; HEAD_LEN], log: LogId) -> Option<JournalId> {
+    let id = JournalId::from_bytes(*bytes[20..].first_chunk()?);
+    (encode_head(log, id) == *bytes).then_some(id)
 }
 
 /// The bytes of one frame.
@@ -308,16 +393,36 @@ fn body(rest: &[u8]) -> Option<&[u8]> {
 fn scan(
     file: &File,
     path: &Path,
+    log: LogId,
     from: u64,
     visit: &mut dyn FnMut(Receipt),
 ) -> Result<Scan, Error> {
     let len = file.metadata().map_err(at("look at", path))?.len();
+    let mut head = None;
+    let mut end = from;
+    if from == 0 {
+        let mut bytes = [0; HEAD_LEN];
+        if len >= HEAD_LEN as u64 {
+            file.read_exact_at(&mut bytes, 0)
+                .map_err(at("read", path))?;
+            head = decode_head(&bytes, log);
+        }
+        if head.is_none() {
+            // Not a torn tail, whatever it looks like: a head is there whole or not at all.
+            find(&rest(file, path, 0, len)?, 0, visit);
+            return Ok(Scan {
+                head,
+                end: len,
+                tail: Tail::Damaged,
+            });
+        }
+        end = HEAD_LEN as u64;
+    }
     let mut reader = file;
     reader
-        .seek(SeekFrom::Start(from))
+        .seek(SeekFrom::Start(end))
         .map_err(at("seek in", path))?;
     let mut reader = BufReader::with_capacity(256 * 1024, reader);
-    let mut end = from;
     let mut frame = Vec::new();
     while len - end >= PREFIX_LEN as u64 {
         let mut head = [0; PREFIX_LEN];
@@ -339,15 +444,20 @@ fn scan(
     }
     if end >= len {
         return Ok(Scan {
+            head,
             end,
             tail: Tail::Clean,
         });
     }
-    let mut bytes = vec![0; usize::try_from(len - end).unwrap_or(usize::MAX)];
-    file.read_exact_at(&mut bytes, end)
+    let tail = beyond(&rest(file, path, end, len)?, visit);
+    Ok(Scan { head, end, tail })
+}
+
+fn rest(file: &File, path: &Path, from: u64, len: u64) -> Result<Vec<u8>, Error> {
+    let mut bytes = vec![0; usize::try_from(len - from).unwrap_or(usize::MAX)];
+    file.read_exact_at(&mut bytes, from)
         .map_err(at("read", path))?;
-    let tail = beyond(&bytes, visit);
-    Ok(Scan { end, tail })
+    Ok(bytes)
 }
 
 /// Judges bytes that do not begin with a whole frame, and shows the frames behind the first one.
@@ -360,7 +470,17 @@ fn beyond(bytes: &[u8], visit: &mut dyn FnMut(Receipt)) -> Tail {
     // The end of a frame is a hash; that it ends in eight zeros does not happen.
     let unwritten = bytes.len() >= 8 && bytes.ends_with(&[0; 8]);
     // Where the length can be trusted, what is inside the body is no frame, whatever it looks like.
-    let mut at = claimed.unwrap_or(1);
+    let found = find(bytes, claimed.unwrap_or(1), visit);
+    if found || !(cut || unwritten) {
+        Tail::Damaged
+    } else {
+        Tail::Torn
+    }
+}
+
+/// Shows the frames that are found from a place on; whether there were any.
+fn find(bytes: &[u8], from: usize, visit: &mut dyn FnMut(Receipt)) -> bool {
+    let mut at = from;
     let mut found = false;
     while let Some(rest) = bytes.get(at..) {
         let whole = rest_len(rest).and_then(|len| rest.get(PREFIX_LEN..PREFIX_LEN + len));
@@ -377,11 +497,7 @@ fn beyond(bytes: &[u8], visit: &mut dyn FnMut(Receipt)) -> Tail {
             }
         }
     }
-    if found || !(cut || unwritten) {
-        Tail::Damaged
-    } else {
-        Tail::Torn
-    }
+    found
 }
 
 fn at(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {

@@ -16,10 +16,9 @@ use crate::batch;
 use crate::layout::Layout;
 use crate::line::{Incoming, Line};
 use crate::link::LineLink;
-use crate::lock;
 use crate::protocol::{PROTOCOL, Reply, Request, SendSource};
 use crate::queue::Got;
-use crate::receipts;
+use crate::receipts::{self, Journal};
 use crate::step::{Link, StepKind, fail, failure};
 use crate::terminal;
 
@@ -93,6 +92,7 @@ fn converse(line: &Line, layout: &Layout, deeds: Deeds) -> Result<(), StepFailur
             .to_string_lossy()
             .into_owned(),
         time_unix_us: now_unix_us(),
+        journal: receipts::identity(layout, log),
     });
     let site = Site {
         layout,
@@ -109,6 +109,7 @@ fn converse(line: &Line, layout: &Layout, deeds: Deeds) -> Result<(), StepFailur
 
 fn answer(site: &Site<'_>, line: &Line, request: Request) -> Result<(), StepFailure> {
     match request {
+        Request::MakeJournal => make_journal(site, line),
         Request::Run(batch) => batch::run(site, line, batch),
         Request::Probe(batch) => batch::probe(site, line, &batch),
         Request::Receipts { operation } => report(site, line, operation),
@@ -135,12 +136,16 @@ fn next(line: &Line) -> Result<Option<Request>, StepFailure> {
     }
 }
 
+fn make_journal(site: &Site<'_>, line: &Line) -> Result<(), StepFailure> {
+    let journal = Journal::open(site.layout, site.log, &mut |_| {})
+        .map_err(|error| failure(FailureClass::Host, &error))?;
+    line.say(&Reply::Journal(journal.live()));
+    Ok(())
+}
+
 fn report(site: &Site<'_>, line: &Line, operation: OperationId) -> Result<(), StepFailure> {
     // Only once nobody carries out a step of it, the receipts are all there will be.
-    let _lock = lock::operation(site.layout, operation, batch::OPERATION_WAIT, &mut || {
-        line.is_gone() || line.is_stopped()
-    })
-    .map_err(|error| batch::lock_failure(&error))?;
+    let _lock = batch::lock_operation(site, line, operation)?;
     let report = receipts::report(site.layout, site.log, operation)
         .map_err(|error| failure(FailureClass::Host, &error))?;
     line.say(&Reply::Receipts(report));

@@ -461,6 +461,9 @@ mod tests {
         let hearing = thread::spawn(move || {
             let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
             while let Ok(Some(reply)) = read_frame::<Reply>(&mut from_agent) {
+                if reply == Reply::Alive {
+                    continue;
+                }
                 let Reply::Output {
                     bytes,
                     stderr: is_stderr,

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::allocation::Allocation;
 use crate::codec;
 use crate::header::Outcome;
-use crate::ids::{Blob, Hash, OperationId, Seq};
+use crate::ids::{Blob, Hash, JournalId, OperationId, Seq};
 use crate::intent::Intent;
 use crate::step::{Captured, PlannedStep, StepDone, StepFailure};
 use crate::subject::Subject;
@@ -106,6 +106,9 @@ pub struct OperationStuck {
 pub struct StepStarted {
     /// Its kind.
     pub kind: String,
+    /// The receipts journal that its host had by then: only there does a missing receipt say that it never acted.
+    /// `None` where the host keeps none of it, or has a damaged one.
+    pub journal: Option<JournalId>,
 }
 
 /// How the outcome of a step became known.

@@ -80,6 +80,11 @@ uuid_id!(
     BootId,
     "boot id"
 );
+uuid_id!(
+    /// One receipts journal of a host, drawn when it was made: one that was lost and made anew has another.
+    JournalId,
+    "receipts journal id"
+);
 
 impl OperationId {
     /// The last twelve hex digits: what tables show, and enough to name an operation on the command line.

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use tallybook_events::actor::Actor;
 use tallybook_events::event::{Event, Resolution, SessionRecorded};
 use tallybook_events::header::ClaimRef;
-use tallybook_events::ids::{Attempt, Blob, OperationId, Seq, StepIndex};
+use tallybook_events::ids::{Attempt, Blob, JournalId, OperationId, Seq, StepIndex};
 use tallybook_events::intent::Intent;
 use tallybook_events::step::{PlannedStep, StepDone, StepFailure};
 use tallybook_events::subject::Subject;
@@ -159,6 +159,8 @@ pub struct Step {
     pub status: StepStatus,
     /// How many times it was started.
     pub attempts: Attempt,
+    /// The receipts journal that its host had before the last of these.
+    pub journal: Option<JournalId>,
     /// Its newest event.
     pub last: Seq,
 }
@@ -276,6 +278,7 @@ impl Operation {
                         plan: plan.clone(),
                         status: StepStatus::Pending,
                         attempts: Attempt(0),
+                        journal: None,
                         last: seq,
                     })
                     .collect();
@@ -328,6 +331,9 @@ impl Operation {
                 step.status = status;
                 step.attempts = step.attempts.max(entry.header.attempt);
                 step.last = seq;
+                if let Event::StepStarted(started) = &entry.event {
+                    step.journal = started.journal;
+                }
                 Ok(())
             }
             Next::Stays => Ok(()),

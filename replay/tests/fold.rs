@@ -91,6 +91,7 @@ fn standing(status: StepStatus, attempts: u32) -> Operation {
         plan: samples::planned(0, &[]),
         status,
         attempts: Attempt(attempts),
+        journal: None,
         last: Seq(9),
     }];
     operation

@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use tallybook_agent::protocol::{Batch, Call, Reply, Request};
+use tallybook_agent::protocol::{Batch, Begun, Call, Reply, Request};
 use tallybook_events::event::{
     Event, OutputCaptured, Resolution, StepFailed, StepStarted, StepSucceeded, StepUnstarted,
 };
@@ -23,6 +23,7 @@ use super::conversation::{self, Conversation, Listener, Speaker};
 use super::crash::{self, Moment};
 use super::reach::{self, Reach};
 use super::watch::{Notice, Watch};
+use crate::host;
 use crate::log::{self, Condition, Draft, Log};
 
 /// Why a chain ended before all its outcomes were known.
@@ -219,10 +220,11 @@ pub(super) async fn carry_out(
         () = asked_to_stop(&mut stop) => return Err(Cut::Stopped),
         opened = open_ends(crew, chain) => opened?,
     };
+    let journal = conversation.journal;
     let mut started = Vec::with_capacity(chain.steps.len());
     for (plan, attempt) in &chain.steps {
         let kind = plan.kind.clone();
-        started.push(crew.draft(operation, plan, *attempt, StepStarted { kind })?);
+        started.push(crew.draft(operation, plan, *attempt, StepStarted { kind, journal })?);
     }
     // Crash boundary: until this returns, nothing on the host may change.
     crew.log.append(started, crew.held(operation)).await?;
@@ -241,8 +243,10 @@ async fn open_ends(
     crew: &Crew,
     chain: &Chain,
 ) -> Result<(Conversation, Option<Conversation>), Cut> {
-    let opened = crew.reach.open(&chain.host, crew.fence.log).await;
-    let conversation = opened.map_err(|error| Cut::Unreachable(chain.host.clone(), error))?;
+    let opened = open(crew, &chain.host).await;
+    let mut conversation = opened.map_err(|error| Cut::Unreachable(chain.host.clone(), error))?;
+    let made = conversation.make_journal().await;
+    made.map_err(|error| Cut::Unreachable(chain.host.clone(), error.into()))?;
     let peer = chain.steps.first().and_then(|(plan, _)| plan.peer.as_ref());
     let sender = match peer {
         Some(peer) => {
@@ -254,8 +258,21 @@ async fn open_ends(
     Ok((conversation, sender))
 }
 
+/// A conversation with the agent on a host. One whose session is full is busy and not gone: it is waited for. All
+/// that fills it is ours, and ends; each try takes as long as the session waits for room.
+pub(super) async fn open(crew: &Crew, host: &HostName) -> Result<Conversation, reach::Error> {
+    loop {
+        match crew.reach.open(host, crew.fence.log).await {
+            Err(reach::Error::Host(error @ host::Error::ChannelLimit { .. })) => {
+                tracing::warn!(%host, "{error}; waiting for one to end");
+            }
+            opened => return opened,
+        }
+    }
+}
+
 async fn open_sender(crew: &Crew, peer: &Peer) -> Result<Conversation, reach::Error> {
-    let conversation = crew.reach.open(&peer.host, crew.fence.log).await?;
+    let conversation = open(crew, &peer.host).await?;
     conversation
         .speaker
         .say(&Request::Send(peer.source.clone()))
@@ -323,6 +340,7 @@ async fn follow(
     let mut transfer: Option<Transfer> = None;
     let mut stop = crew.stop.clone();
     let mut heard = Heard::default();
+    let mut waiting = Waiting::default();
     loop {
         let reply = tokio::select! {
             reply = conversation.listener.hear() => reply.map_err(Cut::Lost)?,
@@ -333,6 +351,7 @@ async fn follow(
             }
         };
         match reply {
+            Reply::Waiting(begun) => waiting.tell(crew, &chain.host, operation, begun),
             Reply::Started(key) => {
                 // The receiving end takes nothing from its peer before it has started.
                 if let Some(sender) = sender.take() {
@@ -402,12 +421,41 @@ async fn follow(
                 return Err(Cut::Refused(failure));
             }
             Reply::Hello { .. }
+            | Reply::Alive
+            | Reply::Journal(_)
             | Reply::Probed { .. }
             | Reply::Receipts(_)
             | Reply::SendEnded
             | Reply::Output { .. }
             | Reply::SessionEnded(_) => {}
         }
+    }
+}
+
+/// What was told last of a wait for another agent of a host: told again when it is for another step.
+#[derive(Default)]
+pub(super) struct Waiting {
+    told: Option<Option<Begun>>,
+}
+
+impl Waiting {
+    pub(super) fn tell(
+        &mut self,
+        crew: &Crew,
+        host: &HostName,
+        operation: &Operation,
+        begun: Option<Begun>,
+    ) {
+        if self.told.as_ref() == Some(&begun) {
+            return;
+        }
+        (crew.watch)(&Notice::Waiting {
+            host: host.clone(),
+            step: begun.as_ref().map(|begun| begun.key.step),
+            operation: begun.as_ref().map_or(operation.id, |it| it.key.operation),
+            since_unix_us: begun.as_ref().map_or(0, |begun| begun.since_unix_us),
+        });
+        self.told = Some(begun);
     }
 }
 

@@ -1,15 +1,16 @@
 //! A conversation with an agent: frames out, frames in, and why the line ended.
 //!
 //! It knows the frames, not what they mean. Reading goes on in a task of its own, so that waiting for a reply can
-//! be given up without losing half a frame.
+//! be given up without losing half a frame. An agent gives signs of life, so a long silence is a lost line.
 
+use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::Pin;
 use std::time::Duration;
 
 use tallybook_agent::protocol::{self, PROTOCOL, Reply, Request};
 use tallybook_events::codec;
-use tallybook_events::ids::LogId;
+use tallybook_events::ids::{JournalId, LogId};
 use tallybook_events::name::HostName;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::mpsc;
@@ -18,6 +19,8 @@ use tokio::sync::mpsc;
 const QUEUE_LEN: usize = 8;
 /// How long an agent may take to answer the first question.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(30);
+/// After such a silence a line counts as lost, although it stands: the agent is stopped, or its host hangs.
+pub const SILENCE_MAX: Duration = Duration::from_secs(60);
 
 /// Why a conversation is over.
 #[derive(Debug, thiserror::Error)]
@@ -72,15 +75,18 @@ pub struct Conversation {
     pub speaker: Speaker,
     /// Hears.
     pub listener: Listener,
+    /// The receipts journal that the host has; `None` where it has none, or a damaged one.
+    pub journal: Option<JournalId>,
 }
 
 impl Conversation {
-    /// A conversation over a process's input and output.
+    /// A conversation over a process's input and output. It is over once nothing was heard for as long as `silence`.
     pub fn new(
         host: &HostName,
         mut stdin: impl AsyncWrite + Unpin + Send + 'static,
         stdout: impl AsyncRead + Unpin + Send + 'static,
         end: End,
+        silence: Duration,
     ) -> Self {
         let (frames, mut queue) = mpsc::channel::<Vec<u8>>(QUEUE_LEN);
         tokio::spawn(async move {
@@ -92,7 +98,7 @@ impl Conversation {
             let _closed = stdin.shutdown().await;
         });
         let (sender, replies) = mpsc::channel(QUEUE_LEN);
-        tokio::spawn(read_replies(host.clone(), stdout, end, sender));
+        tokio::spawn(read_replies(host.clone(), stdout, end, silence, sender));
         Conversation {
             speaker: Speaker {
                 host: host.clone(),
@@ -102,6 +108,7 @@ impl Conversation {
                 host: host.clone(),
                 replies,
             },
+            journal: None,
         }
     }
 
@@ -120,7 +127,12 @@ impl Conversation {
             .await?;
         let reply = tokio::time::timeout(HELLO_TIMEOUT, self.listener.hear()).await;
         let what = match reply {
-            Ok(Ok(Reply::Hello { protocol, .. })) if protocol == PROTOCOL => return Ok(()),
+            Ok(Ok(Reply::Hello {
+                protocol, journal, ..
+            })) if protocol == PROTOCOL => {
+                self.journal = journal;
+                return Ok(());
+            }
             Ok(Ok(Reply::Hello { protocol, .. })) => {
                 format!("speaks protocol {protocol}, not {PROTOCOL}")
             }
@@ -131,6 +143,88 @@ impl Conversation {
         };
         Err(Error::Unexpected { host, what })
     }
+
+    /// Makes sure that the host has a receipts journal, before it is asked to do anything.
+    ///
+    /// # Errors
+    /// When the line is lost, or the agent refuses.
+    pub async fn make_journal(&mut self) -> Result<(), Error> {
+        if self.journal.is_some() {
+            return Ok(());
+        }
+        self.speaker.say(&Request::MakeJournal).await?;
+        let what = match self.listener.hear().await? {
+            Reply::Journal(journal) => {
+                self.journal = journal;
+                return Ok(());
+            }
+            Reply::Refused(failure) => format!("can't keep receipts: {}", failure.message),
+            _ => "does not say where it keeps receipts".to_owned(),
+        };
+        let host = self.speaker.host.clone();
+        Err(Error::Unexpected { host, what })
+    }
+}
+
+/// What is to be said next, where waiting for room must not keep anybody from hearing.
+#[derive(Debug)]
+pub struct Outbox {
+    speaker: Speaker,
+    frames: VecDeque<Vec<u8>>,
+}
+
+impl Outbox {
+    /// Nothing yet.
+    pub fn new(speaker: Speaker) -> Self {
+        Outbox {
+            speaker,
+            frames: VecDeque::new(),
+        }
+    }
+
+    /// Whether all was handed over. Nothing more is to be taken in before it was.
+    pub fn is_empty(&self) -> bool {
+        self.frames.is_empty()
+    }
+
+    /// Says something after all else.
+    ///
+    /// # Errors
+    /// When it has no encoding, or is too long.
+    pub fn put(&mut self, request: &Request) -> Result<(), Error> {
+        self.frames.push_back(self.speaker.frame(request)?);
+        Ok(())
+    }
+
+    /// Says this, and nothing that was not handed over yet.
+    ///
+    /// # Errors
+    /// When it has no encoding, or is too long.
+    pub fn put_instead(&mut self, request: &Request) -> Result<(), Error> {
+        self.frames.clear();
+        self.put(request)
+    }
+
+    /// Hands the next one over as soon as there is room; never resolves when there is none. Can be given up at any
+    /// point without losing or repeating one.
+    ///
+    /// # Errors
+    /// When the line is gone. The listener hears why.
+    pub async fn hand_over(&mut self) -> Result<(), Error> {
+        if self.frames.is_empty() {
+            return std::future::pending().await;
+        }
+        let room = self.speaker.frames.reserve().await;
+        match (room, self.frames.pop_front()) {
+            (Ok(room), Some(frame)) => room.send(frame),
+            (Ok(_), None) => {}
+            (Err(_), _) => {
+                self.frames.clear();
+                return Err(self.speaker.deaf());
+            }
+        }
+        Ok(())
+    }
 }
 
 impl Speaker {
@@ -139,14 +233,22 @@ impl Speaker {
     /// # Errors
     /// When the line is gone. The listener hears why.
     pub async fn say(&self, request: &Request) -> Result<(), Error> {
-        let frame = protocol::encode_frame(request).map_err(|source| Error::Frame {
+        let frame = self.frame(request)?;
+        self.frames.send(frame).await.map_err(|_| self.deaf())
+    }
+
+    fn frame(&self, request: &Request) -> Result<Vec<u8>, Error> {
+        protocol::encode_frame(request).map_err(|source| Error::Frame {
             host: self.host.clone(),
             source,
-        })?;
-        self.frames.send(frame).await.map_err(|_| Error::Lost {
+        })
+    }
+
+    fn deaf(&self) -> Error {
+        Error::Lost {
             host: self.host.clone(),
             why: "it takes no more input".to_owned(),
-        })
+        }
     }
 }
 
@@ -170,10 +272,22 @@ async fn read_replies(
     host: HostName,
     mut stdout: impl AsyncRead + Unpin,
     end: End,
+    silence: Duration,
     replies: mpsc::Sender<Result<Reply, Error>>,
 ) {
     loop {
-        match read_reply(&mut stdout).await {
+        let read = tokio::select! {
+            read = tokio::time::timeout(silence, read_reply(&mut stdout)) => read,
+            // Nobody listens any more: the process is given up, and not kept for what it may still say.
+            () = replies.closed() => return,
+        };
+        let Ok(read) = read else {
+            let why = format!("it said nothing for {} s", silence.as_secs());
+            let _gone = replies.send(Err(Error::Lost { host, why })).await;
+            return;
+        };
+        match read {
+            Ok(Some(Reply::Alive)) => {}
             Ok(Some(reply)) => {
                 if replies.send(Ok(reply)).await.is_err() {
                     return;

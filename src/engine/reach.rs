@@ -206,7 +206,13 @@ impl Fleet {
                 Err(error) => error.to_string(),
             }
         });
-        let mut conversation = Conversation::new(name, stream.stdin, stream.stdout, end);
+        let mut conversation = Conversation::new(
+            name,
+            stream.stdin,
+            stream.stdout,
+            end,
+            conversation::SILENCE_MAX,
+        );
         conversation.hello(log).await?;
         Ok(conversation)
     }

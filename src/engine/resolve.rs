@@ -6,13 +6,13 @@ use std::collections::BTreeMap;
 
 use tallybook_agent::protocol::{ReceiptReport, Reply, Request};
 use tallybook_events::event::{Resolution, StepDoubted, StepSucceeded, StepUnstarted};
-use tallybook_events::ids::{Attempt, StepIndex};
+use tallybook_events::ids::{Attempt, JournalId, StepIndex};
 use tallybook_events::name::HostName;
 use tallybook_events::step::{Action, Phase, PlannedStep, Receipt, Seen};
 use tallybook_replay::operation::Operation;
 
 use super::Once;
-use super::chain::{Crew, Cut};
+use super::chain::{self, Crew, Cut, Waiting};
 use super::conversation::Conversation;
 use super::watch::Notice;
 
@@ -53,7 +53,8 @@ pub(super) async fn host(
             Some(receipt) if !matches!(receipt.phase, Phase::Started) => {
                 verdicts.insert(plan.index, Verdict::Receipt(Box::new(receipt.clone())));
             }
-            None if report.journal_is_live => {
+            // Only from the journal that was there before it was to start: one that was made since knows nothing of it.
+            None if report.journal.is_some() && report.journal == journal(operation, plan) => {
                 let why = "the host has no receipt of it".to_owned();
                 verdicts.insert(plan.index, Verdict::Unstarted(why));
             }
@@ -72,6 +73,12 @@ pub(super) async fn host(
         settle(crew, operation, plan, *attempt, verdict, &mut resolved).await?;
     }
     Ok(resolved)
+}
+
+/// The receipts journal that the host had before it was asked to start the step.
+fn journal(operation: &Operation, plan: &PlannedStep) -> Option<JournalId> {
+    let step = operation.steps.get(plan.index.0 as usize);
+    step.and_then(|step| step.journal)
 }
 
 async fn settle(
@@ -148,8 +155,10 @@ async fn receipts(
         })
         .await
         .map_err(Cut::Lost)?;
+    let mut waiting = Waiting::default();
     loop {
         match conversation.listener.hear().await.map_err(Cut::Lost)? {
+            Reply::Waiting(begun) => waiting.tell(crew, host, operation, begun),
             Reply::Receipts(report) => return Ok(report),
             Reply::Refused(failure) => return Err(Cut::Refused(failure)),
             _ => {}
@@ -197,8 +206,7 @@ async fn probe(
 }
 
 async fn open(crew: &Crew, host: &HostName) -> Result<Conversation, Cut> {
-    crew.reach
-        .open(host, crew.fence.log)
+    chain::open(crew, host)
         .await
         .map_err(|error| Cut::Unreachable(host.clone(), error))
 }

@@ -99,8 +99,12 @@ impl Engine {
                 return Ok(Ended::Unreachable(error));
             }
         };
-        let kind = KIND.to_owned();
-        self.append_step(&operation, &step, vec![StepStarted { kind }.into()])
+        let started = StepStarted {
+            kind: KIND.to_owned(),
+            // A session leaves no receipt anywhere.
+            journal: None,
+        };
+        self.append_step(&operation, &step, vec![started.into()])
             .await?;
         let stop = self.stop.clone();
         let ended = converse(&mut conversation, request, input, print, stop).await;

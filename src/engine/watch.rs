@@ -61,6 +61,18 @@ pub enum Notice {
         /// What happened.
         message: String,
     },
+    /// Another agent on the host still carries out a step of the operation, which is waited for: ours, whose line was
+    /// lost, or one of a controller that died.
+    Waiting {
+        /// The host.
+        host: HostName,
+        /// The step; `None` where it is between two.
+        step: Option<StepIndex>,
+        /// The operation that the step is of.
+        operation: OperationId,
+        /// Since when the step runs, in microseconds since 1970-01-01 UTC by the host's clock; 0 without a step.
+        since_unix_us: u64,
+    },
     /// The outcome of a step that was in doubt is known now.
     Resolved {
         /// The step.

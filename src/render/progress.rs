@@ -10,6 +10,7 @@ use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tallybook_events::ids::StepIndex;
 
 use super::{Format, bytes, plain};
+use crate::clock;
 use crate::engine::watch::{Notice, Watch};
 
 /// Beyond this a total is shown as bytes: nothing else is counted that high.
@@ -110,6 +111,23 @@ impl Inner {
             } => {
                 let text = format!("FAIL  {host}: {}: {}", plain(summary), plain(message));
                 self.end(*step, &text);
+            }
+            Notice::Waiting {
+                host,
+                step,
+                operation: _,
+                since_unix_us,
+            } => {
+                let what = match step {
+                    Some(step) => {
+                        format!(
+                            "step {step} still runs since {}",
+                            clock::rfc3339(*since_unix_us)
+                        )
+                    }
+                    None => "an earlier agent still works".to_owned(),
+                };
+                self.line(&format!("wait  {host}: {what}"));
             }
             Notice::Resolved { step, host, how } => {
                 self.line(&format!("look  {host}: step {step}: {}", plain(how)));

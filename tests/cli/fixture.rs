@@ -340,6 +340,7 @@ async fn carry_out(log: &Log, number: u8, subject: Subject, intent: Intent, step
         let of_step = |event: Event| make(event).step(index, Attempt(1));
         let started = StepStarted {
             kind: told.kind.to_owned(),
+            journal: None,
         };
         let mut drafts = vec![of_step(started.into())];
         if let Some(text) = told.printed {

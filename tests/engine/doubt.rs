@@ -1,7 +1,11 @@
 //! Steps in doubt: every place where a line is lost or a controller dies, and what the next look makes of it.
 
+use std::time::Duration;
+
+use tallybook::engine::watch::Notice;
 use tallybook::engine::{Once, Outcome};
-use tallybook_events::ids::Attempt;
+use tallybook_agent::receipts::Journal;
+use tallybook_events::ids::{Attempt, StepIndex};
 use tallybook_replay::operation::{OperationStatus, StepStatus};
 
 use crate::deed::Deed;
@@ -218,5 +222,91 @@ async fn a_host_that_never_lets_a_step_end_is_given_up() {
             "{fault:?}: {outcome:?}"
         );
         assert_eq!(stage.notes("a"), ["s0"]);
+    }
+}
+
+fn waits_for(stage: &Stage, wanted: u32) -> bool {
+    let notices = stage.notices.lock().unwrap();
+    notices.iter().any(|notice| {
+        matches!(notice, Notice::Waiting { step: Some(step), since_unix_us, .. }
+            if *step == StepIndex(wanted) && *since_unix_us > 0)
+    })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_step_that_still_runs_behind_a_lost_line_is_waited_for_and_adopted() {
+    let stage = Stage::new(&["a"]).await;
+    let host = stage.world.host("a");
+    host.befall(Fault::CutAtStarted, Line::Breaks);
+    let plan = vec![
+        step(0, "a", &[], Deed::Await("end".to_owned())),
+        step(1, "a", &[0], Deed::Note),
+    ];
+    let engine = stage.engine();
+    let id = stage.begin(&engine, plan).await;
+    let run = tokio::spawn(async move { engine.run(id).await });
+    stage.until(|stage| waits_for(stage, 0)).await;
+    // Left, and taken up again while it still runs.
+    stage.stop.send_replace(true);
+    let outcome = within(run).await.unwrap().unwrap();
+    assert!(matches!(outcome, Outcome::Interrupted(_)), "{outcome:?}");
+    stage.stop.send_replace(false);
+    stage.notices.lock().unwrap().clear();
+    let engine = stage.engine();
+    let run = tokio::spawn(async move { engine.resume(id, Once::Ask).await });
+    stage.until(|stage| waits_for(stage, 0)).await;
+    host.signal("end");
+    let outcome = within(run).await.unwrap().unwrap();
+    assert!(matches!(outcome, Outcome::Succeeded), "{outcome:?}");
+    assert_eq!(stage.notes("a"), ["begin s0", "s0", "s1"]);
+    assert_eq!(stage.operation(id).await.steps[0].attempts, Attempt(1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_line_that_stands_and_is_silent_is_a_lost_one() {
+    for fault in [Fault::RunLost, Fault::CutAtStarted, Fault::CutAtFinished] {
+        let stage = Stage::new(&["a"]).await;
+        let host = stage.world.host("a");
+        host.set_silence(Duration::from_millis(500));
+        host.befall(fault.clone(), Line::FallsSilent);
+        let (id, outcome) = stage.perform(vec![step(0, "a", &[], Deed::Note)]).await;
+        assert!(
+            matches!(outcome, Outcome::Succeeded),
+            "{fault:?}: {outcome:?}"
+        );
+        assert_eq!(stage.notes("a"), ["s0"], "{fault:?}");
+        let operation = stage.operation(id).await;
+        assert_eq!(operation.steps[0].attempts.0, starts(&fault), "{fault:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_receipts_journal_made_since_proves_nothing() {
+    for is_once in [true, false] {
+        let stage = Stage::new(&["a"]).await;
+        let host = stage.world.host("a");
+        host.befall(Fault::AgentDies { effect: true }, Line::FallsSilent);
+        let plan = match is_once {
+            true => once(0, "a", &[], Deed::Blind),
+            false => step(0, "a", &[], Deed::Note),
+        };
+        let engine = stage.engine();
+        let id = stage.begin(&engine, vec![plan]).await;
+        let run = tokio::spawn(async move { engine.run(id).await });
+        within(async { host.hits.lock().await.recv().await })
+            .await
+            .unwrap();
+        run.abort();
+        assert!(run.await.unwrap_err().is_cancelled());
+        // The host loses its receipts, and another operation makes new ones.
+        let log = stage.log.head().await.unwrap().log.unwrap();
+        std::fs::remove_dir_all(host.layout.receipts(log)).unwrap();
+        drop(Journal::open(&host.layout, log, &mut |_| {}).unwrap());
+        let outcome = stage.resume(id).await.unwrap();
+        match is_once {
+            true => assert!(matches!(outcome, Outcome::Stuck(_)), "{outcome:?}"),
+            false => assert!(matches!(outcome, Outcome::Succeeded), "{outcome:?}"),
+        }
+        assert_eq!(stage.notes("a"), ["s0"], "done once");
     }
 }

@@ -6,6 +6,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
+use std::time::Duration;
 
 use tallybook::engine::conversation::{self, Conversation};
 use tallybook::engine::reach::{self, Opening, Reach};
@@ -55,6 +56,7 @@ pub(crate) struct Host {
     faults: Mutex<VecDeque<Fault>>,
     always: Mutex<Option<Fault>>,
     line: Mutex<Line>,
+    silence: Mutex<Duration>,
     hit: mpsc::UnboundedSender<Fault>,
     pub(crate) hits: tokio::sync::Mutex<mpsc::UnboundedReceiver<Fault>>,
 }
@@ -72,6 +74,7 @@ impl Host {
             faults: Mutex::default(),
             always: Mutex::default(),
             line: Mutex::new(Line::Breaks),
+            silence: Mutex::new(conversation::SILENCE_MAX),
             hit,
             hits: tokio::sync::Mutex::new(hits),
         }
@@ -92,6 +95,11 @@ impl Host {
     /// From now on a conversation takes for ever to open.
     pub(crate) fn set_slow(&self, slow: bool) {
         self.slow.store(slow, Ordering::SeqCst);
+    }
+
+    /// How long its agents may be silent from now on.
+    pub(crate) fn set_silence(&self, silence: Duration) {
+        *self.silence.lock().unwrap() = silence;
     }
 
     pub(crate) fn befall(&self, fault: Fault, line: Line) {
@@ -167,7 +175,8 @@ impl Reach for World {
             let stream = tokio::net::UnixStream::from_std(ours).unwrap();
             let (stdout, stdin) = stream.into_split();
             let end = Box::pin(async { "cut by the test".to_owned() });
-            let mut conversation = Conversation::new(name, stdin, stdout, end);
+            let silence = *host.silence.lock().unwrap();
+            let mut conversation = Conversation::new(name, stdin, stdout, end, silence);
             conversation.hello(log).await?;
             Ok(conversation)
         })

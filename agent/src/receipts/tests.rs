@@ -1,7 +1,7 @@
 //! The journal's bytes, its torn tails and its damage.
 
 use tallybook_events::header::ClaimRef;
-use tallybook_events::ids::{Attempt, Blob, BootId, Epoch, Hash, Seq, StepIndex};
+use tallybook_events::ids::{Attempt, Blob, BootId, Epoch, Hash, JournalId, Seq, StepIndex};
 use tallybook_events::step::{Fence, Phase, StepDone, StepKey};
 
 use super::*;
@@ -82,6 +82,10 @@ impl Host {
     fn report(&self) -> ReceiptReport {
         report(&self.layout, LOG, OPERATION).unwrap()
     }
+
+    fn is_live(&self) -> bool {
+        self.report().journal.is_some()
+    }
 }
 
 fn steps(receipts: &[Receipt]) -> Vec<u32> {
@@ -96,6 +100,10 @@ fn golden_bytes() {
     let frame = encode(&receipt(5, done())).unwrap();
     let hex: String = frame.iter().map(|byte| format!("{byte:02x}")).collect();
     assert_eq!(hex, include_str!("golden_succeeded.hex").trim());
+    let head = encode_head(LOG, JournalId::from_bytes([5; 16]));
+    let hex: String = head.iter().map(|byte| format!("{byte:02x}")).collect();
+    assert_eq!(hex, include_str!("golden_head.hex").trim());
+    assert_eq!(head[36..], blake3::hash(&head[..36]).as_bytes()[..28]);
     // And from the bytes alone, by the table in the module's documentation.
     let len = u32::from_le_bytes(frame[4..8].try_into().unwrap()) as usize;
     assert_eq!(&frame[..4], b"TBA1");
@@ -110,11 +118,70 @@ fn golden_bytes() {
 #[test]
 fn a_missing_journal_is_not_live_and_asking_makes_none() {
     let host = Host::new();
-    assert!(!host.report().journal_is_live);
+    assert!(!host.is_live());
+    assert_eq!(identity(&host.layout, LOG), None);
     assert!(!path(&host.layout, LOG).exists());
     let (journal, found) = host.open();
-    assert!(journal.is_live() && found.is_empty());
-    assert!(host.report().journal_is_live);
+    assert!(journal.live().is_some() && found.is_empty());
+    assert_eq!(host.report().journal, journal.live());
+    assert_eq!(identity(&host.layout, LOG), journal.live());
+}
+
+#[test]
+fn a_journal_that_was_made_anew_is_another() {
+    let host = Host::with(0..1);
+    let before = host.report().journal;
+    assert_eq!(
+        host.open().0.live(),
+        before,
+        "the same as long as it is there"
+    );
+    fs::remove_file(path(&host.layout, LOG)).unwrap();
+    assert_eq!(identity(&host.layout, LOG), None);
+    let (journal, _) = host.open();
+    assert!(journal.live().is_some());
+    assert_ne!(journal.live(), before);
+}
+
+#[test]
+fn many_makers_make_one() {
+    let host = Host::new();
+    let ids: Vec<_> = std::thread::scope(|scope| {
+        let made: Vec<_> = (0..8)
+            .map(|_| scope.spawn(|| host.open().0.live().unwrap()))
+            .collect();
+        made.into_iter().map(|made| made.join().unwrap()).collect()
+    });
+    assert!(ids.iter().all(|id| *id == ids[0]), "{ids:?}");
+    let left = fs::read_dir(host.layout.receipts(LOG)).unwrap().count();
+    assert_eq!(left, 1, "nothing is left beside it");
+}
+
+#[test]
+fn a_journal_of_another_log_or_without_a_head_is_not_live() {
+    let whole = Host::with(0..2).bytes();
+    for bytes in [&whole[HEAD_LEN..], &whole[..HEAD_LEN - 1], &[]] {
+        let host = Host::with(0..0);
+        host.store(bytes);
+        assert!(!host.is_live());
+        assert_eq!(identity(&host.layout, LOG), None);
+        let (mut journal, found) = host.open();
+        assert_eq!(journal.live(), None);
+        assert_eq!(found.len(), if bytes.len() > HEAD_LEN { 2 } else { 0 });
+        assert_eq!(host.bytes(), bytes, "left as it is");
+        journal.append(&receipt(2, Phase::Started)).unwrap();
+        assert_eq!(steps(&host.report().receipts).last(), Some(&2));
+        assert!(!host.is_live());
+    }
+    let host = Host::with(0..1);
+    let other = LogId::from_bytes([8; 16]);
+    fs::create_dir_all(host.layout.receipts(other)).unwrap();
+    fs::copy(path(&host.layout, LOG), path(&host.layout, other)).unwrap();
+    assert_eq!(identity(&host.layout, other), None);
+    assert_eq!(
+        report(&host.layout, other, OPERATION).unwrap().journal,
+        None
+    );
 }
 
 #[test]
@@ -130,7 +197,7 @@ fn the_newest_receipt_of_each_start_is_reported() {
     foreign.key.operation = OperationId::from_bytes([9; 16]);
     journal.append(&foreign).unwrap();
     let report = host.report();
-    assert!(report.journal_is_live);
+    assert!(report.journal.is_some());
     let told = [receipt(0, done()), again, receipt(1, Phase::Started)];
     assert_eq!(report.receipts, told);
 }
@@ -143,11 +210,11 @@ fn a_tail_torn_anywhere_is_put_aside_and_the_journal_stays_live() {
         let host = Host::with(0..0);
         host.store(&whole[..cut]);
         let report = host.report();
-        assert!(report.journal_is_live, "cut at {cut}");
+        assert!(report.journal.is_some(), "cut at {cut}");
         assert_eq!(steps(&report.receipts), [0, 1]);
         assert_eq!(host.bytes().len(), cut, "asking changes nothing");
         let (mut journal, found) = host.open();
-        assert!(journal.is_live());
+        assert!(journal.live().is_some());
         assert_eq!(steps(&found), [0, 1]);
         let aside = torn(&host.layout, LOG).unwrap();
         assert_eq!(fs::read(&aside[0]).unwrap(), &whole[keep..cut]);
@@ -165,7 +232,7 @@ fn a_tail_of_zeros_is_a_torn_one() {
         let mut bytes = whole.clone();
         bytes[from..].fill(0);
         host.store(&bytes);
-        assert!(host.report().journal_is_live, "zeros from {from}");
+        assert!(host.is_live(), "zeros from {from}");
         assert_eq!(steps(&host.open().1), [0]);
         assert_eq!(host.bytes().len(), keep);
     }
@@ -174,25 +241,25 @@ fn a_tail_of_zeros_is_a_torn_one() {
 #[test]
 fn damage_anywhere_is_told_and_what_is_behind_it_is_still_found() {
     let whole = Host::with(0..3).bytes();
-    let frame = whole.len() / 3;
+    let frame = (whole.len() - HEAD_LEN) / 3;
     for at in 0..whole.len() {
         let host = Host::with(0..0);
         let mut bytes = whole.clone();
         bytes[at] ^= 0x40;
         host.store(&bytes);
-        let hit = (at / frame) as u32;
-        let expected: Vec<u32> = (0..3).filter(|step| *step != hit).collect();
+        let hit = at.checked_sub(HEAD_LEN).map(|at| (at / frame) as u32);
+        let expected: Vec<u32> = (0..3).filter(|step| Some(*step) != hit).collect();
         let report = host.report();
-        assert!(!report.journal_is_live, "byte {at}");
+        assert_eq!(report.journal, None, "byte {at}");
         assert_eq!(steps(&report.receipts), expected, "byte {at}");
         let (mut journal, found) = host.open();
-        assert!(!journal.is_live());
+        assert_eq!(journal.live(), None);
         assert_eq!(steps(&found), expected);
         assert_eq!(host.bytes(), bytes, "damage is left as it is");
         // Written behind it, and found again.
         journal.append(&receipt(3, Phase::Started)).unwrap();
         let report = host.report();
-        assert!(!report.journal_is_live);
+        assert_eq!(report.journal, None);
         assert_eq!(report.receipts.last().unwrap().key.step, StepIndex(3));
     }
 }
@@ -210,12 +277,13 @@ fn a_frame_inside_a_damaged_body_is_not_believed() {
     };
     outer.phase = Phase::Succeeded(done);
     let host = Host::with(0..0);
-    let mut bytes = encode(&outer).unwrap();
+    let mut bytes = host.bytes();
+    bytes.extend_from_slice(&encode(&outer).unwrap());
     let last = bytes.len() - 1;
     bytes[last] ^= 1;
     host.store(&bytes);
     let report = host.report();
-    assert!(!report.journal_is_live);
+    assert_eq!(report.journal, None);
     assert!(report.receipts.is_empty());
 }
 
@@ -228,7 +296,7 @@ fn a_whole_frame_that_is_no_receipt_makes_it_not_live() {
     bytes.extend_from_slice(&body);
     bytes.extend_from_slice(blake3::hash(&body).as_bytes());
     host.store(&bytes);
-    assert!(!host.report().journal_is_live);
+    assert!(!host.is_live());
     assert_eq!(host.open().1.len(), 1);
     assert_eq!(host.bytes(), bytes);
 }
@@ -247,7 +315,7 @@ fn two_writers_take_turns_and_one_repairs_what_the_other_tore() {
     host.store(&bytes);
     two.append(&receipt(3, Phase::Started)).unwrap();
     let report = host.report();
-    assert!(report.journal_is_live);
+    assert!(report.journal.is_some());
     assert_eq!(steps(&report.receipts), [0, 1, 3]);
     assert_eq!(torn(&host.layout, LOG).unwrap().len(), 1);
 }
@@ -268,6 +336,6 @@ fn writers_in_parallel_lose_nothing() {
         }
     });
     let report = host.report();
-    assert!(report.journal_is_live);
+    assert!(report.journal.is_some());
     assert_eq!(steps(&report.receipts), (0..40).collect::<Vec<_>>());
 }

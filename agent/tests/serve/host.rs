@@ -17,7 +17,7 @@ use tallybook_agent::receipts::{self};
 use tallybook_agent::serve::{Deeds, serve};
 use tallybook_agent::step::{Context, Done, Link, OutputOf, Program, Step, StepKind, fail, params};
 use tallybook_events::header::ClaimRef;
-use tallybook_events::ids::{Attempt, Epoch, Hash, LogId, OperationId, Seq, StepIndex};
+use tallybook_events::ids::{Attempt, Epoch, Hash, JournalId, LogId, OperationId, Seq, StepIndex};
 use tallybook_events::step::{
     Action, FailureClass, Fence, Phase, Receipt, Seen, StepDone, StepFailure, StepKey,
 };
@@ -283,22 +283,7 @@ impl Host {
     /// An agent that was greeted.
     pub(crate) fn agent(&self) -> Agent {
         let mut agent = self.stranger();
-        agent.say(&Request::Hello {
-            protocol: PROTOCOL,
-            log: LOG,
-            host: "host1".parse().unwrap(),
-        });
-        let hello = agent.hear();
-        assert!(
-            matches!(
-                hello,
-                Reply::Hello {
-                    protocol: PROTOCOL,
-                    ..
-                }
-            ),
-            "{hello:?}"
-        );
+        agent.greet();
         agent
     }
 
@@ -333,15 +318,37 @@ impl Agent {
         self.say(&Request::Run(batch(calls)));
     }
 
+    /// Greets it; the receipts journal that it tells.
+    pub(crate) fn greet(&mut self) -> Option<JournalId> {
+        self.say(&Request::Hello {
+            protocol: PROTOCOL,
+            log: LOG,
+            host: "host1".parse().unwrap(),
+        });
+        match self.hear() {
+            Reply::Hello {
+                protocol: PROTOCOL,
+                journal,
+                ..
+            } => journal,
+            other => panic!("{other:?}"),
+        }
+    }
+
     pub(crate) fn hear(&mut self) -> Reply {
-        read_frame(&mut self.from).unwrap().expect("a reply")
+        loop {
+            match read_frame(&mut self.from).unwrap().expect("a reply") {
+                Reply::Alive => {}
+                reply => return reply,
+            }
+        }
     }
 
     pub(crate) fn finished(&mut self) -> Phase {
         loop {
             match self.hear() {
                 Reply::Finished(receipt) => return receipt.phase,
-                Reply::Started(_) | Reply::Progress { .. } => {}
+                Reply::Started(_) | Reply::Progress { .. } | Reply::Waiting(_) => {}
                 other => panic!("{other:?}"),
             }
         }

@@ -7,7 +7,9 @@ use std::io::Write;
 use std::thread::{self};
 use std::time::Duration;
 use tallybook_agent::lock;
-use tallybook_agent::protocol::{PROTOCOL, Reply, Request, SendSource, read_frame, write_frame};
+use tallybook_agent::protocol::{
+    Begun, PROTOCOL, Reply, Request, SendSource, read_frame, write_frame,
+};
 use tallybook_agent::receipts::{self, Journal};
 use tallybook_agent::step::OutputOf;
 use tallybook_events::ids::{Blob, Epoch, Generation, LogId, OperationId, StepIndex};
@@ -35,7 +37,7 @@ fn a_batch_is_carried_out_in_order_with_receipts_and_outputs() {
     assert!(agent.unstarted().is_empty());
     assert_eq!(host.notes(), ["a", "b"]);
     assert!(agent.end());
-    assert!(host.report().journal_is_live);
+    assert!(host.report().journal.is_some());
     let locks = fs::read_dir(host.layout.locks()).unwrap().count();
     assert_eq!(locks, 0, "all released");
 }
@@ -81,18 +83,8 @@ fn a_start_without_an_end_is_repeated_unless_once() {
             text: "once".to_owned(),
         },
     };
-    let mut journal = Journal::open(&host.layout, LOG, &mut |_| {}).unwrap();
     for step in [0, 1] {
-        journal
-            .append(&Receipt {
-                key: key(step),
-                fence: batch(Vec::new()).fence,
-                kind: "test".to_owned(),
-                boot: tallybook_events::ids::BootId::from_bytes([0; 16]),
-                time_unix_us: 0,
-                phase: Phase::Started,
-            })
-            .unwrap();
+        begin(&host, step);
     }
     let mut agent = host.agent();
     agent.run(vec![host.note(0, "again")]);
@@ -160,7 +152,7 @@ fn a_lost_line_lets_the_running_step_end_and_begins_no_other() {
     let Reply::Receipts(report) = other.hear() else {
         panic!()
     };
-    assert!(report.journal_is_live);
+    assert!(report.journal.is_some());
     assert_eq!(report.receipts.len(), 1);
     done(&report.receipts[0].phase);
     thread.join().unwrap();
@@ -302,20 +294,97 @@ fn receipts_of_a_host_that_never_acted_prove_nothing() {
     let Reply::Receipts(report) = agent.hear() else {
         panic!()
     };
-    assert!(!report.journal_is_live && report.receipts.is_empty());
+    assert!(report.journal.is_none() && report.receipts.is_empty());
 }
 
 #[test]
 fn a_batch_waits_for_the_agent_that_still_works_on_the_operation() {
     let host = Host::new();
-    let wait = Duration::from_secs(10);
-    let held = lock::operation(&host.layout, OPERATION, wait, &mut || false).unwrap();
+    let held = lock::operation(&host.layout, OPERATION, &mut || false).unwrap();
+    let begun = begin(&host, 3);
     let mut agent = host.agent();
     agent.run(vec![host.note(0, "a")]);
-    thread::sleep(Duration::from_millis(200));
+    assert_eq!(agent.hear(), Reply::Waiting(Some(begun)), "and says so");
     assert!(host.notes().is_empty());
     drop(held);
     done(&agent.finished());
+}
+
+#[test]
+fn a_question_for_receipts_waits_until_they_are_all_and_can_be_given_up() {
+    let host = Host::new();
+    let held = lock::operation(&host.layout, OPERATION, &mut || false).unwrap();
+    let ask = || {
+        let mut agent = host.agent();
+        agent.say(&Request::Receipts {
+            operation: OPERATION,
+        });
+        assert_eq!(agent.hear(), Reply::Waiting(None), "between two steps");
+        agent
+    };
+    let (mut patient, mut stopped, gone) = (ask(), ask(), ask());
+    stopped.say(&Request::Stop);
+    assert_eq!(stopped.refused().class, FailureClass::Interrupted);
+    gone.end();
+    drop(held);
+    let Reply::Receipts(report) = patient.hear() else {
+        panic!()
+    };
+    assert!(report.receipts.is_empty());
+}
+
+#[test]
+fn a_start_that_comes_after_a_newer_one_is_not_begun() {
+    let host = Host::new();
+    let mut agent = host.agent();
+    let mut newer = host.note(0, "newer");
+    newer.key.attempt.0 = 2;
+    agent.run(vec![newer]);
+    done(&agent.finished());
+    agent.unstarted();
+    agent.run(vec![host.note(1, "not even this"), host.note(0, "late")]);
+    let refused = agent.refused();
+    assert!(
+        refused
+            .message
+            .contains("start 1 of step 0 comes after its start 2"),
+        "{}",
+        refused.message
+    );
+    assert_eq!(host.notes(), ["newer"]);
+    assert_eq!(host.phase(1), None);
+}
+
+#[test]
+fn a_journal_is_made_on_demand_and_told_from_then_on() {
+    let host = Host::new();
+    let mut agent = host.stranger();
+    assert_eq!(agent.greet(), None);
+    assert!(!host.layout.state.exists(), "a greeting leaves no trace");
+    agent.say(&Request::MakeJournal);
+    let Reply::Journal(Some(made)) = agent.hear() else {
+        panic!()
+    };
+    assert_eq!(host.report().journal, Some(made));
+    assert_eq!(host.stranger().greet(), Some(made));
+}
+
+/// What another agent's receipt says of a step that it began.
+fn begin(host: &Host, step: u32) -> Begun {
+    let mut journal = Journal::open(&host.layout, LOG, &mut |_| {}).unwrap();
+    let receipt = Receipt {
+        key: key(step),
+        fence: batch(Vec::new()).fence,
+        kind: "test".to_owned(),
+        boot: tallybook_events::ids::BootId::from_bytes([0; 16]),
+        time_unix_us: 7,
+        phase: Phase::Started,
+    };
+    journal.append(&receipt).unwrap();
+    Begun {
+        key: key(step),
+        since_unix_us: 7,
+    }
 }
 
 #[test]

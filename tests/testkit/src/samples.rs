@@ -17,7 +17,8 @@ use tallybook_events::event::{
 use tallybook_events::fact::{Backing, Fact, Origin};
 use tallybook_events::header::{ClaimRef, Header, Writer};
 use tallybook_events::ids::{
-    Attempt, Blob, BootId, Epoch, EventId, Generation, Hash, LogId, OperationId, Seq, StepIndex,
+    Attempt, Blob, BootId, Epoch, EventId, Generation, Hash, JournalId, LogId, OperationId, Seq,
+    StepIndex,
 };
 use tallybook_events::intent::{Intent, Source};
 use tallybook_events::name::{ContainerName, HostName, TemplateName};
@@ -253,6 +254,7 @@ pub fn events() -> Vec<Event> {
         OperationStuck { reason: reason() }.into(),
         StepStarted {
             kind: "container.start".to_owned(),
+            journal: Some(JournalId::from_bytes([0x4a; 16])),
         }
         .into(),
         StepSucceeded {

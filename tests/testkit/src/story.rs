@@ -243,6 +243,7 @@ impl Story {
             };
             let started = StepStarted {
                 kind: "container.start".to_owned(),
+                journal: None,
             };
             self.append(place, subject.clone(), vec![started.into()]);
             if self.choose(4) == 0 {
