@@ -6,15 +6,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use tallybook_events::event::{AllocationMade, AllocationReleased, InventoryRecorded};
+use tallybook_events::event::{AllocationMade, AllocationReleased, Event, InventoryRecorded};
 use tallybook_events::ids::{Blob, Hash, Seq};
 use tallybook_events::subject::Subject;
 use tallybook_events::{event, record};
 use tallybook_replay::state::State;
 
 use crate::cloud::allocate::{self, Entry, Key};
-use crate::cloud::{Allocation, Inventory, Selection, compile};
-use crate::log::{self, Condition, Draft, Log, Refusal};
+use crate::cloud::{self, Allocation, Inventory, Selection, compile};
+use crate::log::{self, Condition, Draft, Filter, Log, Refusal};
 
 /// How often an append is tried anew after somebody else's came first.
 const ATTEMPTS_MAX: u32 = 20;
@@ -158,6 +158,79 @@ pub fn plan(
     Ok(outcome)
 }
 
+/// An allocation that is worked out and not yet in the log.
+#[derive(Debug)]
+pub struct Made {
+    /// What it gives and releases.
+    pub outcome: Outcome,
+    /// Its events.
+    pub drafts: Vec<Draft>,
+    /// What must hold for them to be appended.
+    pub condition: Condition,
+}
+
+/// Works out an allocation at one point of the log: [`allocate`] appends it by itself, an operation with its plan.
+///
+/// # Errors
+/// [`Error::InventoryReplaced`] when another inventory is the newest one there; else as [`plan`].
+pub fn make(
+    state: &State,
+    inventory: &Inventory,
+    selection: &Selection,
+    inventory_seq: Seq,
+) -> Result<Made, Error> {
+    let newest = state.inventory.map_or(Seq::NONE, |(seq, _)| seq);
+    if newest != inventory_seq {
+        return Err(Error::InventoryReplaced {
+            used: inventory_seq,
+            newest,
+        });
+    }
+    let outcome = plan(state, inventory, selection)?;
+    let drafts = drafts(&outcome, inventory_seq)?;
+    let mut condition = Condition::none();
+    if !drafts.is_empty() {
+        condition.unchanged = Some((depends_on(state, inventory, &outcome), state.head.seq));
+        condition.unclaimed = Some((outcome.released.keys().map(subject).collect(), None));
+    }
+    Ok(Made {
+        outcome,
+        drafts,
+        condition,
+    })
+}
+
+/// What a container was given that is not there and that the newest inventory does not list: nobody will come for it.
+///
+/// # Errors
+/// When the log can't be read.
+pub async fn left_over(log: &Log, key: &Key) -> Result<Option<Allocation>, log::Error> {
+    let state = log.state().await?;
+    let Some(allocation) = state.allocations.get(key) else {
+        return Ok(None);
+    };
+    if state.containers.contains_key(key) {
+        return Ok(None);
+    }
+    let Some((seq, _)) = state.inventory else {
+        return Ok(None);
+    };
+    let entries = log.entries(&Filter::at(seq)).await?;
+    let listed = entries.iter().any(|entry| {
+        let Event::InventoryRecorded(recorded) = &entry.event else {
+            return false;
+        };
+        let (host, container) = key;
+        // One that can't be read lists everything, for all that is known.
+        let parsed = cloud::parse(&recorded.path, &recorded.text.to_string());
+        parsed.map_or(true, |inventory| {
+            let listed = inventory.containers.get(container);
+            listed.is_some_and(|listed| listed.host == *host)
+        })
+    });
+    Ok((!listed).then(|| allocation.clone()))
+}
+
 /// Gives the selected containers what the inventory says, and releases what belongs to containers that are neither
 /// in the inventory nor on their host. `inventory_seq` is the event that recorded this inventory.
 ///
@@ -173,25 +246,12 @@ pub async fn allocate(
     let mut attempt = 0;
     loop {
         let state = log.state().await?;
-        let newest = state.inventory.map_or(Seq::NONE, |(seq, _)| seq);
-        if newest != inventory_seq {
-            return Err(Error::InventoryReplaced {
-                used: inventory_seq,
-                newest,
-            });
+        let made = make(&state, inventory, selection, inventory_seq)?;
+        if made.drafts.is_empty() {
+            return Ok(made.outcome);
         }
-        let outcome = plan(&state, inventory, selection)?;
-        let drafts = drafts(&outcome, inventory_seq)?;
-        if drafts.is_empty() {
-            return Ok(outcome);
-        }
-        let condition = Condition {
-            unchanged: Some((depends_on(&state, inventory, &outcome), state.head.seq)),
-            unclaimed: Some((outcome.released.keys().map(subject).collect(), None)),
-            held: None,
-        };
-        match log.append(drafts, condition).await {
-            Ok(_) => return Ok(outcome),
+        match log.append(made.drafts, made.condition).await {
+            Ok(_) => return Ok(made.outcome),
             Err(error) => again(error, &mut attempt).await?,
         }
     }

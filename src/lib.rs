@@ -3,6 +3,7 @@
 //! Effects on the world happen here and only in `journal`, `store`, `log`, `host`, `engine` and the clock; what is to be
 //! done is decided by `tallybook-replay` from the events.
 
+pub mod causes;
 pub mod cli;
 pub mod clock;
 pub mod cloud;

@@ -32,6 +32,14 @@ pub enum Error {
     /// A host can't be reached, or there is no agent to send.
     #[error(transparent)]
     Reach(#[from] engine::reach::Error),
+    /// The log failed while an operation was carried out: what it did so far may not be in it yet.
+    #[error("operation {} was left where it is: the log failed", id.short())]
+    Left {
+        /// The operation.
+        id: OperationId,
+        /// How the log failed.
+        source: log::Error,
+    },
     /// A session could not be held to its end.
     #[error("the session in {container} failed: {message}")]
     Session {
@@ -48,6 +56,9 @@ pub enum Error {
     /// An undo is not undone.
     #[error("operation {} is a rollback, which can't be rolled back", .0.short())]
     RollbackOfRollback(OperationId),
+    /// What somebody did in a container is not undone.
+    #[error("operation {} was a session in a container, which can't be rolled back", .0.short())]
+    RollbackOfSession(OperationId),
     /// Something of the operation can't be taken back.
     #[error("operation {} can't be rolled back: {summary}: {why}", id.short())]
     Irreversible {
@@ -125,7 +136,7 @@ impl Error {
     /// The exit code.
     pub fn exit(&self) -> Exit {
         match self {
-            Error::Log(error) => log_exit(error),
+            Error::Log(error) | Error::Left { source: error, .. } => log_exit(error),
             Error::CloudLog(error) => match error {
                 cloud_log::Error::Log(error) => log_exit(error),
                 cloud_log::Error::Compile(_) | cloud_log::Error::TooLarge { .. } => Exit::Usage,
@@ -150,7 +161,9 @@ impl Error {
             Error::Reach(error) => reach_exit(error),
             Error::Session { .. } => Exit::Failed,
             Error::InventoryLost(_) => Exit::Verification,
-            Error::RollbackOfRollback(_) | Error::Irreversible { .. } => Exit::Failed,
+            Error::RollbackOfRollback(_)
+            | Error::RollbackOfSession(_)
+            | Error::Irreversible { .. } => Exit::Failed,
             Error::Compile(_)
             | Error::Inventory { .. }
             | Error::Limit(_)
@@ -168,6 +181,7 @@ impl Error {
             Error::Log(error)
             | Error::CloudLog(cloud_log::Error::Log(error))
             | Error::Engine(engine::Error::Log(error)) => log_hint(error),
+            Error::Left { id, source } => Some(left_hint(*id, source)),
             Error::Plan(error) => error.hint(),
             Error::Session { hint, .. } => hint.clone(),
             Error::Reach(error) => error.hint(),
@@ -178,7 +192,8 @@ impl Error {
                 Some(format!("`tallybook op rollback {}` closes it", id.short()))
             }
             Error::Engine(engine::Error::Session(id) | engine::Error::Final { id, .. })
-            | Error::RollbackOfRollback(id) => Some(format!(
+            | Error::RollbackOfRollback(id)
+            | Error::RollbackOfSession(id) => Some(format!(
                 "`tallybook op show {}` shows how it ended",
                 id.short()
             )),
@@ -243,6 +258,8 @@ impl Error {
             | Error::Session { .. }
             | Error::InventoryLost(_)
             | Error::RollbackOfRollback(_)
+            | Error::RollbackOfSession(_)
+            | Error::Left { .. }
             | Error::Irreversible { .. }
             | Error::InventoryFile { .. }
             | Error::NoInventory(_)
@@ -392,6 +409,18 @@ fn log_exit(error: &log::Error) -> Exit {
         | log::Error::Protocol(_)
         | log::Error::Payload { .. } => Exit::Failed,
     }
+}
+
+/// Something may have been done on hosts: the way on is to resume, never to begin again.
+fn left_hint(id: OperationId, error: &log::Error) -> String {
+    let on = format!(
+        "`tallybook op resume {}` finds out what was done, and goes on from there",
+        id.short()
+    );
+    if error.is_disk_full() {
+        return format!("free space where the store is, then {on}");
+    }
+    on
 }
 
 fn log_hint(error: &log::Error) -> Option<String> {

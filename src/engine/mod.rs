@@ -16,6 +16,7 @@ pub mod watch;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use tallybook_events::allocation::Allocation;
 use tallybook_events::event::{
     AllocationReleased, Event, OperationIntended, OperationPlanned, OperationResumed,
     OperationRolledBack, OperationSucceeded,
@@ -29,8 +30,9 @@ use tallybook_replay::operation::{Operation, OperationStatus, StepStatus};
 use tallybook_replay::resume::Running;
 use tokio::sync::watch as stop_channel;
 
-use crate::clock;
+use crate::cloud::allocate::Key;
 use crate::log::{self, Condition, Draft, Log, Refusal};
+use crate::{clock, cloud_log};
 use chain::Crew;
 use crash::Moment;
 use reach::Reach;
@@ -135,6 +137,8 @@ pub struct Proposal {
     pub steps: Vec<PlannedStep>,
     /// The event up to which the state was known when it was planned.
     pub planned_at: Seq,
+    /// What becomes true with it, in the same append: what it was given, and on which condition.
+    pub alongside: Option<(Vec<Draft>, Condition)>,
     /// The operation whose claims it takes over, when it takes that one back.
     pub instead_of: Option<OperationId>,
 }
@@ -212,6 +216,7 @@ impl Engine {
             claims,
             steps,
             planned_at,
+            alongside,
             instead_of,
         } = proposal;
         self.hold(id)?;
@@ -232,7 +237,7 @@ impl Engine {
             .or(planned)
             .unwrap_or(Subject::Cloud);
         let count = steps.len();
-        let condition = Condition {
+        let mut condition = Condition {
             unchanged: instead_of.is_none().then(|| (claims.clone(), planned_at)),
             unclaimed: Some((claims.clone(), instead_of)),
             held: None,
@@ -242,10 +247,19 @@ impl Engine {
             inventory,
             claims,
         };
-        let drafts = vec![
-            draft(&subject, intended)?.operation(id, None),
-            draft(&subject, OperationPlanned { steps })?.operation(id, None),
-        ];
+        let (mut drafts, besides) = alongside.unwrap_or_default();
+        if let (Some((subjects, _)), Some((others, _))) =
+            (&mut condition.unchanged, besides.unchanged)
+        {
+            subjects.extend(others);
+        }
+        if let (Some((subjects, _)), Some((others, _))) =
+            (&mut condition.unclaimed, besides.unclaimed)
+        {
+            subjects.extend(others);
+        }
+        drafts.push(draft(&subject, intended)?.operation(id, None));
+        drafts.push(draft(&subject, OperationPlanned { steps })?.operation(id, None));
         self.log.append(drafts, condition).await?;
         crash::pass(Moment::Planned);
         (self.watch)(&Notice::Planned {
@@ -349,21 +363,35 @@ impl Engine {
                 drafts.push(
                     draft(&subject, OperationRolledBack { by })?.operation(*taken_back, claim),
                 );
+                // What was given to a container that is not made after all.
+                let key = match self.load(*taken_back).await?.intent {
+                    Intent::ContainerCreate {
+                        container, host, ..
+                    } => Some((host, container)),
+                    Intent::ContainerCopy { to, copy, .. } => Some((to, copy)),
+                    Intent::HostInstall { .. }
+                    | Intent::HostPrepare { .. }
+                    | Intent::ContainerStart { .. }
+                    | Intent::ContainerStop { .. }
+                    | Intent::ContainerRestart { .. }
+                    | Intent::ContainerDestroy { .. }
+                    | Intent::ContainerExec { .. }
+                    | Intent::ContainerShell { .. }
+                    | Intent::TemplateSnapshot { .. }
+                    | Intent::TemplateSync { .. }
+                    | Intent::TemplateRemove { .. }
+                    | Intent::Rollback { .. } => None,
+                };
+                if let Some(key) = key {
+                    let allocation = cloud_log::left_over(&self.log, &key).await?;
+                    drafts.extend(released(operation, &key, allocation)?);
+                }
             }
             Intent::ContainerDestroy { container, host } => {
-                let state = self.log.state().await?;
                 let key = (host.clone(), container.clone());
-                if let Some(allocation) = state.allocations.get(&key) {
-                    let released = AllocationReleased {
-                        allocation: allocation.clone(),
-                    };
-                    let of = Subject::Container(host.clone(), container.clone());
-                    // Not an event of the operation's own steps, so it is caused by it and not counted in it.
-                    let mut released = draft(&of, released)?;
-                    released.cause = operation.claim.seq;
-                    released.claim = claim;
-                    drafts.push(released);
-                }
+                let state = self.log.state().await?;
+                let allocation = state.allocations.get(&key).cloned();
+                drafts.extend(released(operation, &key, allocation)?);
             }
             Intent::HostInstall { .. }
             | Intent::HostPrepare { .. }
@@ -384,6 +412,22 @@ impl Engine {
         self.log.append(drafts, held).await?;
         Ok(())
     }
+}
+
+/// The end of an allocation. Not an event of the operation's own steps, so it is caused by it and not counted in it.
+fn released(
+    operation: &Operation,
+    (host, container): &Key,
+    allocation: Option<Allocation>,
+) -> Result<Option<Draft>, Error> {
+    let Some(allocation) = allocation else {
+        return Ok(None);
+    };
+    let subject = Subject::Container(host.clone(), container.clone());
+    let mut released = draft(&subject, AllocationReleased { allocation })?;
+    released.cause = operation.claim.seq;
+    released.claim = Some(operation.claim);
+    Ok(Some(released))
 }
 
 fn draft(subject: &Subject, event: impl Into<Event>) -> Result<Draft, Error> {

@@ -26,6 +26,7 @@ use tallybook_replay::operation::Operation;
 use tallybook_replay::state::{Head, State};
 use tokio::sync::RwLock;
 
+use crate::causes::in_line as chain;
 use crate::{identity, journal, store};
 use holder::Holder;
 use open::Opened;
@@ -149,18 +150,6 @@ impl Error {
             | Error::TailLost { .. } => false,
         }
     }
-}
-
-/// An error with its causes, in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }
 
 /// Whether a store may be made where there is none.

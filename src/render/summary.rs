@@ -3,11 +3,20 @@
 use tallybook_events::allocation::{Allocation, Forward};
 use tallybook_events::event::Event;
 use tallybook_events::fact::{Fact, Origin};
-use tallybook_events::step::FailureClass;
+use tallybook_events::step::{FailureClass, Reversal};
 use tallybook_replay::entry::Entry;
 use tallybook_replay::operation::{OperationStatus, StepStatus};
 
 use super::{Ink, bytes, count};
+
+/// What a rollback can do about a step, in a word.
+pub const fn reversal(reversal: &Reversal) -> &'static str {
+    match reversal {
+        Reversal::Undo => "undo",
+        Reversal::Keep { .. } => "keep",
+        Reversal::Irreversible { .. } => "irreversible",
+    }
+}
 
 /// What an event says, in a line. The caller makes it safe to show.
 pub fn event(entry: &Entry) -> String {

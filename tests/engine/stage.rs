@@ -67,6 +67,7 @@ impl Stage {
             claims: vec![subject()],
             steps,
             planned_at: self.log.head().await.unwrap().seq,
+            alongside: None,
             instead_of: None,
         };
         engine.begin(proposal).await.unwrap()
@@ -97,6 +98,7 @@ impl Stage {
             claims: operation.claims.clone(),
             steps: undo::plan(&operation).steps,
             planned_at: operation.last,
+            alongside: None,
             instead_of: Some(id),
         };
         engine.begin(proposal).await?;

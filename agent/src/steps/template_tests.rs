@@ -24,15 +24,24 @@ use crate::template::Source;
 /// A host where LXC says one state of every container.
 struct Lxc {
     state: &'static str,
+    /// The first process of every container; another one after each time it is asked for, where it does not stay.
+    init: u32,
+    init_stays: bool,
     stop: bool,
 }
 
 impl Link for Lxc {
     fn run(&mut self, program: &Program) -> Result<Ended, StepFailure> {
         assert_eq!(program.argv[0], "lxc-info");
+        let said = if program.argv.iter().any(|arg| arg == "-p") {
+            self.init += u32::from(!self.init_stays);
+            self.init.to_string()
+        } else {
+            self.state.to_owned()
+        };
         Ok(Ended {
             exit: Some(0),
-            stdout: format!("{}\n", self.state).into_bytes(),
+            stdout: format!("{said}\n").into_bytes(),
             stderr: Vec::new(),
         })
     }
@@ -88,6 +97,8 @@ impl Host {
             layout,
             lxc: Lxc {
                 state: "STOPPED",
+                init: 4242,
+                init_stays: true,
                 stop: false,
             },
             operation: OperationId::new(1, [1; 10]),
@@ -279,6 +290,25 @@ fn a_container_becomes_a_template_and_the_container_stays_as_it_was() {
     let undone = host.undo(3, &publish(1)).expect("undo");
     assert!(undone.changed && !place.exists());
     assert!(!host.undo(3, &publish(1)).expect("again").changed);
+}
+
+#[test]
+fn a_container_that_was_started_anew_meanwhile_is_not_copied() {
+    let mut host = Host::new();
+    host.lxc.state = "FROZEN";
+    host.lxc.init_stays = false;
+    let failed = host.forward(0, &stage()).unwrap_err();
+    assert!(failed.message.contains("FROZEN"), "{}", failed.message);
+    assert!(failed.hint.is_some());
+    // What was copied is not taken for whole; the next attempt begins anew.
+    assert_eq!(
+        host.probe(0, &stage()),
+        Seen::Partial {
+            what: format!("an unfinished copy in {}", host.staging().display()),
+        }
+    );
+    host.lxc.init_stays = true;
+    host.forward(0, &stage()).unwrap();
 }
 
 #[test]

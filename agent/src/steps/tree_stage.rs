@@ -1,6 +1,8 @@
 //! `tree.stage`: copies a container's root file system and configuration into staging, whole and flattened.
 //!
-//! The container must be stopped or frozen before and after. It is only read, from outside.
+//! The container must be stopped or frozen before, and the same after: one that was started in between, or stopped after
+//! it was frozen, is not copied. It is only read, from outside. (One that was thawed and frozen again by hand within the copy
+//! looks the same; the operation's claim keeps tallybook's own commands from that.)
 
 use std::ops::ControlFlow;
 use std::os::fd::AsFd;
@@ -18,7 +20,7 @@ use crate::template::staged::{self, Identity};
 use crate::tree::Root;
 use crate::tree::copy::{Copied, How, copy_tree};
 use crate::tree::walk::Vanished;
-use crate::{durable, mark, staging};
+use crate::{durable, lxc, mark, staging};
 
 /// Copies a container into staging.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,6 +42,22 @@ pub struct Staged {
     pub layers: u32,
 }
 
+/// A container that does not change: stopped, or frozen since one start of it.
+#[derive(Debug, PartialEq, Eq)]
+struct Rest {
+    state: String,
+    init: Option<u32>,
+}
+
+impl std::fmt::Display for Rest {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.init {
+            Some(init) => write!(f, "{} (process {init})", self.state),
+            None => f.write_str(&self.state),
+        }
+    }
+}
+
 /// The copy while it is not whole; renamed when it is.
 const PARTIAL: &str = "rootfs.partial";
 /// What the step will report; written before the copy gets its name.
@@ -48,22 +66,29 @@ const OUTPUT: &str = "stage.output";
 const CONFIG_LEN_MAX: usize = 1 << 20;
 
 impl TreeStage {
-    fn check_still(&self, context: &mut Context<'_>) -> Result<(), StepFailure> {
+    /// Refuses a container that may change while it is copied; else what tells this rest from another one.
+    fn rest(&self, context: &mut Context<'_>) -> Result<Rest, StepFailure> {
         let lxc = context.layout.lxc.display().to_string();
         let name = self.container.as_str();
         let ask = Program::new(["lxc-info", "-P", &lxc, "-n", name, "-s", "-H"]);
         let ended = context.run(&ask.timeout(Duration::from_secs(30)))?;
         let state = String::from_utf8_lossy(&ended.stdout).trim().to_owned();
-        if matches!(state.as_str(), "STOPPED" | "FROZEN") {
-            return Ok(());
+        if !matches!(state.as_str(), "STOPPED" | "FROZEN") {
+            return Err(self.moving(&format!("is {state}")));
         }
-        Err(StepFailure {
+        let init = lxc::init_pid(context, &self.container)?;
+        Ok(Rest { state, init })
+    }
+
+    fn moving(&self, what: &str) -> StepFailure {
+        let name = &self.container;
+        StepFailure {
             hint: Some(format!("stop or freeze container {name}, then resume")),
             ..fail(
                 FailureClass::Host,
-                format!("container {name} is {state}; a copy of it would not be consistent"),
+                format!("container {name} {what}; a copy of it would not be consistent"),
             )
-        })
+        }
     }
 
     fn open(&self, context: &Context<'_>) -> Result<(Root, u32, Vec<u8>), StepFailure> {
@@ -143,14 +168,18 @@ impl Step for TreeStage {
         {
             return Ok(done(false, output));
         }
-        self.check_still(context)?;
+        let before = self.rest(context)?;
         durable::create_dirs(&dir)?;
         mark::write(&dir, context.origin)?;
         let (source, layers, config) = self.open(context)?;
         staged::write(&dir, staged::CONFIG_SOURCE, &config)?;
         staged::store(&dir, staged::IDENTITY, &Identity::of(&source))?;
         let copied = self.copy(context, &source)?;
-        self.check_still(context)?;
+        let after = self.rest(context)?;
+        if after != before {
+            let what = format!("was {before} and is {after}, so it was started meanwhile");
+            return Err(self.moving(&what));
+        }
         let output = Staged {
             entries: copied.entries,
             size_bytes: copied.size_bytes,

@@ -2,20 +2,25 @@
 //!
 //! It says what the log says; nothing is judged that is not recorded.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
+use tallybook_events::event::Event;
 use tallybook_events::ids::OperationId;
 use tallybook_events::intent::Intent;
+use tallybook_events::name::HostName;
 use tallybook_events::step::{FailureClass, PlannedStep, StepFailure};
 use tallybook_replay::operation::{Operation, Step, StepStatus};
+use tallybook_replay::undo;
 
 use super::super::{Error, Exit};
 use super::resume::load;
 use super::rollback::{take_back, undo_wish};
-use crate::engine::{Engine, Outcome};
+use crate::causes;
+use crate::engine::{self, Engine, Outcome, reach};
+use crate::log::{self, Filter, Log};
 use crate::render::progress::Progress;
-use crate::render::{Format, Ink, Output, count};
+use crate::render::{Format, Ink, Output, count, plain, plain_lines};
 
 /// How an operation ended, as JSON.
 #[derive(Debug, Serialize)]
@@ -23,6 +28,7 @@ struct Ended {
     operation: OperationId,
     outcome: &'static str,
     exit: Exit,
+    code: u8,
     steps: usize,
     changed: usize,
     duration_ms: u64,
@@ -30,58 +36,197 @@ struct Ended {
     hints: Vec<String>,
     /// The operation that took it back, when one did.
     rolled_back_by: Option<OperationId>,
+    /// What taking it back leaves as it is.
+    kept: Vec<Kept>,
 }
 
-/// Says how an operation ended; takes it back when it failed and that is wanted.
+impl Ended {
+    fn exits(mut self, exit: Exit) -> Self {
+        (self.exit, self.code) = (exit, exit.code());
+        self
+    }
+}
+
+/// A step whose effect an undo leaves.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(super) struct Kept {
+    what: String,
+    why: String,
+}
+
+impl Kept {
+    /// What taking an operation back leaves.
+    pub(super) fn of(operation: &Operation) -> Vec<Self> {
+        let kept = undo::plan(operation).kept.into_iter();
+        kept.map(|(what, why)| Kept { what, why }).collect()
+    }
+}
+
+impl std::fmt::Display for Kept {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "kept: {}: {}", self.what, self.why)
+    }
+}
+
+/// Carries an operation on to its end and says how it ended; takes it back when it failed and that is wanted.
+///
+/// # Errors
+/// When the log can't be read or written: then the operation is named, because something may have been done.
 pub(super) async fn conclude(
     engine: &Engine,
     out: &mut Output,
     progress: &Progress,
     id: OperationId,
-    outcome: Outcome,
+    carried_out: Result<Outcome, engine::Error>,
     undo_failed: bool,
 ) -> Result<Exit, Error> {
     progress.finish();
-    let operation = load(engine.log(), id).await?;
-    let mut ended = judge(&operation, &outcome);
-    let worth_undoing = match &outcome {
+    let outcome = match carried_out {
+        Ok(outcome) => outcome,
+        Err(engine::Error::Log(source)) => return Err(left(out, id, source)),
+        Err(error) => return Err(error.into()),
+    };
+    let told = tell(engine, out, progress, id, &outcome, undo_failed).await;
+    told.map_err(|error| match error {
+        Error::Log(source) => Error::Left { id, source },
+        other => other,
+    })
+}
+
+/// The log failed while the operation was carried out: nobody can say how it ended, but which one it is.
+fn left(out: &mut Output, id: OperationId, source: log::Error) -> Error {
+    let error = Error::Left { id, source };
+    if out.format() == Format::Json {
+        let report = error.report();
+        let ended = Ended {
+            operation: id,
+            outcome: "interrupted",
+            exit: report.exit,
+            code: report.code,
+            steps: 0,
+            changed: 0,
+            duration_ms: 0,
+            reasons: [vec![report.error], report.because].concat(),
+            hints: report.hint.into_iter().collect(),
+            rolled_back_by: None,
+            kept: Vec::new(),
+        };
+        // The error itself follows on standard error.
+        let _closed = out.json_line(&ended);
+    }
+    error
+}
+
+async fn tell(
+    engine: &Engine,
+    out: &mut Output,
+    progress: &Progress,
+    id: OperationId,
+    outcome: &Outcome,
+    undo_failed: bool,
+) -> Result<Exit, Error> {
+    let run = Run::load(engine.log(), id).await?;
+    let operation = &run.operation;
+    let mut ended = judge(&run, outcome);
+    if !is_taken_back(operation, outcome, undo_failed) {
+        ended.hints.extend(next(operation, outcome));
+        if let Intent::Rollback { operation: undone } = &operation.intent {
+            ended.kept = Kept::of(&load(engine.log(), *undone).await?);
+        }
+        say(out, operation, &ended)?;
+        return Ok(ended.exit);
+    }
+    let taken_back = async { take_back(engine, operation, undo_wish(operation)?).await };
+    let (undo, outcome) = match taken_back.await {
+        Ok(taken_back) => taken_back,
+        Err(error) => {
+            // Why it failed must not be lost behind why it can't be taken back.
+            say(out, operation, &ended.exits(error.exit()))?;
+            return Err(error);
+        }
+    };
+    progress.finish();
+    ended.kept = Kept::of(operation);
+    match outcome {
+        Outcome::Succeeded => {
+            ended.rolled_back_by = Some(undo);
+            say(out, operation, &ended)?;
+            Ok(ended.exit)
+        }
+        Outcome::Failed { .. }
+        | Outcome::Interrupted(_)
+        | Outcome::Unreachable(_)
+        | Outcome::Stuck(_)
+        | Outcome::Fenced(_) => {
+            say(out, operation, &ended)?;
+            let undone = Run::load(engine.log(), undo).await?;
+            let mut report = judge(&undone, &outcome).exits(Exit::Interrupted);
+            report.hints.extend(next(&undone.operation, &outcome));
+            say(out, &undone.operation, &report)?;
+            Ok(Exit::Interrupted)
+        }
+    }
+}
+
+/// Whether an operation that ended like this is taken back at once.
+fn is_taken_back(operation: &Operation, outcome: &Outcome, undo_failed: bool) -> bool {
+    match outcome {
         Outcome::Failed { .. } => undo_failed && builds_something(&operation.intent),
-        Outcome::Unreachable(_) => untouched(&operation),
+        // An undo is never undone: it stays for `op resume`, and so does what was asked to stay.
+        Outcome::Unreachable(_) => {
+            undo_failed && !is_rollback(&operation.intent) && untouched(operation)
+        }
         // An undo would act under the fence that was just refused.
         Outcome::Fenced(_) => false,
         Outcome::Succeeded | Outcome::Interrupted(_) | Outcome::Stuck(_) => false,
-    };
-    let mut undo_report = None;
-    if worth_undoing {
-        let taken_back = async { take_back(engine, &operation, undo_wish(&operation)?).await };
-        let (undo, outcome) = match taken_back.await {
-            Ok(taken_back) => taken_back,
-            Err(error) => {
-                // Why it failed must not be lost behind why it can't be taken back.
-                say(out, &operation, &ended)?;
-                return Err(error);
-            }
-        };
-        progress.finish();
-        match outcome {
-            Outcome::Succeeded => ended.rolled_back_by = Some(undo),
-            Outcome::Failed { .. }
-            | Outcome::Interrupted(_)
-            | Outcome::Unreachable(_)
-            | Outcome::Stuck(_)
-            | Outcome::Fenced(_) => {
-                let undone = load(engine.log(), undo).await?;
-                undo_report = Some(judge(&undone, &outcome));
-            }
-        }
     }
-    say(out, &operation, &ended)?;
-    let Some(report) = undo_report else {
-        return Ok(ended.exit);
+}
+
+/// What can be done with one that is not finished.
+fn next(operation: &Operation, outcome: &Outcome) -> Option<String> {
+    let short = operation.id.short();
+    let back = if is_rollback(&operation.intent) {
+        String::new()
+    } else {
+        format!(", `tallybook op rollback {short}` takes it back")
     };
-    let undone = load(engine.log(), report.operation).await?;
-    say(out, &undone, &report)?;
-    Ok(Exit::Interrupted)
+    match outcome {
+        Outcome::Failed { .. } => Some(format!("`tallybook op resume {short}` tries again{back}")),
+        Outcome::Unreachable(_) => Some(format!(
+            "once that is settled, `tallybook op resume {short}` goes on from here{back}"
+        )),
+        Outcome::Interrupted(_) => Some(format!("`tallybook op resume {short}` goes on from here")),
+        Outcome::Stuck(_) => Some(format!(
+            "`tallybook op show {short}` shows what is known; look at the host, then `tallybook op resume {short}` goes on{back}"
+        )),
+        Outcome::Succeeded | Outcome::Fenced(_) => None,
+    }
+}
+
+/// An operation, and when it was begun or taken up again.
+struct Run {
+    operation: Operation,
+    began_unix_us: u64,
+}
+
+impl Run {
+    async fn load(log: &Log, id: OperationId) -> Result<Self, Error> {
+        let entries = log.entries(&Filter::of_operation(id)).await?;
+        let folded = Operation::fold(id, &entries);
+        let operation = folded
+            .map_err(|source| log::Error::Operation { id, source })?
+            .ok_or(engine::Error::Missing(id))?;
+        let resumed = entries
+            .iter()
+            .rfind(|entry| matches!(entry.event, Event::OperationResumed(_)));
+        // What lies between an interruption and its resumption is nobody's work.
+        let began_unix_us =
+            resumed.map_or(operation.started_unix_us, |entry| entry.header.time_unix_us);
+        Ok(Run {
+            operation,
+            began_unix_us,
+        })
+    }
 }
 
 /// Whether no step of it was ever started.
@@ -113,7 +258,8 @@ fn builds_something(intent: &Intent) -> bool {
     }
 }
 
-fn judge(operation: &Operation, outcome: &Outcome) -> Ended {
+fn judge(run: &Run, outcome: &Outcome) -> Ended {
+    let operation = &run.operation;
     let short = operation.id.short();
     let changed = operation
         .steps
@@ -136,10 +282,10 @@ fn judge(operation: &Operation, outcome: &Outcome) -> Ended {
                 hints.extend(failure.hint.clone());
             }
             for (host, error) in unreachable {
-                reasons.push(format!("{host}: {}", chain(error)));
+                reasons.push(format!("{host}: {}", causes::in_line(error)));
                 hints.extend(error.hint());
             }
-            ("failed", failed_exit(operation, failures))
+            ("failed", failed_exit(operation, failures, unreachable))
         }
         Outcome::Interrupted(reason) => {
             reasons.push(reason.clone());
@@ -152,41 +298,22 @@ fn judge(operation: &Operation, outcome: &Outcome) -> Ended {
                     hints.extend(failure.hint.clone());
                 }
             }
-            hints.push(format!("`tallybook op resume {short}` goes on from here"));
             ("interrupted", Exit::Interrupted)
         }
         Outcome::Unreachable(hosts) => {
             for (host, error) in hosts {
-                reasons.push(format!("{host}: {}", chain(error)));
+                reasons.push(format!("{host}: {}", causes::in_line(error)));
                 hints.extend(error.hint());
             }
-            let started = operation.steps.iter().any(|step| step.attempts.0 > 0);
-            if started {
-                hints.push(format!(
-                    "once reachable, `tallybook op resume {short}` goes on from here"
-                ));
-            }
-            let exit = if started {
-                Exit::Interrupted
-            } else if hosts.values().any(|error| error.is_identity()) {
-                Exit::Identity
-            } else if hosts.values().any(|error| error.is_unreachable()) {
-                Exit::Unreachable
-            } else {
-                Exit::Failed
-            };
-            ("unreachable", exit)
+            ("unreachable", unreachable_exit(operation, hosts))
         }
         Outcome::Stuck(reason) => {
             reasons.push(reason.clone());
-            hints.push(format!(
-                "`tallybook op show {short}` shows what is known; look at the host, then `op resume {short}` or `op rollback {short}`"
-            ));
             let once =
                 |step: &Step| step.plan.once && matches!(step.status, StepStatus::Doubted { .. });
             if operation.steps.iter().any(once) {
                 hints.push(format!(
-                    "`op resume --once-again {short}` starts again what is meant to be started only once"
+                    "`tallybook op resume --once-again {short}` starts again what is meant to be started only once"
                 ));
             }
             ("stuck", Exit::Failed)
@@ -204,37 +331,59 @@ fn judge(operation: &Operation, outcome: &Outcome) -> Ended {
         operation: operation.id,
         outcome: label,
         exit,
+        code: exit.code(),
         steps: operation.steps.len(),
         changed,
-        duration_ms: operation
-            .last_unix_us
-            .saturating_sub(operation.started_unix_us)
-            / 1000,
+        duration_ms: operation.last_unix_us.saturating_sub(run.began_unix_us) / 1000,
         reasons,
         hints,
         rolled_back_by: None,
+        kept: Vec::new(),
     }
 }
 
-fn failed_exit(operation: &Operation, failures: &[(PlannedStep, StepFailure)]) -> Exit {
-    let failed: BTreeSet<_> = failures.iter().map(|(plan, _)| &plan.host).collect();
-    let hosts: BTreeSet<_> = operation.steps.iter().map(|step| &step.plan.host).collect();
-    let whole = hosts
-        .iter()
-        .filter(|host| !failed.contains(*host))
-        .any(|host| {
-            let mut steps = operation
-                .steps
-                .iter()
-                .filter(|step| step.plan.host == **host);
-            steps.all(|step| matches!(step.status, StepStatus::Succeeded { .. }))
-        });
+/// Whether it does the same on several hosts, and is done on one of them.
+fn succeeded_on_some(operation: &Operation) -> bool {
     let several = matches!(
         operation.intent,
         Intent::HostInstall { .. } | Intent::HostPrepare { .. } | Intent::TemplateSync { .. }
     );
-    if several && whole {
+    let done = |step: &Step| matches!(step.status, StepStatus::Succeeded { .. });
+    let hosts: BTreeSet<_> = operation.steps.iter().map(|step| &step.plan.host).collect();
+    several
+        && hosts.into_iter().any(|host| {
+            let mut steps = operation.steps.iter();
+            steps.all(|step| step.plan.host != *host || done(step))
+        })
+}
+
+fn unreachable_exit(operation: &Operation, hosts: &BTreeMap<HostName, reach::Error>) -> Exit {
+    // One for whom nobody can vouch must not pass as one who is merely away: going on would not help.
+    if hosts.values().any(reach::Error::is_identity) {
+        return match succeeded_on_some(operation) {
+            true => Exit::SomeHosts,
+            false => Exit::Identity,
+        };
+    }
+    if !untouched(operation) {
+        return Exit::Interrupted;
+    }
+    match hosts.values().any(reach::Error::is_unreachable) {
+        true => Exit::Unreachable,
+        false => Exit::Failed,
+    }
+}
+
+fn failed_exit(
+    operation: &Operation,
+    failures: &[(PlannedStep, StepFailure)],
+    unreachable: &BTreeMap<HostName, reach::Error>,
+) -> Exit {
+    if succeeded_on_some(operation) {
         return Exit::SomeHosts;
+    }
+    if unreachable.values().any(reach::Error::is_identity) {
+        return Exit::Identity;
     }
     match failures.first().map(|(_, failure)| failure.class) {
         Some(FailureClass::Exists) => Exit::Exists,
@@ -278,10 +427,10 @@ fn say(out: &mut Output, operation: &Operation, ended: &Ended) -> std::io::Resul
         ),
     )?;
     for reason in &ended.reasons {
-        out.line(format!("  because: {reason}"))?;
+        out.line(format!("  because: {}", plain_lines(reason).join("\n    ")))?;
     }
     for hint in &ended.hints {
-        out.line(format!("  hint: {hint}"))?;
+        out.line(format!("  hint: {}", plain_lines(hint).join("\n    ")))?;
     }
     match ended.rolled_back_by {
         Some(by) if untouched(operation) => out.line(format!(
@@ -292,24 +441,10 @@ fn say(out: &mut Output, operation: &Operation, ended: &Ended) -> std::io::Resul
             "  all of it was taken back by operation {}; --keep-failed would have left it",
             by.short()
         )),
-        Some(_) => Ok(()),
-        None if ended.outcome == "failed" && is_rollback(&operation.intent) => out.line(format!(
-            "  hint: `tallybook op resume {short}` tries again"
-        )),
-        None if ended.outcome == "failed" => out.line(format!(
-            "  hint: `tallybook op resume {short}` tries again, `tallybook op rollback {short}` takes it back"
-        )),
-        None => Ok(()),
+        Some(_) | None => Ok(()),
+    }?;
+    for kept in &ended.kept {
+        out.line(format!("  {}", plain(&kept.to_string())))?;
     }
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
+    Ok(())
 }

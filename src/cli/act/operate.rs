@@ -2,6 +2,9 @@
 //!
 //! What can be refused is refused before anything is written.
 
+use std::time::Duration;
+
+use serde::Serialize;
 use tallybook_events::ids::{OperationId, Seq};
 use tallybook_events::intent::Intent;
 use tallybook_events::step::PlannedStep;
@@ -16,12 +19,14 @@ use crate::cloud::Selection;
 use crate::cloud::inventory::Inventory;
 use crate::cloud_log;
 use crate::engine::{self, Proposal};
-use crate::log::{self, Log, Open, Refusal};
-use crate::render::Output;
+use crate::log::{self, Open, Refusal};
 use crate::render::progress::Progress;
+use crate::render::{Format, Output};
 
 /// How often a plan is made anew when something changed meanwhile.
-const PLANS_MAX: u32 = 8;
+const PLANS_MAX: u32 = 20;
+/// How long to wait before that, times the number of the attempt.
+const PLAN_DELAY: Duration = Duration::from_millis(5);
 
 /// What every acting command takes.
 #[derive(Debug, Clone, Default, clap::Args)]
@@ -65,72 +70,113 @@ pub(in crate::cli) async fn operate(
     wish: impl Fn(&State, OperationId) -> Result<Wish, Error>,
 ) -> Result<Exit, Error> {
     let id = engine::new_operation();
-    if options.dry_run {
-        let mut state = context.state_or_empty().await?;
-        if let Some(needs) = &needs {
-            let outcome = cloud_log::plan(&state, needs.inventory, &needs.selection)?;
-            state.allocations.extend(outcome.allocations());
-        }
-        return show_plan(out, &wish(&state, id)?);
+    let mut known = context.state_or_empty().await?;
+    if let Some(needs) = &needs {
+        let given = cloud_log::plan(&known, needs.inventory, &needs.selection)?;
+        known.allocations.extend(given.allocations());
     }
-    // What can be refused without a log is refused before there is one.
-    let known = context.state_or_empty().await?;
-    if needs.is_none() {
-        wish(&known, id)?;
+    // What can be refused is refused before anything is written.
+    let wanted = wish(&known, id)?;
+    if options.dry_run {
+        return show_plan(out, &wanted, &[]);
+    }
+    if wanted.steps.is_empty() {
+        return nothing_to_do(out, &wanted.intent);
     }
     let fleet = fleet(&loaded.inventory)?;
     let log = context.open_log(Open::Create).await?;
-    let inventory = record(log, loaded, needs.as_ref()).await?;
     let progress = Progress::new(out.format());
     let engine = engine(log, fleet, &progress);
     let mut attempt = 0;
     loop {
+        let inventory = cloud_log::record_inventory(log, &loaded.path, &loaded.text).await?;
         let state = log.state().await?;
-        let Wish {
-            intent,
-            claims,
-            steps,
-        } = wish(&state, id)?;
-        if steps.is_empty() {
-            out.line("nothing to do")?;
-            return Ok(Exit::Ok);
-        }
-        let proposal = Proposal {
-            id,
-            intent,
-            inventory,
-            claims,
-            steps,
-            planned_at: state.head.seq,
-            instead_of: None,
+        let proposal = match propose(state, id, inventory, needs.as_ref(), &wish) {
+            Ok(proposal) => proposal,
+            Err(Error::CloudLog(cloud_log::Error::InventoryReplaced { .. }))
+                if attempt < PLANS_MAX =>
+            {
+                attempt += 1;
+                tokio::time::sleep(PLAN_DELAY * attempt).await;
+                continue;
+            }
+            Err(error) => return Err(error),
         };
+        if proposal.steps.is_empty() {
+            return nothing_to_do(out, &proposal.intent);
+        }
         match engine.begin(proposal).await {
             Ok(_) => break,
             Err(engine::Error::Log(log::Error::Refused(Refusal::Changed { .. })))
                 if attempt < PLANS_MAX =>
             {
                 attempt += 1;
+                tokio::time::sleep(PLAN_DELAY * attempt).await;
             }
             Err(error) => return Err(error.into()),
         }
     }
-    let outcome = engine.run(id).await?;
-    conclude(&engine, out, &progress, id, outcome, !options.keep_failed).await
+    let carried_out = engine.run(id).await;
+    conclude(
+        &engine,
+        out,
+        &progress,
+        id,
+        carried_out,
+        !options.keep_failed,
+    )
+    .await
 }
 
-async fn record(log: &Log, loaded: &Loaded, needs: Option<&Needs<'_>>) -> Result<Seq, Error> {
-    Ok(match needs {
-        Some(needs) => {
-            let (seq, _) = cloud_log::refresh(
-                log,
-                &loaded.path,
-                &loaded.text,
-                needs.inventory,
-                &needs.selection,
-            )
-            .await?;
-            seq
-        }
-        None => cloud_log::record_inventory(log, &loaded.path, &loaded.text).await?,
+/// What is asked of the log at this point: the plan, and with it what the plan was given.
+fn propose(
+    mut state: State,
+    id: OperationId,
+    inventory: Seq,
+    needs: Option<&Needs<'_>>,
+    wish: impl Fn(&State, OperationId) -> Result<Wish, Error>,
+) -> Result<Proposal, Error> {
+    let mut alongside = None;
+    if let Some(needs) = needs {
+        let made = cloud_log::make(&state, needs.inventory, &needs.selection, inventory)?;
+        state.allocations.extend(made.outcome.allocations());
+        alongside = Some((made.drafts, made.condition));
+    }
+    let Wish {
+        intent,
+        claims,
+        steps,
+    } = wish(&state, id)?;
+    Ok(Proposal {
+        id,
+        intent,
+        inventory,
+        claims,
+        steps,
+        planned_at: state.head.seq,
+        alongside,
+        instead_of: None,
     })
+}
+
+/// That there was nothing to do, as JSON.
+#[derive(Debug, Serialize)]
+struct Nothing {
+    outcome: &'static str,
+    intent: String,
+    exit: Exit,
+    code: u8,
+}
+
+fn nothing_to_do(out: &mut Output, intent: &Intent) -> Result<Exit, Error> {
+    match out.format() {
+        Format::Json => out.json_line(&Nothing {
+            outcome: "nothing_to_do",
+            intent: intent.summary(),
+            exit: Exit::Ok,
+            code: Exit::Ok.code(),
+        })?,
+        Format::Table => out.line("nothing to do")?,
+    }
+    Ok(Exit::Ok)
 }

@@ -33,8 +33,8 @@ pub(in crate::cli) async fn resume(
     let inventory = recorded_inventory(log, operation.inventory).await?;
     let progress = Progress::new(out.format());
     let engine = engine(log, fleet(&inventory)?, &progress);
-    let outcome = engine.resume(id, once).await?;
-    conclude(&engine, out, &progress, id, outcome, false).await
+    let carried_out = engine.resume(id, once).await;
+    conclude(&engine, out, &progress, id, carried_out, false).await
 }
 
 pub(super) async fn load(log: &Log, id: OperationId) -> Result<Operation, Error> {

@@ -9,9 +9,10 @@ use tallybook_replay::undo;
 
 use super::super::{Context, Error, Exit};
 use super::dry_run::show_plan;
-use super::ending::conclude;
+use super::ending::{Kept, conclude};
 use super::resume::{load, recorded_inventory};
 use super::{Wish, engine, fleet};
+use crate::engine::session::is_session;
 use crate::engine::{self, Engine, Outcome, Proposal};
 use crate::log::Open;
 use crate::render::Output;
@@ -31,7 +32,7 @@ pub(in crate::cli) async fn rollback(
     let operation = load(log, id).await?;
     let wish = undo_wish(&operation)?;
     if dry_run {
-        return show_plan(out, &wish);
+        return show_plan(out, &wish, &Kept::of(&operation));
     }
     let inventory = recorded_inventory(log, operation.inventory).await?;
     let progress = Progress::new(out.format());
@@ -41,13 +42,17 @@ pub(in crate::cli) async fn rollback(
     engine.check_not_taken_back(id).await?;
     let operation = load(log, id).await?;
     let wish = undo_wish(&operation)?;
-    let (undo, outcome) = take_back(&engine, &operation, wish).await?;
-    conclude(&engine, out, &progress, undo, outcome, false).await
+    let undo = begin(&engine, &operation, wish).await?;
+    let carried_out = engine.run(undo).await;
+    conclude(&engine, out, &progress, undo, carried_out, false).await
 }
 
 pub(super) fn undo_wish(operation: &Operation) -> Result<Wish, Error> {
     if let Intent::Rollback { .. } = operation.intent {
         return Err(Error::RollbackOfRollback(operation.id));
+    }
+    if is_session(&operation.intent) {
+        return Err(Error::RollbackOfSession(operation.id));
     }
     if operation.status == OperationStatus::RolledBack {
         return Err(engine::Error::Final {
@@ -81,21 +86,30 @@ pub(super) fn undo_wish(operation: &Operation) -> Result<Wish, Error> {
     })
 }
 
+/// Takes an operation back, and says which operation did and how that ended.
 pub(super) async fn take_back(
     engine: &Engine,
     operation: &Operation,
     wish: Wish,
 ) -> Result<(OperationId, Outcome), Error> {
-    let id = engine::new_operation();
+    let id = begin(engine, operation, wish).await?;
+    match engine.run(id).await {
+        Ok(outcome) => Ok((id, outcome)),
+        Err(engine::Error::Log(source)) => Err(Error::Left { id, source }),
+        Err(error) => Err(error.into()),
+    }
+}
+
+async fn begin(engine: &Engine, operation: &Operation, wish: Wish) -> Result<OperationId, Error> {
     let proposal = Proposal {
-        id,
+        id: engine::new_operation(),
         intent: wish.intent,
         inventory: operation.inventory,
         claims: wish.claims,
         steps: wish.steps,
         planned_at: operation.last,
+        alongside: None,
         instead_of: Some(operation.id),
     };
-    engine.begin(proposal).await?;
-    Ok((id, engine.run(id).await?))
+    Ok(engine.begin(proposal).await?)
 }

@@ -8,6 +8,7 @@ use tallybook_events::fact;
 use tallybook_events::ids::Generation;
 use tallybook_events::intent::{Intent, Source};
 use tallybook_events::name::{self, ContainerName, HostName, TemplateName};
+use tallybook_events::subject::Subject;
 use tallybook_replay::state::State;
 
 use super::super::act::{self, ActOptions, Needs, Wish};
@@ -141,13 +142,6 @@ impl Args {
             Some(BackingArgument::Overlay) => Some(fact::Backing::Overlay),
             None => wanted_backing(spec.backing),
         };
-        // What can't be made is refused before anything is allocated for it.
-        let known = context.state_or_empty().await?;
-        let key = (host.clone(), self.name.clone());
-        if known.containers.contains_key(&key) {
-            let (host, container) = key;
-            return Err(plan::Error::ContainerExists { host, container }.into());
-        }
         let needs = Needs {
             inventory: &loaded.inventory,
             selection: only(&self.name),
@@ -177,9 +171,14 @@ impl Args {
                     inventory: &loaded.inventory,
                     state,
                 };
+                let mut claims = vec![place.subject()];
+                if let Source::Container { container } = &source {
+                    // Whoever stopped or destroyed it meanwhile would tear the copy.
+                    claims.push(Subject::Container(host.clone(), container.clone()));
+                }
                 Ok(Wish {
                     steps: create(known, place, spec, &source, backing)?,
-                    claims: vec![place.subject()],
+                    claims,
                     intent: Intent::ContainerCreate {
                         container: self.name.clone(),
                         host: host.clone(),

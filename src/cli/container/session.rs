@@ -70,6 +70,7 @@ pub(super) async fn run(
         claims: Vec::new(),
         steps: vec![session::plan(&host, &place.subject(), &request)],
         planned_at: state.head.seq,
+        alongside: None,
         instead_of: None,
     };
     let progress = Progress::new(out.format());

@@ -5,7 +5,7 @@ use serde_json::Value;
 use tallybook_events::event::Event;
 use tallybook_events::ids::Seq;
 use tallybook_events::name::HostName;
-use tallybook_events::step::{Captured, Reversal};
+use tallybook_events::step::Captured;
 use tallybook_replay::entry::Entry;
 use tallybook_replay::operation::{Operation, Step, StepStatus};
 use tallybook_replay::state::OperationSummary;
@@ -82,11 +82,7 @@ impl From<&Step> for StepView {
             message,
             hint,
             after: plan.after.iter().map(|index| index.0).collect(),
-            reversal: match plan.reversal {
-                Reversal::Undo => "undo",
-                Reversal::Keep { .. } => "keep",
-                Reversal::Irreversible { .. } => "irreversible",
-            },
+            reversal: summary::reversal(&plan.reversal),
             params: packed::value(&plan.params),
             output: done.map_or(Value::Null, |done| packed::value(&done.output)),
             facts: done.map_or_else(Vec::new, |done| {

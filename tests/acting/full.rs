@@ -1,0 +1,86 @@
+//! The disk of the store is full while an operation is carried out: something was done, and it is said which operation
+//! finds out what. Needs root, for a tmpfs.
+
+use std::io::Write;
+use std::process::{Command, Stdio};
+
+use serde_json::Value;
+use tallybook::log::{Log, Open};
+
+use crate::ground::Ground;
+
+/// A store on a small file system of its own.
+struct Small<'a>(&'a Ground);
+
+impl<'a> Small<'a> {
+    fn mount(ground: &'a Ground) -> Self {
+        std::fs::create_dir_all(ground.path("store")).unwrap();
+        let status = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", "size=6m", "tmpfs"])
+            .arg(ground.path("store"))
+            .status()
+            .unwrap();
+        assert!(status.success(), "this test needs root, to mount a tmpfs");
+        Small(ground)
+    }
+}
+
+impl Drop for Small<'_> {
+    fn drop(&mut self) {
+        let mut umount = Command::new("umount");
+        let _status = umount.arg("-l").arg(self.0.path("store")).status();
+    }
+}
+
+#[test]
+fn outcomes_that_do_not_fit_leave_the_operation_to_be_resumed() {
+    for as_client in [true, false] {
+        for json in [true, false] {
+            outcomes_do_not_fit(as_client, json);
+        }
+    }
+}
+
+fn outcomes_do_not_fit(as_client: bool, json: bool) {
+    let ground = Ground::new(1);
+    let _small = Small::mount(&ground);
+    ground.run(&["host", "install", "cn1"]).ends(0);
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let held = as_client.then(|| {
+        let store = ground.path("store");
+        let opened = Log::open(&store, Open::Existing, |_| ());
+        runtime.block_on(opened).unwrap()
+    });
+    let host = ground.host(1);
+    host.hold("host.packages");
+    let format = if json { "json" } else { "table" };
+    let child = ground
+        .command(&["host", "prepare", "cn1", "--format", format])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    host.until_noted("waits: ");
+    let filler = ground.path("store/filler");
+    let mut file = std::fs::File::create(&filler).unwrap();
+    while file.write_all(&[1; 4096]).is_ok() {}
+    host.release("host.packages");
+    let run = Ground::ended(child);
+    std::fs::remove_file(filler).unwrap();
+    if let Some(log) = held {
+        runtime.block_on(log.close());
+    }
+    let prepare = ground.newest();
+    let run = run
+        .ends(10)
+        .says(&format!("tallybook op resume {prepare}"))
+        .says("free space")
+        .says_nothing_of("nothing was done");
+    if json {
+        let end: Value = run.end();
+        assert_eq!(end["exit"], "disk_full", "{run}");
+        assert_eq!(end["code"], 10);
+        assert!(end["operation"].is_string());
+    }
+    ground.run(&["op", "resume", &prepare]).ends(0);
+}

@@ -1,0 +1,10 @@
+//! Commands that act, as their users run them: the program itself, over SSH, on hosts in this process.
+//!
+//! The hosts speak SSH and the agent's protocol; the steps are played, so nothing on this machine is touched.
+
+mod allocations;
+mod full;
+mod ground;
+mod hosts;
+mod played;
+mod sshd;
