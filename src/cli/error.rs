@@ -38,7 +38,7 @@ pub enum Error {
         /// The operation.
         id: OperationId,
         /// How the log failed.
-        source: log::Error,
+        source: Box<log::Error>,
     },
     /// A session could not be held to its end.
     #[error("the session in {container} failed: {message}")]
@@ -133,10 +133,19 @@ pub enum Error {
 }
 
 impl Error {
+    /// The log failed while this operation was carried out.
+    pub(super) fn left(id: OperationId, source: log::Error) -> Self {
+        Error::Left {
+            id,
+            source: Box::new(source),
+        }
+    }
+
     /// The exit code.
     pub fn exit(&self) -> Exit {
         match self {
-            Error::Log(error) | Error::Left { source: error, .. } => log_exit(error),
+            Error::Log(error) => log_exit(error),
+            Error::Left { source, .. } => log_exit(source),
             Error::CloudLog(error) => match error {
                 cloud_log::Error::Log(error) => log_exit(error),
                 cloud_log::Error::Compile(_) | cloud_log::Error::TooLarge { .. } => Exit::Usage,

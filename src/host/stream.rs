@@ -14,6 +14,7 @@ use tokio::process::{ChildStdin, ChildStdout};
 use tokio::sync::{oneshot, watch};
 
 use super::error::Error;
+use tallybook_agent::scrub::scrub;
 
 /// How much of standard error is kept: the end of it.
 pub const STDERR_MAX: usize = 64 * 1024;
@@ -153,7 +154,8 @@ impl Tail {
     pub(super) fn exit(self, status: Status) -> Exit {
         Exit {
             status,
-            stderr: self.bytes.into(),
+            // It may be shown, or recorded as a reason, and no host's word is vouched for.
+            stderr: scrub(&Vec::from(self.bytes)),
             stderr_cut: self.cut,
         }
     }

@@ -64,6 +64,7 @@ fn outcomes_do_not_fit(as_client: bool, json: bool) {
     let filler = ground.path("store/filler");
     let mut file = std::fs::File::create(&filler).unwrap();
     while file.write_all(&[1; 4096]).is_ok() {}
+    drop(file);
     host.release("host.packages");
     let run = Ground::ended(child);
     std::fs::remove_file(filler).unwrap();

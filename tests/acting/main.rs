@@ -3,6 +3,7 @@
 //! The hosts speak SSH and the agent's protocol; the steps are played, so nothing on this machine is touched.
 
 mod allocations;
+mod failures;
 mod full;
 mod ground;
 mod hosts;

@@ -88,14 +88,14 @@ pub(super) async fn conclude(
     };
     let told = tell(engine, out, progress, id, &outcome, undo_failed).await;
     told.map_err(|error| match error {
-        Error::Log(source) => Error::Left { id, source },
+        Error::Log(source) => Error::left(id, source),
         other => other,
     })
 }
 
 /// The log failed while the operation was carried out: nobody can say how it ended, but which one it is.
 fn left(out: &mut Output, id: OperationId, source: log::Error) -> Error {
-    let error = Error::Left { id, source };
+    let error = Error::left(id, source);
     if out.format() == Format::Json {
         let report = error.report();
         let ended = Ended {

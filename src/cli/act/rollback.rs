@@ -95,7 +95,7 @@ pub(super) async fn take_back(
     let id = begin(engine, operation, wish).await?;
     match engine.run(id).await {
         Ok(outcome) => Ok((id, outcome)),
-        Err(engine::Error::Log(source)) => Err(Error::Left { id, source }),
+        Err(engine::Error::Log(source)) => Err(Error::left(id, source)),
         Err(error) => Err(error.into()),
     }
 }
