@@ -21,10 +21,11 @@ use crate::cloud::{Inventory, inventory};
 /// What the agent's own steps call on a host, besides what every Debian has.
 const PACKAGES_INSTALL: [&str; 3] = ["ca-certificates", "iproute2", "openssh-client"];
 /// What containers need on a host.
-const PACKAGES_PREPARE: [&str; 7] = [
+const PACKAGES_PREPARE: [&str; 8] = [
     "busybox-static",
     "debootstrap",
     "dnsmasq-base",
+    "dnsmasq-utils",
     "iputils-ping",
     "lxc",
     "nftables",

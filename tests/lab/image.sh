@@ -4,7 +4,7 @@
 # What a host has from the start. Nothing that tallybook installs on a host may be named here.
 HOST_PACKAGES=(systemd systemd-sysv dbus libpam-systemd openssh-server iproute2 iputils-ping procps netbase)
 # What tallybook installs: fetched with all it depends on and recommends, but not installed.
-FETCHED_PACKAGES=(lxc debootstrap dnsmasq-base nftables uidmap rsync zstd acl attr busybox-static ca-certificates sudo)
+FETCHED_PACKAGES=(lxc debootstrap dnsmasq-base dnsmasq-utils nftables uidmap rsync zstd acl attr busybox-static ca-certificates sudo)
 # A minimal container's own packages, fetched for debootstrap --cache-dir on a host.
 NESTED_PACKAGES=(systemd-sysv dbus openssh-server iproute2 iputils-ping isc-dhcp-client ifupdown netbase ca-certificates)
 NESTED_DEBS=/var/cache/tallybook-lab/debs

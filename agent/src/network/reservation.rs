@@ -1,18 +1,26 @@
 //! Which container has which MAC and address on this host: a file a container, read by dnsmasq.
 //!
-//! It must never hold two containers with the same MAC or address, and never touches dnsmasq's own lease file.
+//! It must never hold two containers with the same MAC or address. dnsmasq's own lease file is only read: a lease is given back
+//! as its holder would, by a message.
 
 use std::fs;
 use std::net::Ipv4Addr;
 use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use tallybook_events::allocation::{Allocation, Mac};
 use tallybook_events::name::ContainerName;
 use tallybook_events::step::{FailureClass, StepFailure};
 
 use crate::layout::Layout;
-use crate::network::{DNSMASQ_UNIT, managed, unit};
+use crate::network::{DNSMASQ_UNIT, managed, ruleset, unit};
 use crate::step::{Context, Program, fail};
+
+/// How long dnsmasq may take to forget a lease that was given back.
+const RELEASE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How often is looked.
+const POLL: Duration = Duration::from_millis(20);
 
 /// One reservation.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,15 +41,10 @@ impl From<&Allocation> for Reservation {
 }
 
 impl Reservation {
-    /// The line of `dhcp-hostsdir`, dnsmasq(8). A second MAC lets dnsmasq give up the lease which that one still
-    /// has on the address, which it would else keep from its new owner until it runs out. A name with dots is
-    /// left to [`name_line`]: dnsmasq would take what follows the first dot for the lease's domain.
-    pub fn line(&self, container: &ContainerName, gone: Option<Mac>) -> String {
-        let mut line = self.mac.to_string();
-        if let Some(gone) = gone {
-            line.push_str(&format!(",{gone}"));
-        }
-        line.push_str(&format!(",{}", self.address));
+    /// The line of `dhcp-hostsdir`, dnsmasq(8). A name with dots is left to [`name_line`]: dnsmasq would take what
+    /// follows the first dot for the lease's domain.
+    pub fn line(&self, container: &ContainerName) -> String {
+        let mut line = format!("{},{}", self.mac, self.address);
         if !container.as_str().contains('.') {
             line.push_str(&format!(",{container}"));
         }
@@ -106,25 +109,71 @@ pub fn conflict(
     Ok(None)
 }
 
-/// The MAC that still has a lease on the address and no reservation any more: a container that is gone.
-pub fn leased_to_gone(layout: &Layout, wanted: &Reservation) -> Option<Mac> {
-    // `expiry mac address name client-id`, one a line. What can't be read is as if there were no lease.
+/// The MAC that an address is reserved for.
+///
+/// # Errors
+/// When reservations can't be read or understood.
+pub fn holder(layout: &Layout, address: Ipv4Addr) -> Result<Option<Mac>, StepFailure> {
+    for name in managed::list(&layout.reservations())? {
+        let path = layout.reservations().join(&name);
+        if let Some(body) = managed::body(&path)? {
+            let there = Reservation::parse(&body).ok_or_else(|| not_understood(&path))?;
+            if there.address == address {
+                return Ok(Some(there.mac));
+            }
+        }
+    }
+    Ok(None)
+}
+
+/// Who has a lease on an address, as dnsmasq last wrote it down; what can't be read is as if there were none.
+fn leased_to(layout: &Layout, address: Ipv4Addr) -> Option<Mac> {
+    // `expiry mac address name client-id`, one a line.
     let leases = fs::read_to_string(layout.leases()).unwrap_or_default();
-    let address = wanted.address.to_string();
-    let holder = leases.lines().find_map(|line| {
+    let address = address.to_string();
+    leases.lines().find_map(|line| {
         let fields: Vec<&str> = line.split(' ').collect();
-        (*fields.get(2)? == address).then(|| fields[1].parse::<Mac>().ok())?
-    })?;
-    let lives = |name: &String| {
-        let body = managed::body(&layout.reservations().join(name));
-        let there = body
-            .ok()
-            .flatten()
-            .and_then(|body| Reservation::parse(&body));
-        there.is_some_and(|there| there.mac == holder)
+        (*fields.get(2)? == address).then(|| fields[1].parse().ok())?
+    })
+}
+
+/// Gives back a lease on an address, whose holder is gone and did not do it: one that was killed, or whose host lost
+/// power. dnsmasq would keep the address from everybody else until the lease runs out. A lease of `keep` stays.
+///
+/// # Errors
+/// When dnsmasq can't be told, or keeps the lease all the same.
+pub fn give_back(
+    context: &mut Context<'_>,
+    address: Ipv4Addr,
+    keep: Option<Mac>,
+) -> Result<(), StepFailure> {
+    let Some(holder) = leased_to(context.layout, address).filter(|mac| Some(*mac) != keep) else {
+        return Ok(());
     };
-    let reserved = managed::list(&layout.reservations()).unwrap_or_default();
-    (holder != wanted.mac && !reserved.iter().any(lives)).then_some(holder)
+    let Some(nat) = ruleset::nat(context.layout)? else {
+        return Ok(());
+    };
+    if !unit::look(context, DNSMASQ_UNIT)?.active {
+        return Ok(());
+    }
+    // One packet, which dnsmasq does not answer.
+    context.run(&Program::new([
+        "dhcp_release".to_owned(),
+        nat.bridge.to_string(),
+        address.to_string(),
+        holder.to_string(),
+    ]))?;
+    let begun = Instant::now();
+    while leased_to(context.layout, address) == Some(holder) {
+        if begun.elapsed() >= RELEASE_TIMEOUT {
+            return Err(fail(
+                FailureClass::Host,
+                format!("dnsmasq keeps the lease of {holder}, which is gone, on {address}"),
+            ));
+        }
+        thread::sleep(POLL);
+    }
+    Ok(())
 }
 
 /// Has dnsmasq read the reservations and names again. It notices new files by itself, but not that one is gone.
@@ -160,15 +209,11 @@ mod tests {
             mac: "00:16:3e:00:00:01".parse().unwrap(),
             address: [10, 5, 0, 2].into(),
         };
-        let gone = "00:16:3e:00:00:09".parse().unwrap();
         let plain = ContainerName::new("web1").unwrap();
         let dotted = ContainerName::new("d.foo.net").unwrap();
-        assert_eq!(
-            wanted.line(&plain, None),
-            "00:16:3e:00:00:01,10.5.0.2,web1\n"
-        );
-        assert_eq!(wanted.line(&dotted, None), "00:16:3e:00:00:01,10.5.0.2\n");
-        for line in [wanted.line(&plain, Some(gone)), wanted.line(&dotted, None)] {
+        assert_eq!(wanted.line(&plain), "00:16:3e:00:00:01,10.5.0.2,web1\n");
+        assert_eq!(wanted.line(&dotted), "00:16:3e:00:00:01,10.5.0.2\n");
+        for line in [wanted.line(&plain), wanted.line(&dotted)] {
             assert_eq!(Reservation::parse(&line).unwrap(), wanted);
         }
         for bad in [

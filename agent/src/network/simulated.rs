@@ -304,6 +304,19 @@ impl SimulatedLink {
         self.addresses.remove(bridge);
     }
 
+    fn dhcp_release(&mut self, address: &str, mac: &str) -> (i32, String) {
+        let path = self.layout.leases();
+        let leases = fs::read_to_string(&path).unwrap();
+        let of_it = format!(" {mac} {address} ");
+        let rest = leases.lines().filter(|line| !line.contains(&of_it));
+        fs::write(
+            path,
+            rest.map(|line| format!("{line}\n")).collect::<String>(),
+        )
+        .unwrap();
+        (0, String::new())
+    }
+
     fn unit_text(&self, unit: &str) -> String {
         fs::read_to_string(self.layout.unit(unit)).unwrap_or_default()
     }
@@ -485,6 +498,7 @@ impl Link for SimulatedLink {
                 "nft" => self.nft(&argv[1..], &program.stdin),
                 "apt-get" => self.apt(&argv[1..]),
                 "dnsmasq" | "dpkg" | "journalctl" => (0, String::new()),
+                "dhcp_release" => self.dhcp_release(argv[2], argv[3]),
                 "lxc-start" => (0, "5.0.2\n".to_owned()),
                 "dpkg-query" => {
                     let known = argv[3..].iter().filter(|p| self.installed.contains(**p));

@@ -1,7 +1,4 @@
 //! `dhcp.release`: a container's address is nobody's again.
-//!
-//! The lease stays in dnsmasq's own file until it runs out: that file can't be edited while dnsmasq runs, and
-//! nothing is worth stopping it. A later reservation of the address takes the lease over.
 
 use serde::{Deserialize, Serialize};
 use tallybook_events::allocation::Allocation;
@@ -11,7 +8,7 @@ use tallybook_events::step::{FailureClass, Seen, StepFailure};
 use crate::network::reservation::{self, Reservation};
 use crate::network::{lock, managed};
 use crate::step::{Context, Done, Step, fail};
-use crate::steps::dhcp_reserve::{follow, look, reserve};
+use crate::steps::dhcp_reserve::{follow, forget, look, reserve};
 
 /// Gives up a container's reservation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -76,6 +73,7 @@ impl Step for DhcpRelease {
         let removed = managed::remove_ours(&context.layout.reservation(&self.container))?;
         let followed = follow(context.layout, &self.container)?;
         reservation::tell_dnsmasq(context)?;
+        forget(context, &wanted)?;
         Ok(done(removed || followed))
     }
 

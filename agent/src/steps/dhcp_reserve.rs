@@ -88,13 +88,19 @@ pub(super) fn reserve(
     let (written, replaced) = if there.as_ref() == Some(wanted) {
         (false, managed::replaced(&path, context.origin)?)
     } else {
-        let line = wanted.line(container, reservation::leased_to_gone(layout, wanted));
-        managed::write(&path, context.origin, &line)?
+        managed::write(&path, context.origin, &wanted.line(container))?
     };
     let followed = follow(layout, container)?;
     // Told also when nothing is different: a run before this one may have been cut just here.
     reservation::tell_dnsmasq(context)?;
+    reservation::give_back(context, wanted.address, Some(wanted.mac))?;
     Ok((written || followed, replaced))
+}
+
+/// Once a container's reservation is gone: its lease as well, unless somebody has the address by now.
+pub(super) fn forget(context: &mut Context<'_>, was: &Reservation) -> Result<(), StepFailure> {
+    let holder = reservation::holder(context.layout, was.address)?;
+    reservation::give_back(context, was.address, holder)
 }
 
 impl Step for DhcpReserve {
@@ -151,6 +157,7 @@ impl Step for DhcpReserve {
         let taken = managed::take_back(&path, context.origin, output.as_ref())?;
         let followed = follow(context.layout, &self.container)?;
         reservation::tell_dnsmasq(context)?;
+        forget(context, &Reservation::from(&self.allocation))?;
         Ok(Done {
             changed: followed || taken != TakenBack::Nothing,
             output: (),
@@ -208,19 +215,44 @@ mod tests {
     }
 
     #[test]
-    fn takes_over_the_lease_of_a_container_that_is_gone() {
+    fn a_lease_of_a_container_that_is_gone_is_given_back() {
+        let lease = |mac: &str| format!("1790000000 {mac} 10.5.0.2 gone *\n");
         let mut sim = Simulated::prepared();
-        let lease = "1790000000 00:16:3e:00:00:99 10.5.0.2 gone *\n";
-        fs::write(sim.layout.leases(), lease).unwrap();
+        fs::write(sim.layout.leases(), lease("00:16:3e:00:00:99")).unwrap();
         sim.forward(1, &step("web1", 2)).unwrap();
-        let text = fs::read_to_string(sim.layout.reservation(&step("web1", 2).container)).unwrap();
-        assert!(
-            text.ends_with("00:16:3e:00:00:02,00:16:3e:00:00:99,10.5.0.2,web1\n"),
-            "{text}"
+        assert_eq!(
+            sim.link
+                .count("dhcp_release tb0 10.5.0.2 00:16:3e:00:00:99"),
+            1
         );
-        fs::write(sim.layout.leases(), "").unwrap();
-        assert!(!sim.forward(1, &step("web1", 2)).unwrap().changed);
-        sim.forward(2, &step("web9", 0x99)).unwrap();
+        // Its own lease stays while it is reserved, and goes with the reservation.
+        fs::write(sim.layout.leases(), lease("00:16:3e:00:00:02")).unwrap();
+        sim.forward(1, &step("web1", 2)).unwrap();
+        assert_eq!(sim.link.count("dhcp_release"), 1);
+        sim.undo(1, &step("web1", 2), None).unwrap();
+        assert_eq!(
+            sim.link
+                .count("dhcp_release tb0 10.5.0.2 00:16:3e:00:00:02"),
+            1
+        );
+        assert_eq!(fs::read_to_string(sim.layout.leases()).unwrap(), "");
+    }
+
+    #[test]
+    fn the_lease_of_who_has_the_address_now_is_left_alone() {
+        let mut sim = Simulated::prepared();
+        sim.forward(1, &step("web1", 2)).unwrap();
+        sim.undo(1, &step("web1", 2), None).unwrap();
+        let mut next = step("web2", 3);
+        next.allocation.address = [10, 5, 0, 2].into();
+        sim.forward(2, &next).unwrap();
+        fs::write(
+            sim.layout.leases(),
+            "1790000000 00:16:3e:00:00:03 10.5.0.2 web2 *\n",
+        )
+        .unwrap();
+        sim.undo(1, &step("web1", 2), None).unwrap();
+        assert_eq!(sim.link.count("dhcp_release"), 0);
     }
 
     #[test]
