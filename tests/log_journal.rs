@@ -161,7 +161,7 @@ async fn a_torn_end_is_cut_and_kept_aside() {
             assert!(
                 notices
                     .iter()
-                    .any(|notice| notice.contains("never acknowledged")),
+                    .any(|notice| notice.contains("was not whole")),
                 "{notices:?}"
             );
             assert_eq!(log.head().await.unwrap().seq, Seq(from as u64));

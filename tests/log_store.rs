@@ -129,7 +129,7 @@ async fn the_databases_answer_as_the_journal_does() {
         log.close().await;
     }
     // The stored projections are the fold, links and inventory included.
-    let projection = Projection::open(&store.path().join(PROJECTION)).unwrap();
+    let mut projection = Projection::open(&store.path().join(PROJECTION)).unwrap();
     let Stored::State { state, .. } = projection.load().unwrap() else {
         panic!("nothing is stored")
     };
@@ -272,14 +272,13 @@ async fn projections_of_another_version_are_folded_again() {
     open(store.path()).await.0.close().await;
     {
         // A state that today's code would not fold, under yesterday's version.
-        let projection = Projection::open(&store.path().join(PROJECTION)).unwrap();
+        let mut projection = Projection::open(&store.path().join(PROJECTION)).unwrap();
         let start = Position {
             segment: Seq(1),
             offset: 0,
         };
         let mut wrong = expected.0.clone();
         wrong.hosts.clear();
-        wrong.head.seq = Seq(3);
         projection.replace_as(0, &wrong, start).unwrap();
         projection.flush().unwrap();
     }
@@ -292,6 +291,133 @@ async fn projections_of_another_version_are_folded_again() {
     );
     assert_eq!(answers(&log).await, expected);
     log.close().await;
+}
+
+/// Changes a tree of a database that nobody has open.
+fn change(store: &Path, database: &str, tree: &str, run: impl FnOnce(&sled::Tree)) {
+    let database = sled::open(store.join(database)).unwrap();
+    run(&database.open_tree(tree).unwrap());
+    database.flush().unwrap();
+}
+
+/// A posting that is lost hides a step that was done: the step would be done again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_posting_hides_no_event_of_an_operation() {
+    let records = Story::of(23, 300).records;
+    let store = store_of(&records);
+    let (log, _) = open(store.path()).await;
+    let id = records.iter().find_map(|record| record.header.operation);
+    let id = id.unwrap();
+    let whole = log.operation(id).await.unwrap().unwrap();
+    log.close().await;
+    change(store.path(), INDEX, "postings", |postings| {
+        let mut term = vec![b'o'];
+        term.extend_from_slice(id.as_bytes());
+        let len = u16::try_from(term.len()).unwrap().to_be_bytes();
+        let prefix = [&len[..], &term].concat();
+        let keys: Vec<sled::IVec> = postings
+            .scan_prefix(prefix)
+            .keys()
+            .map(Result::unwrap)
+            .collect();
+        postings.remove(keys.first().unwrap()).unwrap();
+    });
+    let (log, _) = open(store.path()).await;
+    assert_eq!(log.operation(id).await.unwrap().unwrap(), whole);
+    let faults = log.faults().await.unwrap();
+    assert!(faults[0].contains("events of operation"), "{faults:?}");
+    log.close().await;
+    let (log, notices) = open(store.path()).await;
+    assert!(notices[0].contains("could not be used last time"));
+    assert_eq!(log.operation(id).await.unwrap().unwrap(), whole);
+    assert_eq!(log.faults().await.unwrap(), Vec::<String>::new());
+    log.close().await;
+}
+
+/// A claim that is lost would let two operations have one container.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_or_changed_entity_is_folded_again() {
+    let records = Story::of(23, 300).records;
+    let store = store_of(&records);
+    let expected = expected(&records, store.path());
+    open(store.path()).await.0.close().await;
+    let classes: std::collections::BTreeSet<u8> = {
+        let database = sled::open(store.path().join(PROJECTION)).unwrap();
+        let keys = database.iter().keys().map(|key| key.unwrap()[0]);
+        keys.filter(|class| *class != 0).collect()
+    };
+    assert!(classes.len() > 4, "{classes:?}");
+    for class in classes {
+        change(store.path(), PROJECTION, "__sled__default", |tree| {
+            let key = tree.scan_prefix([class]).keys().next().unwrap().unwrap();
+            tree.remove(key).unwrap();
+        });
+        let (log, notices) = open(store.path()).await;
+        assert!(
+            notices[0].contains("lost or changed something"),
+            "{notices:?}"
+        );
+        assert_eq!(answers(&log).await, expected, "class {class}");
+        log.close().await;
+    }
+}
+
+/// The newest block was read at every start, and its damage ended every command.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_recent_block_stops_nothing() {
+    let records = Story::of(23, 300).records;
+    for remove in [true, false] {
+        let store = store_of(&records);
+        let expected = expected(&records, store.path());
+        open(store.path()).await.0.close().await;
+        change(store.path(), INDEX, "blocks", |blocks| {
+            let (key, block) = blocks.last().unwrap().unwrap();
+            let mut block = block.to_vec();
+            block[100] ^= 1;
+            match remove {
+                true => drop(blocks.remove(key).unwrap()),
+                false => drop(blocks.insert(key, block).unwrap()),
+            }
+        });
+        let (log, _) = open(store.path()).await;
+        assert_eq!(answers(&log).await, expected);
+        log.close().await;
+        let (log, notices) = open(store.path()).await;
+        assert!(notices[0].contains("could not be used last time"));
+        assert_eq!(answers(&log).await, expected);
+        log.close().await;
+    }
+}
+
+/// What databases and journals that were there before may be read by.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_in_a_store_is_for_its_owner_only() {
+    use std::os::unix::fs::PermissionsExt;
+    let records = Story::of(23, 150).records;
+    let store = store_of(&records);
+    let open_to_all = |name: &str| {
+        let path = store.path().join(name);
+        let mode = if path.is_dir() { 0o755 } else { 0o644 };
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    };
+    let mode = |name: &str| {
+        let found = std::fs::metadata(store.path().join(name)).unwrap();
+        found.permissions().mode() & 0o777
+    };
+    open_to_all("");
+    for round in 0..2 {
+        let (log, _) = open(store.path()).await;
+        for name in [JOURNAL, INDEX, PROJECTION] {
+            assert_eq!(mode(name), 0o700, "{name} in round {round}");
+        }
+        for name in ["lock", "head", "socket"] {
+            assert_eq!(mode(name), 0o600, "{name} in round {round}");
+        }
+        log.close().await;
+        for name in [JOURNAL, INDEX, PROJECTION, "lock"] {
+            open_to_all(name);
+        }
+    }
 }
 
 /// A store that version 1 of the format wrote, kept in the repository: its journal must open for ever.

@@ -16,7 +16,7 @@ use crate::entry::Entry;
 use crate::operation::{OperationStatus, operation_status};
 
 /// Rises whenever the same events would fold to something else: stored projections of another version are rebuilt.
-pub const CODE_VERSION: u32 = 1;
+pub const CODE_VERSION: u32 = 2;
 
 /// A host, as the facts say.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]

@@ -9,7 +9,6 @@ use super::error::Error;
 use super::resolve;
 use crate::cloud::allocate::Key;
 use crate::cloud::{Inventory, Limit, Selection, parse};
-use crate::journal;
 use crate::log::{self, JOURNAL, Log, Open};
 use crate::render::Format;
 use tallybook_replay::state::State;
@@ -71,10 +70,9 @@ impl Context {
     /// Whether there is a log.
     ///
     /// # Errors
-    /// When the directory can't be read.
+    /// When the directory can't be read, or there was a log and its journal is gone.
     pub fn has_log(&self) -> Result<bool, Error> {
-        let segments = journal::segments(&self.journal()).map_err(log::Error::from)?;
-        Ok(!segments.is_empty())
+        Ok(log::is_there(&self.store)?)
     }
 
     /// The state of the log; of nothing where there is no log.

@@ -405,7 +405,7 @@ fn log_exit(error: &log::Error) -> Exit {
             }
             Refusal::Malformed(_) => Exit::Failed,
         },
-        log::Error::NoHolder(_) => Exit::Locked,
+        log::Error::NoHolder(_) | log::Error::Held(_) => Exit::Locked,
         log::Error::TailLost { .. }
         | log::Error::Rewritten { .. }
         | log::Error::Operation { .. } => Exit::Verification,
@@ -448,7 +448,7 @@ fn log_hint(error: &log::Error) -> Option<String> {
             holder.short()
         ),
         log::Error::Refused(Refusal::Changed { .. }) => "try again".to_owned(),
-        log::Error::NoHolder(_) => {
+        log::Error::NoHolder(_) | log::Error::Held(_) => {
             "find out which process holds the store, and whether it hangs".to_owned()
         }
         log::Error::Protocol(_) => {

@@ -43,7 +43,11 @@ pub(super) struct Counts {
 
 impl Args {
     pub(super) async fn run(self, context: &Context, out: &mut Output) -> Result<Exit, Error> {
-        let live = context.open_log(Open::Existing).await?.state().await?;
+        let log = context.open_log(Open::AsItIs).await?;
+        let live = match log.altered().await {
+            Some(stored) => stored,
+            None => log.state().await?,
+        };
         let folded = history::fold(&context.journal(), Until::Seq(live.head.seq))?;
         let replayed = compare(&folded, &live)?;
         match out.format() {

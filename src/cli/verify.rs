@@ -13,7 +13,7 @@ use super::history::{self, Until};
 use super::{Context, Error, Exit, replay};
 use crate::journal::Reader;
 use crate::log::verify::{Checks, Finding, journal};
-use crate::log::{self, Filter, Log, Open};
+use crate::log::{self, Filter, KeptHead, Log, Open};
 use crate::render::json::HeadView;
 use crate::render::{Column, Format, Ink, Output, Table, plain};
 use crate::store::{BLOCK_EVENTS, Terms, entry_terms};
@@ -34,10 +34,11 @@ pub(super) struct Args {
 /// What a verification found, as JSON.
 #[derive(Debug, Serialize)]
 struct Verified {
+    /// Nothing is wrong, and everything was checked that was asked for.
     ok: bool,
     head: HeadView,
     checks: Checks,
-    /// Bytes behind the last record, of one that was never acknowledged.
+    /// Bytes behind the last whole append.
     torn_bytes: u64,
     /// Events of kinds that this program does not know.
     unknown: u64,
@@ -51,6 +52,9 @@ struct Store {
     checked: bool,
     /// Why it was not.
     why_not: Option<String>,
+    /// How the command ends because of that.
+    #[serde(skip)]
+    exit: Option<Exit>,
     /// Events read back through the index and held against the journal.
     events: u64,
     /// Terms looked up in the index, and how many events they led to.
@@ -66,10 +70,21 @@ impl Args {
         if !context.has_log()? {
             return Err(log::Error::Missing(context.store().to_owned()).into());
         }
+        // Before the journal: that may grow meanwhile.
+        let kept = KeptHead::of(context.store())?;
         let (mut report, _) = journal(context.store())?;
         if report.torn_bytes > 0 {
             tokio::time::sleep(SETTLE).await;
             report = journal(context.store())?.0;
+        }
+        if report.findings.is_empty()
+            && let Some(what) = kept.against(context.store(), &report.head)?
+        {
+            report.findings.push(Finding {
+                seq: report.head.seq,
+                place: context.store().join(log::HEAD).display().to_string(),
+                what,
+            });
         }
         let skipped = |why: &str| Store {
             why_not: Some(why.to_owned()),
@@ -80,16 +95,25 @@ impl Args {
         } else if !report.findings.is_empty() {
             skipped("the journal is damaged, and opening the store would act on it")
         } else {
-            // A torn end is set aside by this, as by any other command. Whether it was only never acknowledged, or
-            // events are gone with it, is known to the store alone.
-            match context.open_log(Open::Existing).await {
+            // A torn end is set aside by this, as by any other command. Whether events are gone with it is known to
+            // the store alone.
+            match context.open_log(Open::AsItIs).await {
                 Ok(log) => check_store(context, log).await?,
                 Err(error) if error.exit() == Exit::Verification => return Err(error),
-                Err(error) => skipped(&error.report().text().replace("error: ", "")),
+                Err(error) => Store {
+                    exit: Some(error.exit()),
+                    ..skipped(&error.report().text().replace("error: ", ""))
+                },
             }
         };
+        let sound = report.findings.is_empty() && store.findings.is_empty();
+        let exit = match (sound, store.exit) {
+            (false, _) => Exit::Verification,
+            (true, Some(exit)) => exit,
+            (true, None) => Exit::Ok,
+        };
         let verified = Verified {
-            ok: report.findings.is_empty() && store.findings.is_empty(),
+            ok: exit == Exit::Ok,
             head: HeadView::from(&report.head),
             checks: report.checks,
             torn_bytes: report.torn_bytes,
@@ -101,22 +125,27 @@ impl Args {
             Format::Json => out.json(&verified)?,
             Format::Table => show(&verified, out)?,
         }
-        Ok(match verified.ok {
-            true => Exit::Ok,
-            false => Exit::Verification,
-        })
+        Ok(exit)
     }
 }
 
 async fn check_store(context: &Context, log: &Log) -> Result<Store, Error> {
-    let live = log.state().await?;
-    let folded = history::fold(&context.journal(), Until::Seq(live.head.seq))?;
-    let replayed = replay::compare(&folded, &live)?;
     let mut store = Store {
         checked: true,
-        projections: replayed.same,
         ..Store::default()
     };
+    let mut live = log.state().await?;
+    let head = live.head.seq;
+    let faults = log.faults().await?;
+    for what in &faults {
+        store.find(head, "the databases", what.clone());
+    }
+    if let Some(stored) = log.altered().await {
+        live = stored;
+    }
+    let folded = history::fold(&context.journal(), Until::Seq(live.head.seq))?;
+    let replayed = replay::compare(&folded, &live)?;
+    store.projections = replayed.same;
     let names = replayed.differences.iter().map(|one| one.what.clone());
     for what in names.chain(replayed.internal) {
         store.findings.push(Finding {
@@ -125,7 +154,9 @@ async fn check_store(context: &Context, log: &Log) -> Result<Store, Error> {
             what: format!("{what} is not what the journal gives"),
         });
     }
-    check_index(context, log, live.head.seq, &mut store).await?;
+    if faults.is_empty() {
+        check_index(context, log, head, &mut store).await?;
+    }
     Ok(store)
 }
 
@@ -157,7 +188,7 @@ async fn check_index(
             to: Some(to),
             ..Filter::default()
         };
-        let records = match log.records(&within).await {
+        let records = match log.indexed(&within).await? {
             Ok(records) => records,
             Err(error) => {
                 store.find(from, "the index", format!("it can't be read: {error}"));
@@ -180,7 +211,7 @@ async fn check_index(
             store.find(seq, "the index", "it is missing there".to_owned());
         }
         for (term, wanted) in terms {
-            check_term(log, &within, &term, &wanted, store).await;
+            check_term(log, &within, &term, &wanted, store).await?;
         }
         from = to.next();
     }
@@ -198,12 +229,12 @@ async fn check_term(
     term: &[u8],
     wanted: &BTreeSet<Seq>,
     store: &mut Store,
-) {
+) -> Result<(), Error> {
     let Some(filter) = filter_of(within, term) else {
-        return;
+        return Ok(());
     };
     let shown = String::from_utf8_lossy(term.get(1..).unwrap_or_default()).into_owned();
-    let records = match log.records(&filter).await {
+    let records = match log.indexed(&filter).await? {
         Ok(records) => records,
         Err(error) => {
             let from = within.from.unwrap_or(Seq(1));
@@ -212,7 +243,7 @@ async fn check_term(
                 "the index",
                 format!("{shown:?} can't be looked up: {error}"),
             );
-            return;
+            return Ok(());
         }
     };
     let found: BTreeSet<Seq> = records.iter().map(|record| record.header.seq).collect();
@@ -228,6 +259,7 @@ async fn check_term(
             format!("it is found by {shown:?}, which it does not have"),
         );
     }
+    Ok(())
 }
 
 /// The filter that asks for exactly this term.
@@ -297,7 +329,7 @@ fn show(verified: &Verified, out: &mut Output) -> std::io::Result<()> {
     ))?;
     if verified.torn_bytes > 0 {
         out.line(format!(
-            "behind it are {} bytes of a record that was never acknowledged",
+            "behind it are {} bytes of an append that is not whole",
             verified.torn_bytes
         ))?;
     }
@@ -319,9 +351,14 @@ fn show(verified: &Verified, out: &mut Output) -> std::io::Result<()> {
     if !store.findings.is_empty() {
         out.line("  hint: the journal is whole; remove the store's `index` and `projection`, and the next command builds them again")?;
     }
-    match verified.ok {
-        true => out.inked(Ink::Good, "verify: ok"),
-        false => {
+    let found = !verified.findings.is_empty() || !store.findings.is_empty();
+    match (verified.ok, found) {
+        (true, _) => out.inked(
+            Ink::Good,
+            &format!("verify: ok at event {} {}", head.seq, head.hash),
+        ),
+        (false, false) => out.inked(Ink::Bad, "verify: not everything was checked"),
+        (false, true) => {
             let number = crate::render::count(findings.count(), "finding");
             out.inked(Ink::Bad, &format!("verify: {number}"))
         }

@@ -2,7 +2,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Seek, SeekFrom, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use tallybook_events::ids::{Epoch, Hash, LogId, Seq};
@@ -139,6 +139,33 @@ impl Journal {
         }
     }
 
+    /// Whether nothing can be appended any more: what is on the disk is not known to be whole.
+    pub const fn is_stopped(&self) -> bool {
+        self.stopped
+    }
+
+    /// Makes sure that the file is where and as long as this journal left it: two that write would each destroy what
+    /// the other acknowledged.
+    fn check_alone(&mut self) -> Result<(), Error> {
+        let path = segment_path(&self.directory, self.segment);
+        let found = self.file.metadata().map_err(io_error("writing", &path))?;
+        let is_named = std::fs::metadata(&path)
+            .is_ok_and(|named| (named.dev(), named.ino()) == (found.dev(), found.ino()));
+        if found.len() == self.len && is_named {
+            return Ok(());
+        }
+        self.stopped = true;
+        let what = match is_named {
+            true => format!(
+                "it has {} bytes, not {}: something else wrote to it",
+                found.len(),
+                self.len
+            ),
+            false => "it was moved, removed or replaced".to_owned(),
+        };
+        Err(io_error("writing", &path)(io::Error::other(what)))
+    }
+
     /// Appends records and returns once they are durable, with where each begins.
     ///
     /// # Errors
@@ -148,6 +175,7 @@ impl Journal {
         if self.stopped {
             return Err(Error::Stopped);
         }
+        self.check_alone()?;
         if self.len >= self.limits.segment_len && self.segment != self.link.seq.next() {
             let next = segment_path(&self.directory, self.link.seq.next());
             let (file, len) = new_segment(&self.directory, self.link).inspect_err(|_| {

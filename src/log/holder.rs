@@ -2,20 +2,20 @@
 //!
 //! The store's lock is released only after the last user of the databases is gone: two processes never have them.
 
-use std::fs::File;
 use std::path::Path;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use tallybook_events::actor::Actor;
-use tallybook_events::ids::Seq;
+use tallybook_events::ids::{OperationId, Seq};
 use tallybook_events::record::Record;
-use tallybook_replay::state::{Head, State};
+use tallybook_replay::state::{Head, OperationSummary, State};
 use tokio::sync::{mpsc, oneshot, watch};
 
+use super::lock::Lock;
 use super::open::Opened;
-use super::view::View;
+use super::view::{self, Answer, View};
 use super::writer::{Request, WriterThread};
-use super::{Appended, Condition, Draft, Error, Filter, socket};
+use super::{Appended, Condition, Draft, Error, Filter, chain, socket};
 use crate::{identity, journal};
 
 /// How many appends may wait for the writer; more wait outside.
@@ -25,7 +25,8 @@ const QUEUE_LEN: usize = 1024;
 pub(super) struct Shared {
     // Declared before the lock, so dropped before it.
     pub(super) view: RwLock<View>,
-    _lock: File,
+    /// `None` once the journal stopped.
+    lock: Mutex<Option<Lock>>,
 }
 
 impl Shared {
@@ -33,16 +34,37 @@ impl Shared {
         run(&self.view.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn records(&self, filter: &Filter) -> Result<Vec<Record>, Error> {
-        match self.read(|view| view.records(filter)) {
-            Err(Error::Store(error)) => {
+    pub(super) fn records(&self, filter: &Filter) -> Result<Vec<Record>, Error> {
+        let answer = self.read(|view| view.records(filter));
+        let to = match answer {
+            Ok(Answer::Records(records)) => return Ok(records),
+            Ok(Answer::Journal(to)) => to,
+            Err(error) => {
                 // What only the databases lost, the journal still says.
                 let mut view = self.view.write().unwrap_or_else(PoisonError::into_inner);
                 view.give_up_databases(&error);
-                view.records(filter)
+                view.state.head.seq
             }
-            other => other,
-        }
+        };
+        // Without the view: nobody has to wait until all of the journal is read.
+        let directory = self.read(|view| view.directory().to_owned());
+        view::from_journal(&directory, to, filter)
+    }
+
+    /// What the databases alone say: nothing is mended, and nothing answers in their place.
+    fn indexed(&self, filter: &Filter) -> Result<Vec<Record>, String> {
+        self.read(|view| match view.indexed(filter) {
+            Some(answer) => answer.map_err(|error| chain(&error)),
+            None => Err(view.faults.join("; ")),
+        })
+    }
+
+    /// The journal stopped: lets the databases and the store go, so that another process can recover it.
+    pub(super) fn let_go(&self) {
+        let mut view = self.view.write().unwrap_or_else(PoisonError::into_inner);
+        view.close_databases("the journal stopped after a failed write".to_owned());
+        let mut lock = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
+        *lock = None;
     }
 }
 
@@ -77,19 +99,18 @@ impl Holder {
         let Opened {
             journal,
             view,
-            recent,
             lock,
         } = opened;
         let (requests, queue) = mpsc::channel(QUEUE_LEN);
         let (head_sender, head) = watch::channel(view.state.head.seq);
         let shared = Arc::new(Shared {
             view: RwLock::new(view),
-            _lock: lock,
+            lock: Mutex::new(Some(lock)),
         });
         let writer = WriterThread {
             journal,
             shared: Arc::clone(&shared),
-            recent,
+            recent: None,
             queue,
             head: head_sender,
             identity: identity::writer(),
@@ -172,6 +193,34 @@ impl Desk {
 
     pub(super) fn head(&self) -> Head {
         self.shared.read(|view| view.state.head)
+    }
+
+    /// What is wrong with the databases, as far as it was met.
+    pub(super) fn faults(&self) -> Vec<String> {
+        self.shared.read(|view| view.faults.clone())
+    }
+
+    /// What the projections hold, where it is not what was written there.
+    pub(super) fn stored(&self) -> Option<State> {
+        self.shared.read(|view| view.stored.as_deref().cloned())
+    }
+
+    /// What the databases alone say; what is wrong with them where they can't.
+    pub(super) async fn indexed(
+        &self,
+        filter: &Filter,
+    ) -> Result<Result<Vec<Record>, String>, Error> {
+        let shared = Arc::clone(&self.shared);
+        let filter = filter.clone();
+        tokio::task::spawn_blocking(move || shared.indexed(&filter))
+            .await
+            .map_err(|error| Error::Holder(error.to_string()))
+    }
+
+    /// How an operation stands, in one line.
+    pub(super) fn summary(&self, id: OperationId) -> Option<OperationSummary> {
+        let find = |view: &View| view.state.operations.get(&id).cloned();
+        self.shared.read(find)
     }
 
     pub(super) async fn records(&self, filter: &Filter) -> Result<Vec<Record>, Error> {

@@ -4,16 +4,17 @@
 //! It never acknowledges an event before the journal did, and never lets a condition be decided by anyone but the
 //! single writer.
 
+mod anchor;
 mod draft;
 mod filter;
 mod holder;
+mod lock;
 mod open;
 mod socket;
 pub mod verify;
 mod view;
 mod writer;
 
-use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -22,16 +23,18 @@ use tallybook_events::ids::{OperationId, Seq};
 use tallybook_events::record::Record;
 use tallybook_events::{codec, event};
 use tallybook_replay::entry::Entry;
-use tallybook_replay::operation::Operation;
-use tallybook_replay::state::{Head, State};
+use tallybook_replay::operation::{Operation, OperationStatus};
+use tallybook_replay::state::{Head, OperationSummary, State};
 use tokio::sync::RwLock;
 
 use crate::causes::in_line as chain;
 use crate::{identity, journal, store};
 use holder::Holder;
+use lock::Lock;
 use open::Opened;
 
 pub use crate::journal::Limits;
+pub use anchor::{HEAD, KeptHead, is_there};
 pub use draft::{Appended, Condition, Draft, Refusal};
 pub use filter::Filter;
 
@@ -43,7 +46,6 @@ pub const JOURNAL: &str = "journal";
 pub const INDEX: &str = "index";
 /// The projections' directory in a store.
 pub const PROJECTION: &str = "projection";
-const LOCK: &str = "lock";
 
 /// What can go wrong with the log.
 #[derive(Debug, thiserror::Error)]
@@ -71,6 +73,9 @@ pub enum Error {
     /// The holder could not be reached, and the store could not be taken over.
     #[error("another process holds the store in {} and does not answer", .0.display())]
     NoHolder(PathBuf),
+    /// Nobody holds the store, and yet somebody has its databases open.
+    #[error("another process has {} open, although nobody holds the store", .0.display())]
+    Held(PathBuf),
     /// The holder answered with an error.
     #[error("the process that holds the store says: {0}")]
     Holder(String),
@@ -141,6 +146,7 @@ impl Error {
             | Error::Store(_)
             | Error::Refused(_)
             | Error::NoHolder(_)
+            | Error::Held(_)
             | Error::Holder(_)
             | Error::Protocol(_)
             | Error::Payload { .. }
@@ -159,6 +165,8 @@ pub enum Open {
     Existing,
     /// It is made where it is not there.
     Create,
+    /// It must be there, and what is wrong with its databases stays wrong: for whoever looks for that.
+    AsItIs,
 }
 
 /// Who is told what had to be mended, also when this process takes over later.
@@ -204,7 +212,7 @@ impl Log {
         limits: Limits,
         notice: impl FnMut(String) + Send + 'static,
     ) -> Result<Self, Error> {
-        if open == Open::Existing && journal::segments(&directory.join(JOURNAL))?.is_empty() {
+        if !is_there(directory)? && open != Open::Create {
             return Err(Error::Missing(directory.to_owned()));
         }
         let notice: Notice = Arc::new(Mutex::new(notice));
@@ -325,6 +333,82 @@ impl Log {
         }
     }
 
+    /// The records that the index alone finds; what is wrong with it where it can't be asked. Nothing is mended, and
+    /// the journal does not answer in its place.
+    ///
+    /// # Errors
+    /// When the store can't be reached.
+    pub async fn indexed(&self, filter: &Filter) -> Result<Result<Vec<Record>, String>, Error> {
+        let deadline = Instant::now() + HOLDER_WAIT;
+        loop {
+            {
+                let role = self.role.read().await;
+                match &*role {
+                    Role::Holder(holder) => return holder.desk().indexed(filter).await,
+                    Role::Client => {
+                        if let Some(answer) = socket::indexed(&self.directory, filter).await? {
+                            return Ok(answer);
+                        }
+                    }
+                }
+            }
+            self.take_over(deadline).await?;
+        }
+    }
+
+    /// What is wrong with the databases, as far as whoever holds the store met it and did not mend it.
+    ///
+    /// # Errors
+    /// When the store can't be reached.
+    pub async fn faults(&self) -> Result<Vec<String>, Error> {
+        let deadline = Instant::now() + HOLDER_WAIT;
+        loop {
+            {
+                let role = self.role.read().await;
+                match &*role {
+                    Role::Holder(holder) => return Ok(holder.desk().faults()),
+                    Role::Client => {
+                        if let Some(faults) = socket::faults(&self.directory).await? {
+                            return Ok(faults);
+                        }
+                    }
+                }
+            }
+            self.take_over(deadline).await?;
+        }
+    }
+
+    /// What the projections held when this process opened them [as they are](Open::AsItIs), where that was not what
+    /// was written there.
+    pub async fn altered(&self) -> Option<State> {
+        match &*self.role.read().await {
+            Role::Holder(holder) => holder.desk().stored(),
+            Role::Client => None,
+        }
+    }
+
+    /// How an operation stands, in one line; `None` when there is none of this id.
+    ///
+    /// # Errors
+    /// When the store can't be read.
+    pub async fn summary(&self, id: OperationId) -> Result<Option<OperationSummary>, Error> {
+        let deadline = Instant::now() + HOLDER_WAIT;
+        loop {
+            {
+                let role = self.role.read().await;
+                match &*role {
+                    Role::Holder(holder) => return Ok(holder.desk().summary(id)),
+                    Role::Client => {
+                        if let Some(known) = socket::summary(&self.directory, id).await? {
+                            return Ok(known);
+                        }
+                    }
+                }
+            }
+            self.take_over(deadline).await?;
+        }
+    }
+
     /// The events that a filter takes, in order.
     ///
     /// # Errors
@@ -367,7 +451,20 @@ impl Log {
     /// When the store can't be read, or the events contradict each other.
     pub async fn operation(&self, id: OperationId) -> Result<Option<Operation>, Error> {
         let entries = self.entries(&Filter::of_operation(id)).await?;
-        Operation::fold(id, &entries).map_err(|source| Error::Operation { id, source })
+        let operation =
+            Operation::fold(id, &entries).map_err(|source| Error::Operation { id, source })?;
+        let Some(mut operation) = operation else {
+            return Ok(None);
+        };
+        // That another operation takes it back is said by that one's events.
+        if let Some(known) = self.summary(id).await?
+            && known.status == OperationStatus::RollingBack
+            && known.last == operation.last
+        {
+            operation.status = known.status;
+            operation.reason = known.reason;
+        }
+        Ok(Some(operation))
     }
 
     /// Gives the store up in good order.
@@ -420,44 +517,19 @@ async fn take_role(
         source,
     };
     if open == Open::Create {
-        make_store_directory(directory).map_err(failed)?;
+        lock::make_directory(directory).map_err(failed)?;
     }
-    let lock = File::options()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(directory.join(LOCK))
-        .map_err(failed)?;
-    match lock.try_lock() {
-        Ok(()) => {
-            let owned = directory.to_owned();
-            let notice = Arc::clone(notice);
-            let tell = move |what| {
-                let mut notice = notice.lock().unwrap_or_else(PoisonError::into_inner);
-                (*notice)(what);
-            };
-            let opened =
-                tokio::task::spawn_blocking(move || Opened::new(&owned, open, limits, lock, tell))
-                    .await
-                    .map_err(|error| failed(std::io::Error::other(error)))??;
-            Ok(Role::Holder(Holder::serve(directory, opened)?))
-        }
-        Err(std::fs::TryLockError::WouldBlock) => Ok(Role::Client),
-        Err(std::fs::TryLockError::Error(source)) => Err(failed(source)),
-    }
-}
-
-fn make_store_directory(directory: &Path) -> std::io::Result<()> {
-    use std::os::unix::fs::DirBuilderExt;
-    if directory.is_dir() {
-        return Ok(());
-    }
-    std::fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(directory)?;
-    match directory.parent() {
-        Some(parent) if parent != Path::new("") => File::open(parent)?.sync_all(),
-        Some(_) | None => Ok(()),
-    }
+    let Some(lock) = Lock::take(directory, open).map_err(failed)? else {
+        return Ok(Role::Client);
+    };
+    let owned = directory.to_owned();
+    let notice = Arc::clone(notice);
+    let tell = move |what| {
+        let mut notice = notice.lock().unwrap_or_else(PoisonError::into_inner);
+        (*notice)(what);
+    };
+    let opened = tokio::task::spawn_blocking(move || Opened::new(&owned, open, limits, lock, tell))
+        .await
+        .map_err(|error| failed(std::io::Error::other(error)))??;
+    Ok(Role::Holder(Holder::serve(directory, opened)?))
 }

@@ -5,6 +5,7 @@
 
 use std::io;
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,9 +14,9 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tallybook_events::actor::ActorClaim;
 use tallybook_events::codec;
-use tallybook_events::ids::{Blob, Seq};
+use tallybook_events::ids::{Blob, OperationId, Seq};
 use tallybook_events::record::Record;
-use tallybook_replay::state::{Head, State};
+use tallybook_replay::state::{Head, OperationSummary, State};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Semaphore;
@@ -52,6 +53,10 @@ enum Request {
     Head,
     State,
     Records(Filter),
+    /// As `Records`, by the index alone.
+    Indexed(Filter),
+    Faults,
+    Summary(OperationId),
     WaitBeyond(Seq),
 }
 
@@ -72,6 +77,10 @@ enum Answer {
         /// Whether another answer follows.
         more: bool,
     },
+    /// What is wrong with an index that was to answer alone.
+    NotIndexed(String),
+    Faults(Vec<String>),
+    Summary(Option<Box<OperationSummary>>),
     Beyond,
     NotWritten {
         what: String,
@@ -103,6 +112,10 @@ pub(super) fn serve(directory: &Path, desk: Desk) -> io::Result<tokio::task::Joi
     }
     let address = address(directory)?;
     let listener = UnixListener::bind(&address.path)?;
+    std::fs::set_permissions(
+        directory.join(SOCKET),
+        std::fs::Permissions::from_mode(0o600),
+    )?;
     Ok(tokio::spawn(async move {
         let mut tasks = JoinSet::new();
         let followers = Arc::new(Semaphore::new(FOLLOWERS_MAX));
@@ -110,6 +123,8 @@ pub(super) fn serve(directory: &Path, desk: Desk) -> io::Result<tokio::task::Joi
             tokio::select! {
                 Some(_) = tasks.join_next(), if !tasks.is_empty() => {}
                 accepted = listener.accept(), if tasks.len() < CONNECTIONS_MAX => match accepted {
+                    // Whoever came before the socket's mode was set.
+                    Ok((stream, _)) if !may_ask(&stream) => drop(stream),
                     Ok((stream, _)) => drop(tasks.spawn(answer(stream, desk.clone(), Arc::clone(&followers)))),
                     Err(error) => {
                         tracing::warn!("the store's socket: {error}");
@@ -119,6 +134,14 @@ pub(super) fn serve(directory: &Path, desk: Desk) -> io::Result<tokio::task::Joi
             }
         }
     }))
+}
+
+/// Whether it is the store's owner who asks, or root.
+fn may_ask(stream: &UnixStream) -> bool {
+    let own = rustix::process::geteuid().as_raw();
+    stream
+        .peer_cred()
+        .is_ok_and(|peer| peer.uid() == 0 || peer.uid() == own)
 }
 
 async fn answer(mut stream: UnixStream, desk: Desk, followers: Arc<Semaphore>) {
@@ -148,6 +171,16 @@ async fn answer(mut stream: UnixStream, desk: Desk, followers: Arc<Semaphore>) {
                 }
                 Err(error) => Answer::Failed(chain(&error)),
             },
+            Request::Indexed(filter) => match desk.indexed(&filter).await {
+                Ok(Ok(records)) => {
+                    drop(desk);
+                    return send_records(&mut stream, &records).await;
+                }
+                Ok(Err(what)) => Answer::NotIndexed(what),
+                Err(error) => Answer::Failed(chain(&error)),
+            },
+            Request::Faults => Answer::Faults(desk.faults()),
+            Request::Summary(id) => Answer::Summary(desk.summary(id).map(Box::new)),
             Request::WaitBeyond(seq) => {
                 let mut newest = desk.newest();
                 // A waiting connection must not keep the writer alive.
@@ -289,7 +322,32 @@ pub(super) async fn records(
     directory: &Path,
     filter: &Filter,
 ) -> Result<Option<Vec<Record>>, Error> {
-    let Some(mut line) = Line::open(directory, Request::Records(filter.clone())).await? else {
+    match records_or_other(directory, Request::Records(filter.clone())).await? {
+        None => Ok(None),
+        Some(Ok(records)) => Ok(Some(records)),
+        Some(Err(other)) => Err(unexpected(other)),
+    }
+}
+
+/// Asks the holder for the records that its index finds, and for what is wrong with that where it can't.
+pub(super) async fn indexed(
+    directory: &Path,
+    filter: &Filter,
+) -> Result<Option<Result<Vec<Record>, String>>, Error> {
+    match records_or_other(directory, Request::Indexed(filter.clone())).await? {
+        None => Ok(None),
+        Some(Ok(records)) => Ok(Some(Ok(records))),
+        Some(Err(Answer::NotIndexed(what))) => Ok(Some(Err(what))),
+        Some(Err(other)) => Err(unexpected(other)),
+    }
+}
+
+/// Reads records until there are no more, or an answer that is none.
+async fn records_or_other(
+    directory: &Path,
+    request: Request,
+) -> Result<Option<Result<Vec<Record>, Answer>>, Error> {
+    let Some(mut line) = Line::open(directory, request).await? else {
         return Ok(None);
     };
     let mut records = Vec::new();
@@ -297,7 +355,7 @@ pub(super) async fn records(
         let (frames, more) = match line.answer(directory, Some(HANG_TIMEOUT)).await? {
             None => return Ok(None),
             Some(Answer::Records { frames, more }) => (frames, more),
-            Some(other) => return Err(unexpected(other)),
+            Some(other) => return Ok(Some(Err(other))),
         };
         for frame in frames {
             let (record, _) = Record::read_frame(&frame.0)
@@ -305,8 +363,29 @@ pub(super) async fn records(
             records.push(record);
         }
         if !more {
-            return Ok(Some(records));
+            return Ok(Some(Ok(records)));
         }
+    }
+}
+
+/// Asks the holder what is wrong with its databases.
+pub(super) async fn faults(directory: &Path) -> Result<Option<Vec<String>>, Error> {
+    match ask(directory, Request::Faults, Some(HANG_TIMEOUT)).await? {
+        None => Ok(None),
+        Some(Answer::Faults(faults)) => Ok(Some(faults)),
+        Some(other) => Err(unexpected(other)),
+    }
+}
+
+/// Asks the holder how an operation stands.
+pub(super) async fn summary(
+    directory: &Path,
+    id: OperationId,
+) -> Result<Option<Option<OperationSummary>>, Error> {
+    match ask(directory, Request::Summary(id), Some(HANG_TIMEOUT)).await? {
+        None => Ok(None),
+        Some(Answer::Summary(known)) => Ok(Some(known.map(|known| *known))),
+        Some(other) => Err(unexpected(other)),
     }
 }
 
@@ -327,6 +406,9 @@ fn unexpected(answer: Answer) -> Error {
         | Answer::Head(_)
         | Answer::State(_)
         | Answer::Records { .. }
+        | Answer::NotIndexed(_)
+        | Answer::Faults(_)
+        | Answer::Summary(_)
         | Answer::NotWritten { .. }
         | Answer::Beyond => Error::Holder("an answer to another question".to_owned()),
     }

@@ -1,16 +1,19 @@
 //! What readers of the log see: the folded state, and the events, by the databases where they can be used and by
 //! the journal where they can't. Always whole up to some event.
 //!
-//! It never decides what becomes an event, and the loss of a database never loses an answer.
+//! It never decides what becomes an event, and the loss of a database never loses an answer. What was wrong with
+//! the databases it keeps, for `verify`.
 
 use std::collections::BTreeSet;
-use std::fs::File;
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use tallybook_events::ids::{Hash, Seq};
 use tallybook_events::record::Record;
 use tallybook_replay::state::{Key, State};
 
+use super::anchor::{Anchor, HeadFile};
 use super::{Error, Filter, JOURNAL, chain, entry};
 use crate::journal::{Position, Reader};
 use crate::store::{self, BLOCK_EVENTS, Index, Projection};
@@ -30,8 +33,23 @@ pub(super) struct View {
     directory: PathBuf,
     /// `None` once they can't be used: then the journal answers.
     databases: Option<Databases>,
+    /// Why they can't be used, and whatever else was met that is not as it was written.
+    pub(super) faults: Vec<String>,
+    /// The state that the projections hold where it is not what was written there.
+    pub(super) stored: Option<Box<State>>,
     /// The records behind the last sealed block.
     tail: Vec<Record>,
+    /// `None` where it can't be written.
+    head_file: Option<HeadFile>,
+    /// The segment that the newest record is in.
+    segment: Seq,
+}
+
+/// An answer, or who has to give it.
+pub(super) enum Answer {
+    Records(Vec<Record>),
+    /// The journal, which needs no lock: up to this event.
+    Journal(Seq),
 }
 
 impl View {
@@ -40,12 +58,67 @@ impl View {
             state,
             directory: directory.to_owned(),
             databases,
+            faults: Vec::new(),
+            stored: None,
             tail: Vec::new(),
+            head_file: None,
+            segment: Seq::NONE,
         }
     }
 
-    pub(super) fn databases(&self) -> Option<&Databases> {
-        self.databases.as_ref()
+    pub(super) fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// Stores the state: all of it, or what was touched.
+    pub(super) fn save_projection(
+        &mut self,
+        whole: bool,
+        touched: &BTreeSet<Key>,
+        next: Position,
+    ) -> Result<(), store::Error> {
+        match &mut self.databases {
+            Some(databases) if whole => databases.projection.replace(&self.state, next),
+            Some(databases) if !touched.is_empty() => {
+                databases.projection.save(&self.state, touched, next)
+            }
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    /// Begins to keep in the file `head` how far the log goes. The newest record is in this segment.
+    pub(super) fn keep_head(&mut self, segment: Seq) {
+        self.segment = segment;
+        let Some(anchor) = Anchor::of(&self.state.head) else {
+            return;
+        };
+        match HeadFile::open(&self.directory, &anchor) {
+            Ok(file) => self.head_file = Some(file),
+            Err(error) => tracing::warn!(
+                "{} can't say where the log ends: {error}",
+                self.directory.join(super::anchor::HEAD).display()
+            ),
+        }
+    }
+
+    /// Says in the file `head` where the log ends. Costs no sync but where a new segment cost some.
+    fn write_head(&mut self, segment: Seq) {
+        let (Some(file), Some(anchor)) = (&mut self.head_file, Anchor::of(&self.state.head)) else {
+            return self.keep_head(segment);
+        };
+        let written = file
+            .write(&anchor)
+            .and_then(|()| match segment == self.segment {
+                true => Ok(()),
+                false => file.sync(),
+            });
+        self.segment = segment;
+        if let Err(error) = written {
+            tracing::warn!(
+                "{} can't say where the log ends: {error}",
+                file.path().display()
+            );
+        }
     }
 
     /// Adds a record to the tail; seals a block when it is full.
@@ -80,6 +153,7 @@ impl View {
         for record in &records {
             touched.extend(self.state.apply(&entry(record)?));
         }
+        self.write_head(next.segment);
         if let Err(error) = self.store(records, starts, next, &touched) {
             self.give_up_databases(&error);
         }
@@ -97,34 +171,82 @@ impl View {
         for ((record, start), end) in records.into_iter().zip(starts).zip(ends) {
             self.push(record, *start, *end)?;
         }
-        match &self.databases {
-            Some(databases) => databases.projection.save(&self.state, touched, next),
-            None => Ok(()),
-        }
+        self.save_projection(false, touched, next)
     }
 
-    /// Goes on without the databases; the next opening builds them again.
+    /// Goes on without the databases; the next opening builds them again, and until then `verify` tells of it.
     pub(super) fn give_up_databases(&mut self, error: &store::Error) {
         if self.databases.is_none() {
             return;
         }
+        let why = chain(error);
         tracing::warn!(
-            "the databases in {} can't be used ({}); the journal answers instead, and the next start builds them again",
+            "the databases in {} can't be used ({why}); the journal answers instead, and the next start builds them again",
             self.directory.display(),
-            chain(error)
         );
-        // Where even this can't be written, the databases say themselves how far they go.
-        let _marked = File::create(self.directory.join(REBUILD));
+        let marked = std::fs::OpenOptions::new()
+            .create(true)
+            .truncate(true)
+            .write(true)
+            .mode(0o600)
+            .open(self.directory.join(REBUILD))
+            .and_then(|mut file| writeln!(file, "{why}"));
+        if let Err(error) = marked {
+            // The next opening meets what was met here.
+            tracing::warn!("the next start can't be told: {error}");
+        }
+        self.close_databases(why);
+    }
+
+    /// Lets the databases go, in good order, and nothing else take their place.
+    pub(super) fn close_databases(&mut self, why: String) {
+        self.flush();
+        self.faults.push(why);
         self.databases = None;
         self.tail = Vec::new();
     }
 
     /// The records that a filter takes, in order; an error of the databases where only they failed.
-    pub(super) fn records(&self, filter: &Filter) -> Result<Vec<Record>, Error> {
+    pub(super) fn records(&self, filter: &Filter) -> Result<Answer, store::Error> {
         match &self.databases {
-            Some(databases) => Ok(self.answer_by_index(databases, filter)?),
-            None => from_journal(&self.directory, self.state.head.seq, filter),
+            Some(databases) => {
+                let records = self.answer_by_index(databases, filter)?;
+                self.check_operation(filter, &records)?;
+                Ok(Answer::Records(records))
+            }
+            None => Ok(Answer::Journal(self.state.head.seq)),
         }
+    }
+
+    /// The records that the index finds, unchecked: `None` when there is no index.
+    pub(super) fn indexed(&self, filter: &Filter) -> Option<Result<Vec<Record>, store::Error>> {
+        let databases = self.databases.as_ref()?;
+        Some(self.answer_by_index(databases, filter))
+    }
+
+    /// Holds all events of an operation against what the state says of it: on them depends what is done again.
+    fn check_operation(&self, filter: &Filter, records: &[Record]) -> Result<(), store::Error> {
+        let Some((id, known)) = filter
+            .operation
+            .filter(|id| *filter == Filter::of_operation(*id))
+            .and_then(|id| Some((id, self.state.operations.get(&id)?)))
+        else {
+            return Ok(());
+        };
+        let last = records.last().map_or(Seq::NONE, |record| record.header.seq);
+        if (records.len() as u64, last) == (known.events, known.last) {
+            return Ok(());
+        }
+        Err(store::Error::Contradiction {
+            path: self.directory.join(super::INDEX),
+            what: format!(
+                "it has {} events of operation {} up to event {last}, not {} up to event {}",
+                records.len(),
+                id.short(),
+                known.events,
+                known.last
+            ),
+        })
     }
 
     fn answer_by_index(
@@ -165,15 +287,6 @@ impl View {
         Ok(found)
     }
 
-    /// The newest records, at least as many as the blocks given hold, newest last.
-    pub(super) fn recent(&self, blocks_max: u64) -> Result<Vec<Record>, Error> {
-        let count = usize::try_from(blocks_max * BLOCK_EVENTS).unwrap_or(usize::MAX);
-        self.records(&Filter {
-            newest: Some(count),
-            ..Filter::default()
-        })
-    }
-
     /// Lets sled write what it holds back.
     pub(super) fn flush(&self) {
         if let Some(databases) = &self.databases {
@@ -181,11 +294,18 @@ impl View {
             let _flushed = databases.index.flush();
             let _flushed = databases.projection.flush();
         }
+        if let Some(file) = &self.head_file {
+            let _synced = file.sync();
+        }
     }
 }
 
 /// What a filter takes, read from the journal alone, up to a position.
-fn from_journal(directory: &Path, to: Seq, filter: &Filter) -> Result<Vec<Record>, Error> {
+pub(super) fn from_journal(
+    directory: &Path,
+    to: Seq,
+    filter: &Filter,
+) -> Result<Vec<Record>, Error> {
     let wanted = filter.newest.unwrap_or(usize::MAX);
     let mut found = std::collections::VecDeque::new();
     let mut reader = Reader::from_start(&directory.join(JOURNAL))?;

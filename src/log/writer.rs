@@ -17,7 +17,7 @@ use tallybook_replay::state::State;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::holder::Shared;
-use super::{Appended, Condition, Draft, Error, Refusal, chain};
+use super::{Appended, Condition, Draft, Error, Filter, Refusal, chain};
 use crate::clock;
 use crate::journal::{self, Journal, Link};
 
@@ -25,7 +25,7 @@ use crate::journal::{self, Journal, Link};
 const BATCH_MAX: usize = 256;
 /// No append joins a batch that has so many bytes.
 const BATCH_LEN_MAX: usize = 32 * 1024 * 1024;
-/// How many event ids are remembered, so that a repeated append is recognised.
+/// How many event ids are remembered, so that a repeated append is recognised. No append has more events.
 const RECENT_MAX: usize = 65_536;
 
 /// The events appended last, by their id.
@@ -36,6 +36,19 @@ pub(super) struct Recent {
 }
 
 impl Recent {
+    /// The newest of the log.
+    fn of(shared: &Shared) -> Result<Self, Error> {
+        let mut recent = Recent::default();
+        let newest = Filter {
+            newest: Some(RECENT_MAX),
+            ..Filter::default()
+        };
+        for record in shared.records(&newest)? {
+            recent.insert(&record);
+        }
+        Ok(recent)
+    }
+
     pub(super) fn insert(&mut self, record: &Record) {
         let id = record.header.event;
         if self.by_id.insert(id, appended(record)).is_none() {
@@ -69,7 +82,8 @@ pub(super) struct Request {
 pub(super) struct WriterThread {
     pub(super) journal: Journal,
     pub(super) shared: Arc<Shared>,
-    pub(super) recent: Recent,
+    /// Read when the first append comes: who only reads does not need them.
+    pub(super) recent: Option<Recent>,
     pub(super) queue: mpsc::Receiver<Request>,
     pub(super) head: watch::Sender<Seq>,
     pub(super) identity: Writer,
@@ -129,6 +143,12 @@ impl WriterThread {
                 }
             }
             self.commit(batch);
+            if self.journal.is_stopped() {
+                // Nothing can be appended here any more, and what is at the end of the journal is for another opening
+                // to find out. Whoever waits is told by the end of the queue.
+                self.shared.let_go();
+                return;
+            }
         }
     }
 
@@ -143,29 +163,33 @@ impl WriterThread {
                 }
                 Err(error) => Err(error),
             },
-            Err(refusal) => Err(refusal.into()),
+            Err(error) => Err(error),
         };
         let _gone = request.answer.send(answer);
     }
 
     /// Where these drafts are, when they are in the log already.
-    fn repeated(&self, drafts: &[Draft]) -> Result<Option<Vec<Appended>>, Refusal> {
+    fn repeated(&mut self, drafts: &[Draft]) -> Result<Option<Vec<Appended>>, Error> {
         let distinct: BTreeSet<EventId> = drafts.iter().map(|draft| draft.event).collect();
         if distinct.len() != drafts.len() {
-            return Err(Refusal::Malformed(
-                "an event id appears twice in one append".to_owned(),
-            ));
+            let twice = "an event id appears twice in one append";
+            return Err(Refusal::Malformed(twice.to_owned()).into());
         }
+        let recent = match &mut self.recent {
+            Some(recent) => recent,
+            unread => unread.insert(Recent::of(&self.shared)?),
+        };
         let known: Vec<Appended> = drafts
             .iter()
-            .filter_map(|draft| self.recent.by_id.get(&draft.event).copied())
+            .filter_map(|draft| recent.by_id.get(&draft.event).copied())
             .collect();
         match known.len() {
             0 => Ok(None),
             len if len == drafts.len() => Ok(Some(known)),
-            _ => Err(Refusal::Malformed(
-                "some of these events are in the log already, by another append".to_owned(),
-            )),
+            _ => {
+                let part = "some of these events are in the log already, by another append";
+                Err(Refusal::Malformed(part.to_owned()).into())
+            }
         }
     }
 
@@ -234,8 +258,11 @@ impl WriterThread {
             }
         };
         // Crash boundary: durable and not yet folded; the next opening folds it from the journal.
-        for record in &batch.records {
-            self.recent.insert(record);
+        if let Some(recent) = &mut self.recent {
+            batch
+                .records
+                .iter()
+                .for_each(|record| recent.insert(record));
         }
         let newest = self.journal.link().seq;
         let taken = {

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use tallybook_events::codec;
 use tallybook_events::header::Header;
-use tallybook_events::ids::Seq;
+use tallybook_events::ids::{Hash, Seq};
 use tallybook_events::record::Record;
 use tallybook_events::subject::Subject;
 
@@ -37,6 +37,13 @@ pub struct Sealed {
     pub at: Position,
     /// Where the record after it begins in the journal.
     pub next: Position,
+}
+
+/// The part of [`Sealed`] that every layout of it has.
+#[derive(Deserialize)]
+struct SealedLink {
+    layout: u32,
+    link: Link,
 }
 
 /// The terms of an event: what it can be found by.
@@ -83,28 +90,31 @@ pub struct Index {
 }
 
 impl Index {
-    /// Opens or makes an index.
+    /// Opens or makes an index, and tells `seen` how far it says that the journal went: also where nothing else of
+    /// it can be used.
     ///
     /// # Errors
     /// When sled refuses or is damaged, or the index has another layout.
-    pub fn open(path: &Path) -> Result<Self, Error> {
+    pub fn open(path: &Path, seen: impl FnOnce(Link)) -> Result<Self, Error> {
         let database = open_database(path)?;
         let tree = |name: &str| guarded(path, || database.open_tree(name));
         let (blocks, postings, meta) = (tree(BLOCKS)?, tree(POSTINGS)?, tree(META)?);
         let sealed = match guarded(path, || meta.get(META_SEALED))? {
             None => None,
             Some(bytes) => {
-                let sealed: Sealed = codec::decode(&bytes).map_err(|source| Error::Value {
+                let unreadable = |source| Error::Value {
                     path: path.to_owned(),
                     source,
-                })?;
-                if sealed.layout != LAYOUT {
+                };
+                let SealedLink { layout, link } = codec::decode(&bytes).map_err(unreadable)?;
+                seen(link);
+                if layout != LAYOUT {
                     return Err(Error::Contradiction {
                         path: path.to_owned(),
-                        what: format!("its layout is {}, not {LAYOUT}", sealed.layout),
+                        what: format!("its layout is {layout}, not {LAYOUT}"),
                     });
                 }
-                Some(sealed)
+                Some(codec::decode(&bytes).map_err(unreadable)?)
             }
         };
         Ok(Index {
@@ -192,7 +202,10 @@ impl Index {
                 .map_err(|error| self.contradiction(format!("block {number}: {error}")))?;
             let expected = Seq(number * BLOCK_EVENTS + records.len() as u64 + 1);
             let intact = record.payload_is_intact() || record.payload_is_erased();
-            if record.header.seq != expected || !intact {
+            let follows = records
+                .last()
+                .is_none_or(|before: &Record| record.header.previous == before.hash);
+            if record.header.seq != expected || !intact || !follows {
                 return Err(self.contradiction(format!("block {number} does not hold {expected}")));
             }
             records.push(record);
@@ -202,6 +215,16 @@ impl Index {
             return Err(self.contradiction(format!("block {number} is not whole")));
         }
         Ok(records)
+    }
+
+    /// Whether a sealed event has this hash.
+    ///
+    /// # Errors
+    /// As [`Index::block`].
+    pub fn holds(&self, seq: Seq, hash: Hash) -> Result<bool, Error> {
+        let block = self.block(block_number(seq))?;
+        let mut records = block.iter();
+        Ok(records.any(|record| record.header.seq == seq && record.hash == hash))
     }
 
     /// The blocks that hold events with all of these terms, newest first, each with the bitmap of these events.

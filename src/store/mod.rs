@@ -6,15 +6,18 @@
 mod index;
 mod projection;
 
+use std::fs::{DirBuilder, Permissions};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
 use tallybook_events::codec;
+use tallybook_replay::state::State;
 
 pub use index::{BLOCK_EVENTS, Index, Sealed, Terms, entry_terms};
 pub use projection::{Projection, Stored};
 
-/// What can go wrong with the store. All of it is mended by building it again from the journal.
+/// What can go wrong with the store. All of it but [`Error::Held`] is mended by building it again from the journal.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// sled refused, or found itself damaged.
@@ -25,6 +28,9 @@ pub enum Error {
         /// Why.
         source: sled::Error,
     },
+    /// Another process has it open: nothing is wrong with it, and nothing of it may be removed.
+    #[error("another process has the database in {} open", .0.display())]
+    Held(PathBuf),
     /// sled panicked, which it does on some damage.
     #[error("the database in {} is damaged beyond what it can report", .0.display())]
     Panicked(PathBuf),
@@ -36,6 +42,14 @@ pub enum Error {
         /// Why.
         source: codec::Error,
     },
+    /// The stored state is not the one that was written.
+    #[error("the database in {} lost or changed something", path.display())]
+    Altered {
+        /// Its directory.
+        path: PathBuf,
+        /// What it holds.
+        state: Box<State>,
+    },
     /// A stored value contradicts the journal or the layout.
     #[error("the database in {}: {what}", path.display())]
     Contradiction {
@@ -46,9 +60,15 @@ pub enum Error {
     },
 }
 
-/// Opens a database; damage that makes sled panic is an error like any other.
+/// Opens a database, for its owner only; damage that makes sled panic is an error like any other.
 fn open_database(path: &Path) -> Result<sled::Db, Error> {
     guarded(path, || {
+        if !path.exists() {
+            DirBuilder::new().recursive(true).mode(0o700).create(path)?;
+        } else if path.is_dir() && path.metadata()?.permissions().mode() & 0o077 != 0 {
+            // It may have been copied here, or be from before its mode was looked at.
+            std::fs::set_permissions(path, Permissions::from_mode(0o700))?;
+        }
         sled::Config::new()
             .path(path)
             .cache_capacity(64 * 1024 * 1024)
@@ -60,10 +80,18 @@ fn open_database(path: &Path) -> Result<sled::Db, Error> {
 /// Runs something on a database, turning its errors and its panics into ours.
 fn guarded<T>(path: &Path, run: impl FnOnce() -> sled::Result<T>) -> Result<T, Error> {
     match catch_unwind(AssertUnwindSafe(run)) {
-        Ok(result) => result.map_err(|source| Error::Database {
-            path: path.to_owned(),
-            source,
+        Ok(result) => result.map_err(|source| match is_lock(&source) {
+            true => Error::Held(path.to_owned()),
+            false => Error::Database {
+                path: path.to_owned(),
+                source,
+            },
         }),
         Err(_) => Err(Error::Panicked(path.to_owned())),
     }
+}
+
+/// Whether sled means that another process has the database open. It says so in words only.
+fn is_lock(error: &sled::Error) -> bool {
+    matches!(error, sled::Error::Io(error) if error.to_string().starts_with("could not acquire lock"))
 }

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tallybook_events::codec;
+use tallybook_events::ids::Hash;
 use tallybook_replay::state::{CODE_VERSION, Head, Key, State};
 
 use super::{Error, guarded, open_database};
@@ -19,6 +20,8 @@ struct Meta {
     code_version: u32,
     head: Head,
     next: Position,
+    /// Over the rest of this and every entity: an entity that is lost or changed shows.
+    digest: Hash,
 }
 
 /// What the database of projections holds.
@@ -28,6 +31,8 @@ pub enum Stored {
     Nothing,
     /// A state that another version of the code folded.
     OtherVersion(u32),
+    /// A state that is not what was written: something of it was lost or changed.
+    Altered(Box<State>),
     /// A state.
     State {
         /// The state.
@@ -43,10 +48,41 @@ struct MetaVersion {
     code_version: u32,
 }
 
+/// What all versions so far have of [`Meta`] besides.
+#[derive(Deserialize)]
+struct MetaHead {
+    head: Head,
+}
+
 /// The database of projections.
 pub struct Projection {
     path: PathBuf,
     database: sled::Db,
+    /// All entities, each hashed with its key, in any order.
+    entities: Entities,
+}
+
+/// What one write changes.
+struct Batch {
+    sled: sled::Batch,
+    entities: Entities,
+}
+
+/// The hashes of a set of entities, all exclusive-or'ed: one is put in or taken out without reading the others. It
+/// shows loss and damage; whoever means to deceive writes the digest anew.
+#[derive(Clone, Copy, Default)]
+struct Entities([u8; 32]);
+
+impl Entities {
+    /// Puts an entity in, or takes it out.
+    fn turn(&mut self, key: &[u8], value: &[u8]) {
+        let mut hasher = blake3::Hasher::new_derive_key("tallybook 2026-11 projected entity");
+        hasher.update(&(key.len() as u64).to_le_bytes());
+        hasher.update(key).update(value);
+        for (byte, turned) in self.0.iter_mut().zip(hasher.finalize().as_bytes()) {
+            *byte ^= turned;
+        }
+    }
 }
 
 impl Projection {
@@ -58,14 +94,26 @@ impl Projection {
         Ok(Projection {
             path: path.to_owned(),
             database: open_database(path)?,
+            entities: Entities::default(),
         })
+    }
+
+    /// How far it says that the journal went, whichever version wrote it and whether or not the rest can be read.
+    ///
+    /// # Errors
+    /// When sled refuses, or it can't be told.
+    pub fn head(&self) -> Result<Option<Head>, Error> {
+        match guarded(&self.path, || self.database.get(META))? {
+            Some(bytes) => Ok(Some(self.decode::<MetaHead>(&bytes)?.head)),
+            None => Ok(None),
+        }
     }
 
     /// The stored state.
     ///
     /// # Errors
     /// When sled refuses, or a value can't be read.
-    pub fn load(&self) -> Result<Stored, Error> {
+    pub fn load(&mut self) -> Result<Stored, Error> {
         let Some(bytes) = guarded(&self.path, || self.database.get(META))? else {
             return Ok(Stored::Nothing);
         };
@@ -78,8 +126,12 @@ impl Projection {
             head: meta.head,
             ..State::default()
         };
+        let mut entities = Entities::default();
         for item in self.database.iter() {
             let (key, value) = guarded(&self.path, || item)?;
+            if key.as_ref() != META {
+                entities.turn(&key, &value);
+            }
             let Some((class, key)) = key.split_first() else {
                 continue;
             };
@@ -111,10 +163,28 @@ impl Projection {
                 _ => {}
             }
         }
+        let state = Box::new(state);
+        if self.digest(entities, meta.code_version, &meta.head, meta.next)? != meta.digest {
+            return Ok(Stored::Altered(state));
+        }
+        self.entities = entities;
         Ok(Stored::State {
-            state: Box::new(state),
+            state,
             next: meta.next,
         })
+    }
+
+    fn digest(
+        &self,
+        entities: Entities,
+        code_version: u32,
+        head: &Head,
+        next: Position,
+    ) -> Result<Hash, Error> {
+        let mut hasher = blake3::Hasher::new_derive_key("tallybook 2026-11 projected state");
+        hasher.update(&entities.0);
+        hasher.update(&self.encode(&(code_version, head, next))?);
+        Ok(Hash(*hasher.finalize().as_bytes()))
     }
 
     /// Writes what changed, and the head, as one.
@@ -122,7 +192,7 @@ impl Projection {
     /// # Errors
     /// When sled refuses.
     pub fn save(
-        &self,
+        &mut self,
         state: &State,
         touched: &BTreeSet<Key>,
         next: Position,
@@ -131,13 +201,16 @@ impl Projection {
     }
 
     fn save_as(
-        &self,
+        &mut self,
         code_version: u32,
         state: &State,
         touched: &BTreeSet<Key>,
         next: Position,
     ) -> Result<(), Error> {
-        let mut batch = sled::Batch::default();
+        let mut batch = Batch {
+            sled: sled::Batch::default(),
+            entities: self.entities,
+        };
         for key in touched {
             match key {
                 Key::Link(subject) => {
@@ -165,20 +238,24 @@ impl Projection {
                 }
             }
         }
+        let Batch { mut sled, entities } = batch;
         let meta = Meta {
             code_version,
             head: state.head,
             next,
+            digest: self.digest(entities, code_version, &state.head, next)?,
         };
-        batch.insert(META, self.encode(&meta)?);
-        guarded(&self.path, || self.database.apply_batch(batch))
+        sled.insert(META, self.encode(&meta)?);
+        guarded(&self.path, || self.database.apply_batch(sled))?;
+        self.entities = entities;
+        Ok(())
     }
 
     /// Replaces everything by a state folded afresh.
     ///
     /// # Errors
     /// When sled refuses.
-    pub fn replace(&self, state: &State, next: Position) -> Result<(), Error> {
+    pub fn replace(&mut self, state: &State, next: Position) -> Result<(), Error> {
         self.replace_as(CODE_VERSION, state, next)
     }
 
@@ -187,12 +264,13 @@ impl Projection {
     /// # Errors
     /// When sled refuses.
     pub fn replace_as(
-        &self,
+        &mut self,
         code_version: u32,
         state: &State,
         next: Position,
     ) -> Result<(), Error> {
         guarded(&self.path, || self.database.clear())?;
+        self.entities = Entities::default();
         let mut all: BTreeSet<Key> = BTreeSet::new();
         all.extend(state.links.keys().cloned().map(Key::Link));
         all.extend(state.hosts.keys().cloned().map(Key::Host));
@@ -235,16 +313,23 @@ impl Projection {
 
     fn put<K: Serialize, V: Serialize>(
         &self,
-        batch: &mut sled::Batch,
+        batch: &mut Batch,
         class: u8,
         key: &K,
         value: Option<&V>,
     ) -> Result<(), Error> {
         let mut stored = vec![class];
         stored.extend(self.encode(key)?);
+        if let Some(old) = guarded(&self.path, || self.database.get(&stored))? {
+            batch.entities.turn(&stored, &old);
+        }
         match value {
-            Some(value) => batch.insert(stored, self.encode(value)?),
-            None => batch.remove(stored),
+            Some(value) => {
+                let value = self.encode(value)?;
+                batch.entities.turn(&stored, &value);
+                batch.sled.insert(stored, value);
+            }
+            None => batch.sled.remove(stored),
         }
         Ok(())
     }
