@@ -1,8 +1,11 @@
 //! Output kept within a bound: its beginning and its end, and how much was dropped between.
 
+/// What is recorded of a session's output: its beginning, and as much of its end.
+pub const SESSION_HALF: usize = 64 * 1024;
+
 /// The first and the last bytes of a stream.
 #[derive(Debug)]
-pub(crate) struct Capture {
+pub struct Capture {
     head: Vec<u8>,
     head_max: usize,
     tail: std::collections::VecDeque<u8>,
@@ -12,7 +15,7 @@ pub(crate) struct Capture {
 
 impl Capture {
     /// Nothing yet.
-    pub(crate) fn new(head_max: usize, tail_max: usize) -> Self {
+    pub fn new(head_max: usize, tail_max: usize) -> Self {
         Capture {
             head: Vec::new(),
             head_max,
@@ -23,7 +26,7 @@ impl Capture {
     }
 
     /// More of the stream.
-    pub(crate) fn push(&mut self, bytes: &[u8]) {
+    pub fn push(&mut self, bytes: &[u8]) {
         let room = self.head_max - self.head.len();
         let (head, rest) = bytes.split_at(room.min(bytes.len()));
         self.head.extend_from_slice(head);
@@ -36,12 +39,12 @@ impl Capture {
     }
 
     /// How many bytes were dropped from the middle.
-    pub(crate) fn dropped(&self) -> u64 {
+    pub fn dropped(&self) -> u64 {
         self.dropped
     }
 
     /// What was kept; a line between the two parts says how much is missing.
-    pub(crate) fn into_bytes(self) -> Vec<u8> {
+    pub fn into_bytes(self) -> Vec<u8> {
         let mut bytes = self.head;
         if self.dropped > 0 {
             let line = format!("\n[{} bytes dropped]\n", self.dropped);

@@ -5,7 +5,7 @@
 
 pub mod base;
 mod batch;
-mod capture;
+pub mod capture;
 mod changes;
 mod deadline;
 pub mod durable;

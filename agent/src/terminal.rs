@@ -22,7 +22,7 @@ use tallybook_events::ids::Blob;
 use tallybook_events::name::ContainerName;
 use tallybook_events::step::{FailureClass, StepFailure};
 
-use crate::capture::Capture;
+use crate::capture::{Capture, SESSION_HALF};
 use crate::changes;
 use crate::deadline;
 use crate::layout::Layout;
@@ -34,8 +34,6 @@ use crate::scrub;
 use crate::serve::now_unix_us;
 use crate::step::{Program, fail, io_failure};
 
-/// What is recorded of the output: its beginning, and as much of its end.
-const RECORD_HALF: usize = 64 * 1024;
 /// What was typed and not yet read by the command, in bytes.
 const INPUT_MAX: usize = 256 * 1024;
 /// How often the command's end and the line's are looked for.
@@ -208,7 +206,7 @@ fn relay(line: &Line, argv: &[String], terminal: Option<(u16, u16)>) -> io::Resu
         Some(size) => with_terminal(argv, size)?,
         None => with_pipes(argv)?,
     };
-    let shown = Mutex::new(Capture::new(RECORD_HALF, RECORD_HALF));
+    let shown = Mutex::new(Capture::new(SESSION_HALF, SESSION_HALF));
     let typed = Queue::new(INPUT_MAX);
     let ended_at = OnceLock::new();
     let exit = thread::scope(|scope| {
@@ -549,7 +547,7 @@ mod tests {
     fn a_flood_is_relayed_whole_and_recorded_within_its_bound() {
         let played = play(&["head", "-c", "1000000", "/dev/zero"], None, &[], false);
         assert_eq!(played.stdout.len(), 1_000_000);
-        let dropped = 1_000_000 - 2 * RECORD_HALF as u64;
+        let dropped = 1_000_000 - 2 * SESSION_HALF as u64;
         assert_eq!(played.ended.shown.dropped(), dropped);
     }
 

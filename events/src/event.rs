@@ -189,9 +189,9 @@ pub struct SessionRecorded {
     pub argv: Vec<String>,
     /// Whether a terminal was attached.
     pub terminal: bool,
-    /// Microseconds since 1970-01-01 UTC, by the host's clock.
+    /// Microseconds since 1970-01-01 UTC, by the host's clock; by the controller's where the line was lost.
     pub started_unix_us: u64,
-    /// Microseconds since 1970-01-01 UTC, by the host's clock.
+    /// Likewise.
     pub ended_unix_us: u64,
     /// Exit status; `None` when a signal or a lost line ended it.
     pub exit: Option<i32>,

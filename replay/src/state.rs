@@ -100,13 +100,17 @@ pub struct OperationSummary {
 
 impl OperationSummary {
     /// Whether somebody still has to do something about it, or does it right now. A session in a container that
-    /// failed is over: it holds nothing, and can neither be resumed nor taken back.
+    /// failed, or whose line was lost, is over: it holds nothing, and can neither be resumed nor taken back.
     pub const fn is_open(&self) -> bool {
         let is_session = matches!(
             self.intent,
             Intent::ContainerExec { .. } | Intent::ContainerShell { .. }
         );
-        let is_over = is_session && matches!(self.status, OperationStatus::Failed);
+        let is_over = is_session
+            && matches!(
+                self.status,
+                OperationStatus::Failed | OperationStatus::Interrupted
+            );
         !self.status.is_final() && !is_over
     }
 }

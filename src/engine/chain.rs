@@ -17,9 +17,10 @@ use tallybook_events::step::{
 use tallybook_replay::operation::Operation;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
+use tracing::{Instrument, Span};
 
 use super::Once;
-use super::conversation::{self, Conversation, Listener, Speaker};
+use super::conversation::{self, Conversation, Listener, Outbox, Speaker};
 use super::crash::{self, Moment};
 use super::reach::{self, Reach};
 use super::watch::{Notice, Watch};
@@ -74,15 +75,6 @@ impl Chain {
             .find(|(plan, attempt)| crew.key(operation, plan.index, *attempt) == *key)
             .map(|(plan, _)| plan)
     }
-
-    fn told(&self) -> String {
-        let steps: Vec<String> = self
-            .steps
-            .iter()
-            .map(|(plan, attempt)| format!("step {} {} (start {attempt})", plan.index, plan.kind))
-            .collect();
-        steps.join(", ")
-    }
 }
 
 impl Crew {
@@ -117,8 +109,31 @@ impl Crew {
         }
     }
 
+    /// What a step is named by in messages: each of its own, for a chain has several.
+    pub(super) fn span(&self, operation: &Operation, plan: &PlannedStep, attempt: Attempt) -> Span {
+        tracing::info_span!(
+            "step",
+            operation = %operation.id.short(),
+            step = %plan.index,
+            %attempt,
+            host = %plan.host,
+        )
+    }
+
     /// Records what a receipt says of a step: what its programs printed, then its outcome.
     pub(super) async fn record(
+        &self,
+        operation: &Operation,
+        plan: &PlannedStep,
+        receipt: Receipt,
+        resolution: Resolution,
+    ) -> Result<(), log::Error> {
+        let span = self.span(operation, plan, receipt.key.attempt);
+        let recording = self.record_in_span(operation, plan, receipt, resolution);
+        recording.instrument(span).await
+    }
+
+    async fn record_in_span(
         &self,
         operation: &Operation,
         plan: &PlannedStep,
@@ -151,6 +166,7 @@ impl Crew {
         drafts.push(self.draft(operation, plan, attempt, event)?);
         self.log.append(drafts, self.held(operation)).await?;
         crash::pass(Moment::Recorded);
+        tracing::info!(kind = plan.kind, ?resolution, "outcome recorded");
         self.tell(plan, &ending);
         Ok(())
     }
@@ -204,8 +220,7 @@ enum Ending {
 /// recorded outcome, is recorded as never started, or is in doubt.
 #[tracing::instrument(
     skip_all,
-    fields(operation = %operation.id.short(), host = %chain.host, step = %chain.steps[0].0.index,
-           attempt = %chain.steps[0].1)
+    fields(operation = %operation.id.short(), host = %chain.host)
 )]
 pub(super) async fn carry_out(
     crew: &Crew,
@@ -229,7 +244,10 @@ pub(super) async fn carry_out(
     // Crash boundary: until this returns, nothing on the host may change.
     crew.log.append(started, crew.held(operation)).await?;
     crash::pass(Moment::Started);
-    tracing::info!("{} handed to the host", chain.told());
+    for (plan, attempt) in &chain.steps {
+        let span = crew.span(operation, plan, *attempt);
+        span.in_scope(|| tracing::info!(kind = plan.kind, "handed to the host"));
+    }
     conversation
         .speaker
         .say(&Request::Run(crew.batch(operation, &chain.steps)))
@@ -282,15 +300,23 @@ async fn open_sender(crew: &Crew, peer: &Peer) -> Result<Conversation, reach::Er
 
 /// The sending end of a transfer, and the task that relays what it says to the receiving end.
 struct Transfer {
-    to_sender: Speaker,
+    to_sender: Outbox,
     relay: JoinHandle<()>,
 }
 
 impl Transfer {
-    fn start(sender: Conversation, to_receiver: Speaker) -> Self {
+    fn start(sender: Conversation, to_receiver: Speaker, span: Span) -> Self {
         Transfer {
-            to_sender: sender.speaker,
-            relay: tokio::spawn(relay(sender.listener, to_receiver)),
+            to_sender: Outbox::new(sender.speaker),
+            relay: tokio::spawn(relay(sender.listener, to_receiver).instrument(span)),
+        }
+    }
+
+    /// Hands on what the receiving end said last. When the sender is gone its listener says so.
+    async fn hand_over(transfer: &mut Option<Transfer>) {
+        match transfer {
+            Some(transfer) => drop(transfer.to_sender.hand_over().await),
+            None => std::future::pending().await,
         }
     }
 }
@@ -316,6 +342,7 @@ async fn relay(mut from_sender: Listener, to_receiver: Speaker) {
             Ok(_) => continue,
             Err(error) => error.to_string(),
         };
+        tracing::warn!("the sending end is gone: {why}");
         let _gone = to_receiver.say(&Request::PeerLost(why)).await;
         return;
     }
@@ -341,12 +368,21 @@ async fn follow(
     let mut stop = crew.stop.clone();
     let mut heard = Heard::default();
     let mut waiting = Waiting::default();
+    let mut to_host = Outbox::new(conversation.speaker.clone());
     loop {
+        // Before what it said last went on to its peer nothing more is heard; a stop is heard always.
+        let is_behind = transfer.as_ref().is_some_and(|it| !it.to_sender.is_empty());
         let reply = tokio::select! {
-            reply = conversation.listener.hear() => reply.map_err(Cut::Lost)?,
+            reply = conversation.listener.hear(), if !is_behind => reply.map_err(Cut::Lost)?,
+            () = Transfer::hand_over(&mut transfer), if is_behind => continue,
+            // When the line is gone the listener says so.
+            _gone = to_host.hand_over(), if !to_host.is_empty() => continue,
             () = asked_to_stop(&mut stop), if !heard.told_to_stop => {
                 heard.told_to_stop = true;
-                let _gone = conversation.speaker.say(&Request::Stop).await;
+                // A transfer ends where it is: what its ends still have to say to each other is not waited for.
+                sender = None;
+                transfer = None;
+                to_host.put(&Request::Stop).map_err(Cut::Lost)?;
                 continue;
             }
         };
@@ -354,13 +390,16 @@ async fn follow(
             Reply::Waiting(begun) => waiting.tell(crew, &chain.host, operation, begun),
             Reply::Started(key) => {
                 // The receiving end takes nothing from its peer before it has started.
+                let Some(plan) = chain.plan_of(crew, operation, &key) else {
+                    continue;
+                };
+                let span = crew.span(operation, plan, key.attempt);
                 if let Some(sender) = sender.take() {
-                    transfer = Some(Transfer::start(sender, conversation.speaker.clone()));
+                    let to_host = conversation.speaker.clone();
+                    transfer = Some(Transfer::start(sender, to_host, span.clone()));
                 }
-                if let Some(plan) = chain.plan_of(crew, operation, &key) {
-                    heard.begun.insert(plan.index);
-                    begun(crew, plan);
-                }
+                heard.begun.insert(plan.index);
+                span.in_scope(|| begun(crew, plan));
             }
             Reply::Progress {
                 key,
@@ -386,13 +425,13 @@ async fn follow(
                     });
                     crew.record(operation, plan, receipt, Resolution::Reported)
                         .await?;
-                    tracing::info!(step = %plan.index, kind = plan.kind, "outcome recorded");
                     finished.insert(plan.index);
                 }
             }
             Reply::Peer(bytes) => {
-                if let Some(transfer) = &transfer {
-                    let _gone = transfer.to_sender.say(&Request::Peer(bytes)).await;
+                if let Some(transfer) = &mut transfer {
+                    let put = transfer.to_sender.put(&Request::Peer(bytes));
+                    put.map_err(Cut::Lost)?;
                 }
             }
             Reply::BatchEnded { unstarted } => {
@@ -464,6 +503,7 @@ fn begun(crew: &Crew, plan: &PlannedStep) {
         Action::Forward => Moment::Effect,
         Action::Undo { .. } => Moment::UndoEffect,
     });
+    tracing::debug!(kind = plan.kind, "begun");
     (crew.watch)(&Notice::Started {
         step: plan.index,
         host: plan.host.clone(),

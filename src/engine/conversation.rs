@@ -245,9 +245,14 @@ impl Speaker {
     }
 
     fn deaf(&self) -> Error {
+        self.given_up("it takes no more input")
+    }
+
+    /// The line is gone, or taken for it; why.
+    pub(super) fn given_up(&self, why: &str) -> Error {
         Error::Lost {
             host: self.host.clone(),
-            why: "it takes no more input".to_owned(),
+            why: why.to_owned(),
         }
     }
 }

@@ -40,8 +40,8 @@ use run::Run;
 use runner_lock::Hold;
 use watch::{Notice, Watch};
 
-/// How much may go on at once. On one host it is one chain of an operation at a time: its agents would wait for each
-/// other, and call it a failure after a while.
+/// How much may go on at once. On one host it is one chain of an operation at a time: a second one would only wait
+/// there for the operation's lock, and say so to people as if it were an earlier run's.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
     /// Chains of steps, over all hosts.

@@ -10,6 +10,7 @@ use tallybook_events::ids::{Attempt, JournalId, StepIndex};
 use tallybook_events::name::HostName;
 use tallybook_events::step::{Action, Phase, PlannedStep, Receipt, Seen};
 use tallybook_replay::operation::Operation;
+use tracing::Instrument;
 
 use super::Once;
 use super::chain::{self, Crew, Cut, Waiting};
@@ -70,7 +71,9 @@ pub(super) async fn host(
             resolved.stuck.push((plan.index, why));
             continue;
         };
-        settle(crew, operation, plan, *attempt, verdict, &mut resolved).await?;
+        let span = crew.span(operation, plan, *attempt);
+        let settling = settle(crew, operation, plan, *attempt, verdict, &mut resolved);
+        settling.instrument(span).await?;
     }
     Ok(resolved)
 }
@@ -134,6 +137,7 @@ async fn settle(
             why
         }
     };
+    tracing::info!(kind = plan.kind, "looked at: {how}");
     (crew.watch)(&Notice::Resolved {
         step: plan.index,
         host: plan.host.clone(),

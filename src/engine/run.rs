@@ -24,6 +24,9 @@ use super::{Engine, Error, Outcome, conversation, reach};
 const RESTARTS_MAX: u32 = 3;
 /// How often in a row the line to a host may be lost, without a step ended in between, before it is given up.
 const LOSSES_MAX: u32 = 3;
+/// How many transfers one host sends at once: its session has room for these, a chain of its own and a look, and some
+/// to spare.
+const SENDERS_MAX: usize = 4;
 /// How long to wait before a host is tried again, the first, second, … time.
 const RECONNECT_WAITS: [Duration; 3] = [
     Duration::from_millis(500),
@@ -53,6 +56,7 @@ pub(super) struct Run<'a> {
     jobs: JoinSet<Ended>,
     slots: Arc<Semaphore>,
     host_slots: BTreeMap<HostName, Arc<Semaphore>>,
+    sender_slots: BTreeMap<HostName, Arc<Semaphore>>,
     restarts: BTreeMap<StepIndex, u32>,
     losses: BTreeMap<HostName, u32>,
     unreachable: BTreeMap<HostName, reach::Error>,
@@ -75,6 +79,7 @@ impl<'a> Run<'a> {
             running,
             jobs: JoinSet::new(),
             host_slots: BTreeMap::new(),
+            sender_slots: BTreeMap::new(),
             restarts: BTreeMap::new(),
             losses: BTreeMap::new(),
             unreachable: BTreeMap::new(),
@@ -140,12 +145,19 @@ impl<'a> Run<'a> {
             }
             let slots = Arc::clone(&self.slots);
             let host_slot = self.host_slot(&host);
+            let peer = steps.first().and_then(|(plan, _)| plan.peer.clone());
+            let sender_slot = peer.map(|peer| self.sender_slot(&peer.host));
             let chain = Chain { host, steps };
             let crew = self.crew.clone();
             let operation = operation.clone();
             self.jobs.spawn(async move {
-                // Neither is ever closed; the host's comes first, so that a busy host holds up no other.
+                // None is ever closed. Taken in this order everywhere, so nobody waits in a circle; the hosts' come
+                // first, so that a busy host holds up no other.
                 let _host_slot = host_slot.acquire_owned().await;
+                let _sender_slot = match sender_slot {
+                    Some(slot) => slot.acquire_owned().await.ok(),
+                    None => None,
+                };
                 let _slot = slots.acquire_owned().await;
                 let mut finished = BTreeSet::new();
                 let result = chain::carry_out(&crew, &operation, &chain, &mut finished).await;
@@ -162,6 +174,12 @@ impl<'a> Run<'a> {
     fn host_slot(&mut self, host: &HostName) -> Arc<Semaphore> {
         let slot = self.host_slots.entry(host.clone());
         Arc::clone(slot.or_insert_with(|| Arc::new(Semaphore::new(1))))
+    }
+
+    /// What a host is had with to send something.
+    fn sender_slot(&mut self, host: &HostName) -> Arc<Semaphore> {
+        let slot = self.sender_slots.entry(host.clone());
+        Arc::clone(slot.or_insert_with(|| Arc::new(Semaphore::new(SENDERS_MAX))))
     }
 
     /// Looks at the steps in doubt, each host by itself.

@@ -2,26 +2,34 @@
 //!
 //! What the terminal shows is recorded, bounded; what is typed never is. A session can't be taken up again.
 
+use std::time::Duration;
+
+use tallybook_agent::capture::{Capture, SESSION_HALF};
 use tallybook_agent::protocol::{Reply, Request, SessionRequest};
+use tallybook_agent::scrub;
 use tallybook_events::event::{
-    Event, OperationFailed, OperationSucceeded, Resolution, SessionRecorded, StepFailed,
-    StepStarted, StepSucceeded,
+    Event, OperationFailed, OperationInterrupted, OperationSucceeded, Resolution, SessionRecorded,
+    StepDoubted, StepFailed, StepStarted, StepSucceeded,
 };
 use tallybook_events::ids::{Attempt, Blob, StepIndex};
 use tallybook_events::intent::Intent;
 use tallybook_events::name::HostName;
-use tallybook_events::step::{Action, FailureClass, PlannedStep, Reversal, StepDone, StepFailure};
+use tallybook_events::step::{Action, PlannedStep, Reversal, StepDone, StepFailure};
 use tallybook_events::subject::Subject;
-use tallybook_replay::operation::{Operation, OperationStatus};
+use tallybook_replay::operation::{Operation, OperationStatus, StepStatus};
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 
 use super::chain::asked_to_stop;
-use super::conversation::Conversation;
+use super::conversation::{self, Conversation, Outbox};
 use super::{Engine, Error, Proposal, draft, reach};
+use crate::clock;
 use crate::log::Condition;
 
 /// The kind of a session's one step. It is carried out by a conversation, so no agent has it in its table.
 const KIND: &str = "container.session";
+/// How long a host that was asked to hang up may take to say how the command ended: it looks at what changed.
+const HANG_UP_MAX: Duration = Duration::from_secs(60);
 
 /// What the operator's side does.
 #[derive(Debug)]
@@ -37,15 +45,29 @@ pub enum Input {
 /// Takes what the command prints; `true` for standard error.
 pub type Printer = Box<dyn FnMut(&[u8], bool) + Send>;
 
+/// What an operator types, and where what is printed goes.
+pub type Terminal = (mpsc::Receiver<Input>, Printer);
+
 /// How a session ended.
 #[derive(Debug)]
 pub enum Ended {
     /// The command ended.
     Command(SessionRecorded),
-    /// It could not be started, or the line was lost.
+    /// It could not be started.
     Failed(StepFailure),
+    /// The line was lost: nobody knows how the command ended.
+    Lost(conversation::Error),
     /// The host can't be reached; nothing was begun.
     Unreachable(reach::Error),
+    /// It was asked to stop before anything was begun.
+    Stopped,
+}
+
+/// What the operation of a session ends as.
+enum Close {
+    Succeeded,
+    Failed(String),
+    Unknown(String),
 }
 
 /// The one step of a session's operation.
@@ -73,30 +95,46 @@ pub fn plan(host: &HostName, subject: &Subject, request: &SessionRequest) -> Pla
 }
 
 impl Engine {
-    /// Runs a session as an operation.
+    /// Runs a session as an operation. `take_over` takes the operator's terminal, once there is a host to talk to:
+    /// until then Ctrl-C is theirs.
     ///
     /// # Errors
     /// When the log can't be written. What the session did is then not recorded, and the caller must say so.
+    #[tracing::instrument(name = "step", skip_all, fields(operation = %proposal.id.short(), step = 0, attempt = 1, host))]
     pub async fn session(
         &self,
         proposal: Proposal,
         request: SessionRequest,
-        input: mpsc::Receiver<Input>,
-        print: Printer,
+        take_over: impl FnOnce() -> Terminal,
     ) -> Result<Ended, Error> {
         let id = self.begin(proposal).await?;
         let operation = self.load(id).await?;
         let Some(step) = operation.steps.first().map(|step| step.plan.clone()) else {
             return Err(Error::Unplanned(id));
         };
+        tracing::Span::current().record("host", tracing::field::display(&step.host));
         let log = self.log.head().await?.log.ok_or(Error::Missing(id))?;
-        let mut conversation = match self.reach.open(&step.host, log).await {
+        let mut stop = self.stop.clone();
+        let opened = tokio::select! {
+            opened = self.reach.open(&step.host, log) => Some(opened),
+            () = asked_to_stop(&mut stop) => None,
+        };
+        let unbegun = match opened {
+            _ if *self.stop.borrow() => Err(Ended::Stopped),
+            None => Err(Ended::Stopped),
+            Some(Err(error)) => Err(Ended::Unreachable(error)),
+            Some(Ok(conversation)) => Ok(conversation),
+        };
+        let mut conversation = match unbegun {
             Ok(conversation) => conversation,
-            Err(error) => {
-                let reason = error.to_string();
-                self.close_session(&operation, &step, Vec::new(), Some(reason))
+            Err(ended) => {
+                let reason = match &ended {
+                    Ended::Unreachable(error) => error.to_string(),
+                    _ => "stopped by the operator before anything was begun".to_owned(),
+                };
+                self.close_session(&operation, &step, Vec::new(), Close::Failed(reason))
                     .await?;
-                return Ok(Ended::Unreachable(error));
+                return Ok(ended);
             }
         };
         let started = StepStarted {
@@ -106,11 +144,14 @@ impl Engine {
         };
         self.append_step(&operation, &step, vec![started.into()])
             .await?;
-        let stop = self.stop.clone();
-        let ended = converse(&mut conversation, request, input, print, stop).await;
+        let argv = request.argv.clone();
+        let terminal = request.terminal.is_some();
+        let started_unix_us = clock::now_unix_us();
+        let mut shown = Capture::new(SESSION_HALF, SESSION_HALF);
+        let ended = converse(&mut conversation, request, take_over(), stop, &mut shown).await;
         let resolution = Resolution::Reported;
-        match &ended {
-            Ended::Command(recorded) => {
+        match ended {
+            Ok(Ok(recorded)) => {
                 let done = StepDone {
                     changed: !recorded.changes.is_empty(),
                     output: Blob(
@@ -123,29 +164,72 @@ impl Engine {
                     recorded.clone().into(),
                     StepSucceeded { resolution, done }.into(),
                 ];
-                self.close_session(&operation, &step, events, None).await?;
+                self.close_session(&operation, &step, events, Close::Succeeded)
+                    .await?;
+                Ok(Ended::Command(recorded))
             }
-            Ended::Failed(failure) => {
+            Ok(Err(failure)) => {
                 let failed = StepFailed {
                     resolution,
                     failure: failure.clone(),
                 };
-                let reason = Some(failure.message.clone());
-                self.close_session(&operation, &step, vec![failed.into()], reason)
+                let reason = failure.message.clone();
+                let events = vec![failed.into()];
+                self.close_session(&operation, &step, events, Close::Failed(reason))
                     .await?;
+                Ok(Ended::Failed(failure))
             }
-            Ended::Unreachable(_) => {}
+            Err(error) => {
+                let error = match error {
+                    conversation::Error::Lost { host, why } => conversation::Error::Lost {
+                        host,
+                        why: format!("{why}; nobody knows how the command ended"),
+                    },
+                    error @ (conversation::Error::Frame { .. }
+                    | conversation::Error::Unexpected { .. }) => error,
+                };
+                let why = error.to_string();
+                let recorded = SessionRecorded {
+                    argv,
+                    terminal,
+                    started_unix_us,
+                    ended_unix_us: clock::now_unix_us(),
+                    exit: None,
+                    dropped_bytes: shown.dropped(),
+                    output: Blob(scrub::scrub(&shown.into_bytes())),
+                    changes: Vec::new(),
+                    changes_dropped: 0,
+                };
+                let doubted = StepDoubted { why: why.clone() };
+                let events = vec![recorded.into(), doubted.into()];
+                self.close_session(&operation, &step, events, Close::Unknown(why))
+                    .await?;
+                Ok(Ended::Lost(error))
+            }
         }
-        Ok(ended)
     }
 
     /// Closes a session whose program died: it can't be taken up again, and nobody knows how it ended.
     pub(super) async fn settle_session(&self, operation: &Operation) -> Result<(), Error> {
-        if operation.status == OperationStatus::Failed {
+        if matches!(
+            operation.status,
+            OperationStatus::Failed | OperationStatus::Interrupted
+        ) {
             return Ok(());
         }
-        let reason = "the program that held it died; nobody recorded how it ended".to_owned();
-        self.append(operation, OperationFailed { reason }).await
+        let begun = operation
+            .steps
+            .first()
+            .filter(|step| step.status == StepStatus::Started);
+        let Some(step) = begun else {
+            let reason = "the program that held it died before anything was begun".to_owned();
+            return self.append(operation, OperationFailed { reason }).await;
+        };
+        let why = "the program that held it died; nobody recorded how it ended".to_owned();
+        let doubted = StepDoubted { why: why.clone() };
+        let events = vec![doubted.into()];
+        self.close_session(operation, &step.plan, events, Close::Unknown(why))
+            .await
     }
 
     async fn append_step(
@@ -166,28 +250,29 @@ impl Engine {
         Ok(())
     }
 
-    /// The step's last events, and the operation's end. A session that failed is over all the same: there is nothing
-    /// to resume, so it ends as failed and taken back by nobody.
+    /// The step's last events, and the operation's end. A session that failed, or of which nobody knows how it ended,
+    /// is over all the same: there is nothing to resume, and it is taken back by nobody.
     async fn close_session(
         &self,
         operation: &Operation,
         step: &PlannedStep,
         events: Vec<Event>,
-        failed: Option<String>,
+        close: Close,
     ) -> Result<(), Error> {
         if !events.is_empty() {
             self.append_step(operation, step, events).await?;
         }
         let operation = self.load(operation.id).await?;
         let claim = Some(operation.claim);
-        let end = match failed {
-            None => draft(
+        let end = match close {
+            Close::Succeeded => draft(
                 &step.subject,
                 OperationSucceeded {
                     events: operation.events + 1,
                 },
             )?,
-            Some(reason) => draft(&step.subject, OperationFailed { reason })?,
+            Close::Failed(reason) => draft(&step.subject, OperationFailed { reason })?,
+            Close::Unknown(reason) => draft(&step.subject, OperationInterrupted { reason })?,
         };
         let held = Condition::held(operation.id, operation.claim);
         self.log
@@ -205,51 +290,49 @@ pub const fn is_session(intent: &Intent) -> bool {
     )
 }
 
+/// Relays until the command ends, or could not be started. `shown` gets what it printed.
 async fn converse(
     conversation: &mut Conversation,
     request: SessionRequest,
-    mut input: mpsc::Receiver<Input>,
-    mut print: Printer,
+    (mut input, mut print): Terminal,
     mut stop: watch::Receiver<bool>,
-) -> Ended {
-    let failed = |message: String| {
-        Ended::Failed(StepFailure {
-            class: FailureClass::Peer,
-            message,
-            hint: None,
-            captured: Vec::new(),
-        })
-    };
-    if let Err(error) = conversation.speaker.say(&Request::Session(request)).await {
-        return failed(error.to_string());
-    }
+    shown: &mut Capture,
+) -> Result<Result<SessionRecorded, StepFailure>, conversation::Error> {
+    conversation.speaker.say(&Request::Session(request)).await?;
+    // What is said waits here for room, and never keeps us from hearing: the host may wait for that.
+    let mut outbox = Outbox::new(conversation.speaker.clone());
     let mut open = true;
-    let mut told_to_stop = false;
+    let mut hang_up: Option<Instant> = None;
     loop {
         tokio::select! {
             // The agent hangs up on the command, and still says how it ended.
-            () = asked_to_stop(&mut stop), if !told_to_stop => {
-                told_to_stop = true;
-                let _gone = conversation.speaker.say(&Request::Stop).await;
+            () = asked_to_stop(&mut stop), if hang_up.is_none() => {
+                hang_up = Some(Instant::now() + HANG_UP_MAX);
+                outbox.put_instead(&Request::Stop)?;
             }
-            reply = conversation.listener.hear() => match reply {
-                Ok(Reply::Output { bytes, stderr }) => print(&bytes.0, stderr),
-                Ok(Reply::SessionEnded(recorded)) => return Ended::Command(recorded),
-                Ok(Reply::Refused(failure)) => return Ended::Failed(failure),
-                Ok(_) => {}
-                Err(error) => return failed(error.to_string()),
+            () = tokio::time::sleep_until(hang_up.unwrap_or_else(Instant::now)), if hang_up.is_some() => {
+                return Err(conversation.speaker.given_up("it was asked to hang up, and did not"));
+            }
+            reply = conversation.listener.hear() => match reply? {
+                Reply::Output { bytes, stderr } => {
+                    shown.push(&bytes.0);
+                    print(&bytes.0, stderr);
+                }
+                Reply::SessionEnded(recorded) => return Ok(Ok(recorded)),
+                Reply::Refused(failure) => return Ok(Err(failure)),
+                _ => {}
             },
-            typed = input.recv(), if open => {
-                let message = match typed {
+            // When the line is gone the listener says so.
+            _gone = outbox.hand_over(), if !outbox.is_empty() => {}
+            typed = input.recv(), if open && outbox.is_empty() => {
+                outbox.put(&match typed {
                     Some(Input::Bytes(bytes)) => Request::Input(Blob(bytes)),
                     Some(Input::Resize(columns, rows)) => Request::Resize { columns, rows },
                     Some(Input::End) | None => {
                         open = false;
                         Request::InputEnd
                     }
-                };
-                // When the line is gone the listener says so.
-                let _gone = conversation.speaker.say(&message).await;
+                })?;
             }
         }
     }

@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -33,6 +34,8 @@ pub(crate) enum Deed {
     Foreign(String),
     /// Takes pieces from its peer until `end`.
     Receive,
+    /// Tells its peer more and more, and hears nothing.
+    Flood,
 }
 
 /// A step of the tests.
@@ -146,6 +149,10 @@ impl Step for Act {
                 }
                 context.link.send_peer(bytes)?;
             },
+            Deed::Flood => loop {
+                context.link.send_peer(vec![0; 64 * 1024])?;
+                FLOODED.fetch_add(1, Ordering::SeqCst);
+            },
         }
         note(context.layout, &text);
         Ok(done(true, format!("made {}", self.text)))
@@ -198,7 +205,11 @@ impl Step for Once {
 
 pub(crate) static TABLE: [StepKind; 2] = [StepKind::of::<Act>(), StepKind::of::<Once>()];
 
-/// Sends three pieces, each answered, and the end; refuses where the file `empty` is there.
+/// How many pieces were let go in a flood.
+pub(crate) static FLOODED: AtomicU32 = AtomicU32::new(0);
+
+/// Sends three pieces, each answered, and the end; refuses where the file `empty` is there. Where `deaf` is there, it
+/// hears nothing after the first; where `held` is there, it waits for `go` after the first.
 pub(crate) fn send(
     _: &SendSource,
     layout: &Layout,
@@ -209,7 +220,14 @@ pub(crate) fn send(
     }
     for piece in 0..3_u8 {
         link.send_peer(vec![piece; 1000])?;
+        if file(layout, "deaf").exists() {
+            wait_for(&file(layout, "go"), || link.stop_requested());
+        }
         link.receive_peer()?;
+        if file(layout, "held").exists() && piece == 0 {
+            note(layout, "held");
+            wait_for(&file(layout, "go"), || link.stop_requested());
+        }
     }
     link.send_peer(b"end".to_vec())
 }

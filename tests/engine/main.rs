@@ -6,5 +6,8 @@ mod ends;
 mod hosts;
 mod rollback;
 mod runners;
+mod sessions;
+mod spans;
 mod stage;
+mod transfers;
 mod world;

@@ -178,6 +178,17 @@ pub(crate) fn once(index: u32, host: &str, after: &[u32], deed: Deed) -> Planned
 
 /// A step that takes pieces from another host.
 pub(crate) fn receive(index: u32, host: &str, from: &str, after: &[u32]) -> PlannedStep {
+    with_peer(index, host, from, after, Deed::Receive)
+}
+
+/// A step with another host at the other end of its transfer.
+pub(crate) fn with_peer(
+    index: u32,
+    host: &str,
+    from: &str,
+    after: &[u32],
+    deed: Deed,
+) -> PlannedStep {
     let source = SendSource::Template {
         template: samples::template("base"),
         generation: Generation(1),
@@ -187,6 +198,6 @@ pub(crate) fn receive(index: u32, host: &str, from: &str, after: &[u32]) -> Plan
             host: HostName::new(from).unwrap(),
             source,
         }),
-        ..step(index, host, after, Deed::Receive)
+        ..step(index, host, after, deed)
     }
 }

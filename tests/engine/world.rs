@@ -17,7 +17,7 @@ use tallybook_agent::serve::{Deeds, serve};
 use tallybook_events::ids::{BootId, LogId};
 use tallybook_events::name::HostName;
 use tallybook_events::step::{FailureClass, Phase, Receipt, StepFailure};
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 
 use crate::deed;
 
@@ -47,6 +47,9 @@ pub(crate) enum Line {
     FallsSilent,
 }
 
+/// An agent as a test plays it.
+type Script = Arc<dyn Fn(UnixStream) + Send + Sync>;
+
 pub(crate) struct Host {
     _temp: tempfile::TempDir,
     pub(crate) layout: Layout,
@@ -56,6 +59,8 @@ pub(crate) struct Host {
     faults: Mutex<VecDeque<Fault>>,
     always: Mutex<Option<Fault>>,
     line: Mutex<Line>,
+    slots: Mutex<Option<Arc<Semaphore>>>,
+    script: Mutex<Option<Script>>,
     silence: Mutex<Duration>,
     hit: mpsc::UnboundedSender<Fault>,
     pub(crate) hits: tokio::sync::Mutex<mpsc::UnboundedReceiver<Fault>>,
@@ -74,6 +79,8 @@ impl Host {
             faults: Mutex::default(),
             always: Mutex::default(),
             line: Mutex::new(Line::Breaks),
+            slots: Mutex::default(),
+            script: Mutex::default(),
             silence: Mutex::new(conversation::SILENCE_MAX),
             hit,
             hits: tokio::sync::Mutex::new(hits),
@@ -95,6 +102,16 @@ impl Host {
     /// From now on a conversation takes for ever to open.
     pub(crate) fn set_slow(&self, slow: bool) {
         self.slow.store(slow, Ordering::SeqCst);
+    }
+
+    /// How many conversations its session has room for from now on.
+    pub(crate) fn set_slots(&self, slots: usize) {
+        *self.slots.lock().unwrap() = Some(Arc::new(Semaphore::new(slots)));
+    }
+
+    /// What is in the place of its agents from now on.
+    pub(crate) fn play(&self, script: impl Fn(UnixStream) + Send + Sync + 'static) {
+        *self.script.lock().unwrap() = Some(Arc::new(script));
     }
 
     /// How long its agents may be silent from now on.
@@ -169,12 +186,32 @@ impl Reach for World {
                 }
                 .into());
             }
+            let slots = host.slots.lock().unwrap().clone();
+            let slot = match slots.map(|slots| slots.try_acquire_owned()) {
+                Some(Err(_full)) => {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                    return Err(reach::Error::Host(tallybook::host::Error::ChannelLimit {
+                        host: name.to_string(),
+                        max: 0,
+                        waited: Duration::ZERO,
+                    }));
+                }
+                Some(Ok(slot)) => Some(slot),
+                None => None,
+            };
             let (ours, theirs) = UnixStream::pair().unwrap();
-            agent(host, theirs);
+            let script = host.script.lock().unwrap().clone();
+            match script {
+                Some(script) => drop(thread::spawn(move || script(theirs))),
+                None => agent(host, theirs),
+            }
             ours.set_nonblocking(true).unwrap();
             let stream = tokio::net::UnixStream::from_std(ours).unwrap();
             let (stdout, stdin) = stream.into_split();
-            let end = Box::pin(async { "cut by the test".to_owned() });
+            let end = Box::pin(async move {
+                let _slot = slot;
+                "cut by the test".to_owned()
+            });
             let silence = *host.silence.lock().unwrap();
             let mut conversation = Conversation::new(name, stdin, stdout, end, silence);
             conversation.hello(log).await?;

@@ -43,11 +43,11 @@ pub(super) async fn run(
     };
     known.present(place)?;
     let inventory = cloud_log::record_inventory(log, &loaded.path, &loaded.text).await?;
-    let terminal = Terminal::attach(argv.is_empty());
+    let size = terminal_size(argv.is_empty());
     let request = SessionRequest {
         container: container.clone(),
         argv: argv.clone(),
-        terminal: terminal.as_ref().map(|terminal| terminal.size),
+        terminal: size,
         term: std::env::var("TERM").unwrap_or_else(|_| "xterm".to_owned()),
     };
     let intent = if argv.is_empty() {
@@ -75,9 +75,12 @@ pub(super) async fn run(
     };
     let progress = Progress::new(out.format());
     let engine = act::engine(log, act::fleet(&loaded.inventory)?, &progress);
-    let ended = engine
-        .session(proposal, request, read_input(terminal.is_some()), printer())
-        .await;
+    let mut terminal = None;
+    let take_over = || {
+        terminal = size.and_then(|_| Terminal::take());
+        (read_input(size.is_some()), printer())
+    };
+    let ended = engine.session(proposal, request, take_over).await;
     drop(terminal);
     match ended? {
         Ended::Command(recorded) => Ok(Exit::of_command(recorded.exit)),
@@ -86,32 +89,39 @@ pub(super) async fn run(
             message: failure.message,
             hint: failure.hint,
         }),
+        Ended::Lost(error) => Err(engine::reach::Error::Conversation(error).into()),
         Ended::Unreachable(error) => Err(error.into()),
+        Ended::Stopped => {
+            eprintln!("stopped before anything was begun");
+            Ok(Exit::Interrupted)
+        }
     }
+}
+
+/// The terminal's size, when one is wanted and there is one at both ends.
+fn terminal_size(wanted: bool) -> Option<(u16, u16)> {
+    let (stdin, stdout) = (std::io::stdin(), std::io::stdout());
+    if !wanted || !stdin.is_terminal() || !stdout.is_terminal() {
+        return None;
+    }
+    let window = tcgetwinsize(&stdout).ok()?;
+    Some((window.ws_col, window.ws_row))
 }
 
 /// The operator's terminal in raw mode; put back when dropped.
 struct Terminal {
     before: Termios,
-    size: (u16, u16),
 }
 
 impl Terminal {
-    /// Takes the terminal over, when one is wanted and there is one at both ends.
-    fn attach(wanted: bool) -> Option<Self> {
-        let (stdin, stdout) = (std::io::stdin(), std::io::stdout());
-        if !wanted || !stdin.is_terminal() || !stdout.is_terminal() {
-            return None;
-        }
+    /// Takes the terminal over.
+    fn take() -> Option<Self> {
+        let stdin = std::io::stdin();
         let before = tcgetattr(&stdin).ok()?;
-        let window = tcgetwinsize(&stdout).ok()?;
         let mut raw = before.clone();
         raw.make_raw();
         tcsetattr(&stdin, OptionalActions::Now, &raw).ok()?;
-        Some(Terminal {
-            before,
-            size: (window.ws_col, window.ws_row),
-        })
+        Some(Terminal { before })
     }
 }
 

@@ -1,0 +1,260 @@
+//! Sessions: what is shown, what is stopped, and what is known when the line is lost. The agent is played.
+
+use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
+
+use tallybook::engine::session::{self, Ended, Input};
+use tallybook::engine::{Engine, Error, Proposal, new_operation};
+use tallybook_agent::protocol::{
+    PROTOCOL, Reply, Request, SessionRequest, read_frame, write_frame,
+};
+use tallybook_events::event::SessionRecorded;
+use tallybook_events::ids::{Attempt, Blob, BootId, OperationId};
+use tallybook_events::intent::Intent;
+use tallybook_events::name::HostName;
+use tallybook_replay::operation::{OperationStatus, StepStatus};
+use tallybook_testkit::samples;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+use crate::stage::{Stage, subject, within};
+
+/// What a session printed, and the end from which a test types.
+struct Shown {
+    id: OperationId,
+    text: Arc<Mutex<Vec<u8>>>,
+    taken: Arc<AtomicBool>,
+    typing: mpsc::Sender<Input>,
+    run: JoinHandle<Result<Ended, Error>>,
+}
+
+impl Shown {
+    fn text(&self) -> String {
+        String::from_utf8(self.text.lock().unwrap().clone()).unwrap()
+    }
+}
+
+async fn begin(stage: &Stage, engine: Engine) -> Shown {
+    let request = SessionRequest {
+        container: samples::container("web1"),
+        argv: vec!["cat".to_owned()],
+        terminal: None,
+        term: "dumb".to_owned(),
+    };
+    let host = HostName::new("a").unwrap();
+    let id = new_operation();
+    let proposal = Proposal {
+        id,
+        intent: Intent::ContainerExec {
+            container: request.container.clone(),
+            host: host.clone(),
+            argv: request.argv.clone(),
+        },
+        inventory: tallybook_events::ids::Seq::NONE,
+        claims: Vec::new(),
+        steps: vec![session::plan(&host, &subject(), &request)],
+        planned_at: stage.log.head().await.unwrap().seq,
+        alongside: None,
+        instead_of: None,
+    };
+    let (typing, input) = mpsc::channel(16);
+    let text = Arc::new(Mutex::new(Vec::new()));
+    let taken = Arc::new(AtomicBool::new(false));
+    let (printed, took) = (Arc::clone(&text), Arc::clone(&taken));
+    let run = tokio::spawn(async move {
+        let take_over = || -> session::Terminal {
+            took.store(true, Ordering::SeqCst);
+            let print = move |bytes: &[u8], _: bool| printed.lock().unwrap().extend(bytes);
+            (input, Box::new(print))
+        };
+        engine.session(proposal, request, take_over).await
+    });
+    Shown {
+        id,
+        text,
+        taken,
+        typing,
+        run,
+    }
+}
+
+/// Answers the greeting, and takes the session.
+fn greet(line: &UnixStream) {
+    let hello = read_frame::<Request>(line).unwrap();
+    assert!(matches!(hello, Some(Request::Hello { .. })), "{hello:?}");
+    let reply = Reply::Hello {
+        protocol: PROTOCOL,
+        boot: BootId::from_bytes([3; 16]),
+        hostname: "a".to_owned(),
+        time_unix_us: 1,
+        journal: None,
+    };
+    write_frame(line, &reply).unwrap();
+    let asked = read_frame::<Request>(line).unwrap();
+    assert!(matches!(asked, Some(Request::Session(_))), "{asked:?}");
+}
+
+fn say(line: &UnixStream, text: &str) {
+    let reply = Reply::Output {
+        bytes: Blob(text.as_bytes().to_vec()),
+        stderr: false,
+    };
+    write_frame(line, &reply).unwrap();
+}
+
+fn end(line: &UnixStream, exit: Option<i32>) {
+    let recorded = SessionRecorded {
+        argv: vec!["cat".to_owned()],
+        terminal: false,
+        started_unix_us: 1,
+        ended_unix_us: 2,
+        exit,
+        output: Blob(Vec::new()),
+        dropped_bytes: 0,
+        changes: Vec::new(),
+        changes_dropped: 0,
+    };
+    write_frame(line, &Reply::SessionEnded(recorded)).unwrap();
+}
+
+fn until(flag: &AtomicBool) {
+    while !flag.load(Ordering::SeqCst) {
+        thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// Types until nothing more is taken.
+async fn fill(shown: &Shown) {
+    let chunk = || Input::Bytes(vec![b'x'; 64 * 1024]);
+    let wait = Duration::from_millis(300);
+    while let Ok(sent) = tokio::time::timeout(wait, shown.typing.send(chunk())).await {
+        sent.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_host_says_is_heard_while_it_takes_no_input() {
+    let stage = Stage::new(&["a"]).await;
+    let full = Arc::new(AtomicBool::new(false));
+    let now = Arc::clone(&full);
+    stage.world.host("a").play(move |line| {
+        greet(&line);
+        until(&now);
+        say(&line, "late");
+        end(&line, Some(3));
+        // The line stays: its end is not what frees whoever speaks.
+        until(&AtomicBool::new(false));
+    });
+    let shown = begin(&stage, stage.engine()).await;
+    fill(&shown).await;
+    full.store(true, Ordering::SeqCst);
+    stage.until(|_| shown.text() == "late").await;
+    let ended = within(shown.run).await.unwrap().unwrap();
+    assert!(
+        matches!(&ended, Ended::Command(recorded) if recorded.exit == Some(3)),
+        "{ended:?}"
+    );
+    assert_eq!(stage.status(shown.id).await, OperationStatus::Succeeded);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_first_stop_hangs_up_and_the_end_is_still_told() {
+    let stage = Stage::new(&["a"]).await;
+    stage.world.host("a").play(|line| {
+        greet(&line);
+        say(&line, "ready");
+        while let Ok(Some(request)) = read_frame::<Request>(&line) {
+            if request == Request::Stop {
+                end(&line, None);
+            }
+        }
+    });
+    let shown = begin(&stage, stage.engine()).await;
+    stage.until(|_| shown.text() == "ready").await;
+    stage.stop.send_replace(true);
+    let ended = within(shown.run).await.unwrap().unwrap();
+    assert!(
+        matches!(&ended, Ended::Command(recorded) if recorded.exit.is_none()),
+        "{ended:?}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_before_there_is_a_host_to_talk_to_runs_nothing() {
+    let stage = Stage::new(&["a"]).await;
+    let host = stage.world.host("a");
+    host.set_slow(true);
+    let shown = begin(&stage, stage.engine()).await;
+    stage
+        .until(|_| host.opened.load(Ordering::SeqCst) == 1)
+        .await;
+    stage.stop.send_replace(true);
+    let ended = within(shown.run).await.unwrap().unwrap();
+    assert!(matches!(ended, Ended::Stopped), "{ended:?}");
+    assert!(
+        !shown.taken.load(Ordering::SeqCst),
+        "the terminal was left alone"
+    );
+    let operation = stage.operation(shown.id).await;
+    assert_eq!(operation.steps[0].attempts, Attempt(0));
+    assert_eq!(operation.status, OperationStatus::Failed);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_line_leaves_the_end_unknown_and_keeps_what_was_shown() {
+    let stage = Stage::new(&["a"]).await;
+    stage.world.host("a").play(|line| {
+        greet(&line);
+        say(&line, "so far password=tulip");
+    });
+    let shown = begin(&stage, stage.engine()).await;
+    let ended = within(shown.run).await.unwrap().unwrap();
+    assert!(matches!(ended, Ended::Lost(_)), "{ended:?}");
+    let operation = stage.operation(shown.id).await;
+    assert!(
+        matches!(operation.steps[0].status, StepStatus::Doubted { .. }),
+        "{:?}",
+        operation.steps[0].status
+    );
+    assert_eq!(operation.status, OperationStatus::Interrupted);
+    let recorded = &operation.sessions[0];
+    assert_eq!(recorded.exit, None);
+    assert_eq!(recorded.output.to_string(), "so far password=[removed]");
+    over(&stage, shown.id).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_whose_program_died_is_closed_as_unknown_and_once() {
+    let stage = Stage::new(&["a"]).await;
+    stage.world.host("a").play(|line| {
+        greet(&line);
+        say(&line, "ready");
+        while let Ok(Some(_)) = read_frame::<Request>(&line) {}
+    });
+    let shown = begin(&stage, stage.engine()).await;
+    stage.until(|_| shown.text.lock().unwrap().len() == 5).await;
+    shown.run.abort();
+    assert!(shown.run.await.unwrap_err().is_cancelled());
+    assert_eq!(stage.status(shown.id).await, OperationStatus::Running);
+    let resumed = stage.resume(shown.id).await;
+    assert!(matches!(resumed, Err(Error::Session(_))), "{resumed:?}");
+    let operation = stage.operation(shown.id).await;
+    assert!(matches!(
+        operation.steps[0].status,
+        StepStatus::Doubted { .. }
+    ));
+    assert_eq!(operation.status, OperationStatus::Interrupted);
+    over(&stage, shown.id).await;
+}
+
+/// Nobody has to do anything about it, and resuming it adds nothing.
+async fn over(stage: &Stage, id: OperationId) {
+    let state = stage.log.state().await.unwrap();
+    assert!(!state.operations[&id].is_open());
+    let resumed = stage.resume(id).await;
+    assert!(matches!(resumed, Err(Error::Session(_))), "{resumed:?}");
+    assert_eq!(stage.log.head().await.unwrap().seq, state.head.seq);
+}
