@@ -137,6 +137,70 @@ fn sources() -> BTreeMap<PathBuf, String> {
     found
 }
 
+/// What stands between backticks and begins with the program's name.
+fn commands_named(text: &str) -> Vec<String> {
+    let quoted = text.split('`').skip(1).step_by(2);
+    let named = quoted.filter(|quoted| quoted.starts_with("tallybook ") && !quoted.contains('\n'));
+    named.map(str::to_owned).collect()
+}
+
+/// Why a command that is named is none, if so. Placeholders end what can be told.
+fn fault_of(named: &str) -> Option<String> {
+    let mut command = tallybook::cli::command();
+    command.build();
+    let global: BTreeSet<String> = ["help", "version"].map(str::to_owned).into();
+    let mut words = named.split_whitespace().skip(1).peekable();
+    while let Some(word) = words.peek() {
+        let is_word = word.chars().all(|c| c.is_ascii_lowercase());
+        if !is_word || !command.has_subcommands() {
+            break;
+        }
+        let Some(next) = command.find_subcommand(word) else {
+            return Some(format!("{named:?}: there is no {word}"));
+        };
+        command = next.clone();
+        words.next();
+    }
+    let options: BTreeSet<String> = command
+        .get_arguments()
+        .filter_map(|argument| argument.get_long().map(str::to_owned))
+        .chain(global)
+        .collect();
+    words
+        .filter_map(|word| word.trim_start_matches('[').strip_prefix("--"))
+        .map(|word| word.split(['=', ']']).next().unwrap_or_default())
+        .find(|word| !word.is_empty() && !options.contains(*word))
+        .map(|word| format!("{named:?}: it has no --{word}"))
+}
+
+#[test]
+fn commands_that_are_named_exist() {
+    let mut texts = sources();
+    texts.retain(|path, _| path.starts_with("src") || path.starts_with("agent/src"));
+    for document in [
+        "README.md",
+        "docs/OPERATIONS.md",
+        "docs/SECURITY.md",
+        "docs/CLOUD.md",
+    ] {
+        let text = std::fs::read_to_string(root().join(document)).unwrap();
+        texts.insert(PathBuf::from(document), text);
+    }
+    let mut faults = Vec::new();
+    let mut seen = 0;
+    for (path, text) in &texts {
+        // Backticks pair within a line: code fences and comments have others.
+        for line in text.lines() {
+            for named in commands_named(line) {
+                seen += 1;
+                faults.extend(fault_of(&named).map(|fault| format!("{}: {fault}", path.display())));
+            }
+        }
+    }
+    assert!(faults.is_empty(), "{}", faults.join("\n"));
+    assert!(seen > 40, "only {seen} commands are named");
+}
+
 #[test]
 fn every_file_is_tidy() {
     // Put together here, so that this file does not hold what it looks for.

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, kill_process_group, pidfd_open};
+use tallybook_events::argv;
 use tallybook_events::ids::Blob;
 use tallybook_events::step::{Captured, FailureClass, StepFailure};
 
@@ -146,7 +147,7 @@ struct Outcome {
 
 impl Outcome {
     fn into_run(self, program: &Program) -> Run {
-        let command = scrub::scrub_text(&program.argv.join(" "));
+        let command = scrub::scrub_text(&argv::text(&program.argv));
         let result = if self.timed_out {
             let seconds = program.timeout.as_secs_f32();
             Err(fail(
@@ -400,7 +401,7 @@ mod tests {
         assert_eq!(ended.stderr, b"err\n");
         assert_eq!(run.captured.text.to_string(), "in\nerr\n");
         assert_eq!(run.captured.exit, Some(3));
-        assert_eq!(run.captured.command, program.argv.join(" "));
+        assert_eq!(run.captured.command, argv::text(&program.argv));
     }
 
     #[test]

@@ -264,7 +264,7 @@ impl Context<'_> {
             class: FailureClass::Command,
             message: format!(
                 "{} ended with {status}: {}",
-                program.argv.join(" "),
+                tallybook_events::argv::text(&program.argv),
                 tail.join(" | ")
             ),
             hint: None,

@@ -112,7 +112,9 @@ fn root(layout: &Layout, container: &ContainerName) -> Result<OwnedFd, StepFailu
     let text = String::from_utf8_lossy(&told.stdout);
     let Some(pid) = text.trim().parse::<u32>().ok().filter(|pid| *pid > 0) else {
         return Err(StepFailure {
-            hint: Some(format!("start it first: container start {container}")),
+            hint: Some(format!(
+                "start it first: `tallybook container start {container}`"
+            )),
             ..fail(
                 FailureClass::Host,
                 format!("container {container} is not running"),

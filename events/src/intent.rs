@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::argv;
 use crate::fact::Backing;
 use crate::ids::{Generation, OperationId};
 use crate::name::{ContainerName, HostName, TemplateName};
@@ -182,7 +183,7 @@ impl Intent {
                 container,
                 host,
                 argv,
-            } => format!("container exec {host}/{container} -- {}", argv.join(" ")),
+            } => format!("container exec {host}/{container} -- {}", argv::text(argv)),
             Intent::ContainerShell { container, host } => {
                 format!("container shell {host}/{container}")
             }

@@ -1,5 +1,6 @@
 //! What names things on the command line, checked where it enters.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
 
@@ -163,6 +164,15 @@ impl FromStr for Point {
             Err(_) => text.parse().map(Point::Time).map_err(PointError),
         }
     }
+}
+
+/// The hosts, each once, in the order given.
+pub(super) fn distinct(hosts: Vec<HostName>) -> Vec<HostName> {
+    let mut seen = BTreeSet::new();
+    hosts
+        .into_iter()
+        .filter(|host| seen.insert(host.clone()))
+        .collect()
 }
 
 #[cfg(test)]

@@ -38,7 +38,7 @@ impl Args {
         let shown = Shown {
             before: before.head.seq,
             after: after.head.seq,
-            differences: difference::states(&before, &after).map_err(std::io::Error::from)?,
+            differences: difference::states(&before, &after)?,
         };
         match out.format() {
             Format::Json => out.json(&shown)?,

@@ -11,7 +11,7 @@ use super::exit::Exit;
 use crate::cloud::{Diagnostics, allocate};
 use crate::engine::runner_lock;
 use crate::log::Refusal;
-use crate::render::{count, plain};
+use crate::render::{Unwritten, count, plain};
 use crate::{cloud_log, engine, journal, log, plan};
 
 /// Why a command failed.
@@ -125,8 +125,27 @@ pub enum Error {
         head: Seq,
     },
     /// Standard output can't be written.
-    #[error("can't write to standard output")]
-    Output(#[from] std::io::Error),
+    #[error(transparent)]
+    Output(#[from] Unwritten),
+    /// The environment asks for messages in words that can't be understood.
+    #[error("TALLYBOOK_LOG is {text:?}, which is no list of TARGET=LEVEL")]
+    Messages {
+        /// What it says.
+        text: String,
+        /// What is wrong with it.
+        source: tracing_subscriber::filter::ParseError,
+    },
+    /// The log failed while a session was recorded.
+    #[error("operation {}: what was done in the container could not be recorded", id.short())]
+    Unrecorded {
+        /// The operation.
+        id: OperationId,
+        /// How the log failed.
+        source: Box<log::Error>,
+    },
+    /// A result has no form in JSON.
+    #[error("the result can't be written as JSON")]
+    Json(#[from] serde_json::Error),
     /// The program can't start its own machinery.
     #[error("can't start")]
     Start(#[source] std::io::Error),
@@ -145,7 +164,8 @@ impl Error {
     pub fn exit(&self) -> Exit {
         match self {
             Error::Log(error) => log_exit(error),
-            Error::Left { source, .. } => log_exit(source),
+            Error::Left { source, .. } | Error::Unrecorded { source, .. } => log_exit(source),
+            Error::Messages { .. } => Exit::Usage,
             Error::CloudLog(error) => match error {
                 cloud_log::Error::Log(error) => log_exit(error),
                 cloud_log::Error::Compile(_) | cloud_log::Error::TooLarge { .. } => Exit::Usage,
@@ -180,7 +200,8 @@ impl Error {
             | Error::NoInventory(_)
             | Error::Ambiguous { .. } => Exit::Usage,
             Error::Unknown { .. } | Error::NoEvent { .. } => Exit::Missing,
-            Error::Output(error) | Error::Start(error) => io_exit(error),
+            Error::Json(_) => Exit::Failed,
+            Error::Output(Unwritten(error)) | Error::Start(error) => io_exit(error),
         }
     }
 
@@ -191,6 +212,18 @@ impl Error {
             | Error::CloudLog(cloud_log::Error::Log(error))
             | Error::Engine(engine::Error::Log(error)) => log_hint(error),
             Error::Left { id, source } => Some(left_hint(*id, source)),
+            Error::Unrecorded { id, source } => Some(format!(
+                "{}`tallybook op show {}` shows what is known",
+                match source.is_disk_full() {
+                    true => "free space where the store is; ",
+                    false => "",
+                },
+                id.short()
+            )),
+            Error::Messages { .. } => Some(
+                "for example `TALLYBOOK_LOG=debug` or `TALLYBOOK_LOG=tallybook::host=trace`"
+                    .to_owned(),
+            ),
             Error::Plan(error) => error.hint(),
             Error::Session { hint, .. } => hint.clone(),
             Error::Reach(error) => error.hint(),
@@ -243,6 +276,7 @@ impl Error {
             | Error::Inventory { .. }
             | Error::NoEvent { .. }
             | Error::Output(_)
+            | Error::Json(_)
             | Error::Start(_)
             | Error::CloudLog(cloud_log::Error::Event(_) | cloud_log::Error::TooLarge { .. }) => {
                 None
@@ -269,6 +303,8 @@ impl Error {
             | Error::RollbackOfRollback(_)
             | Error::RollbackOfSession(_)
             | Error::Left { .. }
+            | Error::Unrecorded { .. }
+            | Error::Messages { .. }
             | Error::Irreversible { .. }
             | Error::InventoryFile { .. }
             | Error::NoInventory(_)
@@ -276,6 +312,7 @@ impl Error {
             | Error::Ambiguous { .. }
             | Error::NoEvent { .. }
             | Error::Output(_)
+            | Error::Json(_)
             | Error::Start(_) => Vec::new(),
         }
     }
@@ -354,11 +391,11 @@ fn plan_exit(error: &plan::Error) -> Exit {
         | plan::Error::ContainerUnknown { .. }
         | plan::Error::ContainerMissing { .. }
         | plan::Error::TemplateMissing { .. }
-        | plan::Error::TemplateNowhere(_) => Exit::Missing,
+        | plan::Error::TemplateNowhere { .. } => Exit::Missing,
         plan::Error::NotAllocated { .. }
         | plan::Error::NotInstalled(_)
         | plan::Error::NotPrepared(_) => Exit::Failed,
-        plan::Error::SameHost(_) | plan::Error::Value { .. } => Exit::Usage,
+        plan::Error::Value { .. } => Exit::Usage,
         plan::Error::Encode(_) => Exit::Failed,
     }
 }
@@ -526,7 +563,7 @@ mod tests {
         };
         let errors = [
             Error::from(log::Error::from(journal)),
-            Error::Output(full()),
+            Error::Output(Unwritten(full())),
             Error::CloudLog(cloud_log::Error::Log(log::Error::Directory {
                 path: PathBuf::from("x"),
                 source: full(),

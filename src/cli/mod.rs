@@ -14,6 +14,7 @@ mod exit;
 mod history;
 mod host;
 mod log;
+mod messages;
 mod op;
 mod replay;
 mod resolve;
@@ -21,6 +22,7 @@ mod show;
 mod start;
 mod state;
 mod template;
+mod terminal;
 mod verify;
 mod why;
 
@@ -45,6 +47,11 @@ struct Cli {
     options: Options,
     #[command(subcommand)]
     command: Command,
+}
+
+/// The command line as clap knows it, for whoever checks what is written about it.
+pub fn command() -> clap::Command {
+    <Cli as clap::CommandFactory>::command()
 }
 
 /// What every command takes.

@@ -9,7 +9,7 @@ use super::history::{self, Until};
 use super::{Context, Error, Exit};
 use crate::log::Open;
 use crate::render::difference::{self, EntityDifference};
-use crate::render::{Format, Ink, Output};
+use crate::render::{Format, Ink, Output, Written};
 
 /// Fold all events from nothing and compare with the live state
 #[derive(Debug, clap::Args)]
@@ -63,7 +63,7 @@ impl Args {
 
 /// Holds a fold against the live state of the same head.
 pub(super) fn compare(folded: &State, live: &State) -> Result<Replayed, Error> {
-    let differences = difference::states(folded, live).map_err(std::io::Error::from)?;
+    let differences = difference::states(folded, live)?;
     let mut internal = Vec::new();
     let mut note = |differs: bool, what: &str| {
         if differs {
@@ -98,7 +98,7 @@ pub(super) fn compare(folded: &State, live: &State) -> Result<Replayed, Error> {
     })
 }
 
-fn show(replayed: &Replayed, out: &mut Output) -> std::io::Result<()> {
+fn show(replayed: &Replayed, out: &mut Output) -> Written {
     let counts = &replayed.counts;
     out.line(format!("folded {} events: {} hosts, {} containers, {} template generations, {} allocations, {} operations, {} claims", counts.events, counts.hosts, counts.containers, counts.templates, counts.allocations, counts.operations, counts.claims))?;
     out.table(&diff::table(&replayed.differences))?;

@@ -7,6 +7,7 @@ use tallybook_replay::state::State;
 use super::argument::{ContainerArgument, EntityArgument, OperationArgument};
 use super::error::Error;
 use crate::cloud::allocate::Key;
+use crate::render::json::{self, HostView};
 
 /// The known name nearest to the given one, when it is near enough to be a slip.
 pub(super) fn nearest<T: AsRef<str>>(
@@ -114,19 +115,19 @@ pub(super) fn operation(state: &State, argument: &OperationArgument) -> Result<O
 ///
 /// # Errors
 /// When it knows none of that name.
-pub(super) fn host(state: &State, name: &HostName) -> Result<(), Error> {
-    if state.hosts.contains_key(name) {
-        return Ok(());
-    }
-    Err(Error::Unknown {
-        what: "host",
-        name: name.to_string(),
-        place: Some("in the log".to_owned()),
-        nearest: nearest(name.as_str(), state.hosts.keys().map(HostName::as_str)),
-        hint: Some(
-            "`tallybook host list` shows all; `tallybook cloud show` those of the inventory",
-        ),
-    })
+pub(super) fn host(state: &State, name: &HostName) -> Result<HostView, Error> {
+    let mut hosts = json::hosts(state).into_iter();
+    hosts
+        .find(|host| host.name == *name)
+        .ok_or_else(|| Error::Unknown {
+            what: "host",
+            name: name.to_string(),
+            place: Some("in the log".to_owned()),
+            nearest: nearest(name.as_str(), state.hosts.keys().map(HostName::as_str)),
+            hint: Some(
+                "`tallybook host list` shows all; `tallybook cloud show` those of the inventory",
+            ),
+        })
 }
 
 /// A template that the log knows.

@@ -9,7 +9,7 @@ use super::argument::seq;
 use super::{Context, Error, Exit, resolve};
 use crate::log::{Filter, Open};
 use crate::render::json::EventView;
-use crate::render::{Cell, Column, Format, Ink, Output, Table, plain, plain_lines};
+use crate::render::{Cell, Column, Format, Ink, Output, Table, Written, plain, plain_lines};
 
 /// Show an event: its header, its links, and what it says
 #[derive(Debug, clap::Args)]
@@ -31,7 +31,7 @@ impl Args {
                 head: state.head.seq,
             });
         };
-        let view = EventView::new(entry).map_err(std::io::Error::from)?;
+        let view = EventView::new(entry)?;
         match out.format() {
             Format::Json => out.json(&view)?,
             Format::Table => {
@@ -118,7 +118,7 @@ fn payload(entry: &Entry, view: &EventView, out: &mut Output) -> Result<(), Erro
             dropped(captured.dropped_bytes, "bytes from the middle", out)?;
         }
         Event::SessionRecorded(session) => {
-            let argv = plain(&session.argv.join(" "));
+            let argv = plain(&tallybook_events::argv::text(&session.argv));
             out.inked(Ink::Head, &format!("{argv} ({})", exit(session.exit)))?;
             text(&session.output.0, out)?;
             dropped(session.dropped_bytes, "bytes", out)?;
@@ -163,14 +163,14 @@ fn payload(entry: &Entry, view: &EventView, out: &mut Output) -> Result<(), Erro
     Ok(())
 }
 
-fn text(bytes: &[u8], out: &mut Output) -> std::io::Result<()> {
+fn text(bytes: &[u8], out: &mut Output) -> Written {
     let text = String::from_utf8_lossy(bytes);
     plain_lines(text.trim_end_matches('\n'))
         .into_iter()
         .try_for_each(|line| out.line(line))
 }
 
-fn dropped(number: u64, what: &str, out: &mut Output) -> std::io::Result<()> {
+fn dropped(number: u64, what: &str, out: &mut Output) -> Written {
     match number {
         0 => Ok(()),
         number => out.inked(Ink::Faint, &format!("({number} more {what} were dropped)")),

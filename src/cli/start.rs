@@ -1,18 +1,17 @@
 //! From the process to a command and back: arguments and environment in, an exit code out.
 //!
-//! The only place of the command line that reads the environment.
+//! With `messages`, the only place of the command line that reads the environment.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches};
-use tracing_subscriber::EnvFilter;
 
 use super::context::Context;
 use super::error::{Error, Report};
 use super::exit::Exit;
-use super::{Cli, LogFormat, Options};
+use super::{Cli, messages};
 use crate::render::{Format, Ink, Output};
 
 /// Runs the program.
@@ -25,9 +24,9 @@ pub fn main() -> ExitCode {
     let options = &cli.options;
     let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     let colored = options.color.on(&std::io::stderr(), no_color);
-    watch(options, colored);
     let format = options.format;
-    let result = run(cli, no_color);
+    let watched = messages::watch(options, colored);
+    let result = watched.and_then(|()| run(cli, no_color));
     let report = match result {
         Ok(exit) => return exit.into(),
         Err(error) => error.report(),
@@ -100,28 +99,6 @@ fn default_store() -> PathBuf {
     let state = of("XDG_STATE_HOME").filter(|path| path.is_absolute());
     let state = state.or_else(|| of("HOME").map(|home| home.join(".local/state")));
     state.unwrap_or_default().join("tallybook")
-}
-
-/// Messages on standard error, for people who watch; never a second source of truth.
-fn watch(options: &Options, colored: bool) {
-    let level = match options.verbose {
-        0 => "warn",
-        1 => "tallybook=info,warn",
-        _ => "tallybook=debug,info",
-    };
-    let filter = EnvFilter::try_from_env("TALLYBOOK_LOG").unwrap_or_else(|_| EnvFilter::new(level));
-    let builder = tracing_subscriber::fmt()
-        .with_writer(std::io::stderr)
-        .with_env_filter(filter);
-    // A second initialisation in one process can only come from a test.
-    let _already = match options.log_format {
-        LogFormat::Json => builder.json().try_init(),
-        LogFormat::Text => builder
-            .with_ansi(colored)
-            .with_target(options.verbose > 1)
-            .without_time()
-            .try_init(),
-    };
 }
 
 fn show(report: &Report, format: Format, colored: bool) {

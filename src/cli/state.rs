@@ -8,7 +8,7 @@ use super::resolve::{self, Entity};
 use super::{Context, EntityArgument, Error, Exit, container, host, op, template};
 use crate::log::{Error as LogError, Open};
 use crate::render::json::{InventoryView, StateView};
-use crate::render::{Cell, Column, Format, Output, Table, summary};
+use crate::render::{Cell, Column, Format, Output, Table, Written, summary};
 
 /// Show the state of the cloud, now or at an earlier point
 #[derive(Debug, clap::Args)]
@@ -72,7 +72,7 @@ fn narrow(view: &mut StateView, entities: &[Entity]) {
         .retain(|operation| operation.claims.iter().any(|claim| names.contains(claim)));
 }
 
-fn show(view: &StateView, out: &mut Output) -> std::io::Result<()> {
+fn show(view: &StateView, out: &mut Output) -> Written {
     let head = &view.head;
     let inventory = match &view.inventory {
         Some(InventoryView { seq, hash: _ }) => format!(", inventory of event {seq}"),

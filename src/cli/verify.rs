@@ -15,7 +15,7 @@ use crate::journal::Reader;
 use crate::log::verify::{Checks, Finding, journal};
 use crate::log::{self, Filter, KeptHead, Log, Open};
 use crate::render::json::HeadView;
-use crate::render::{Column, Format, Ink, Output, Table, plain};
+use crate::render::{Column, Format, Ink, Output, Table, Written, plain};
 use crate::store::{BLOCK_EVENTS, Terms, entry_terms};
 
 /// How many events are held in memory at once.
@@ -294,7 +294,7 @@ impl Store {
     }
 }
 
-fn show(verified: &Verified, out: &mut Output) -> std::io::Result<()> {
+fn show(verified: &Verified, out: &mut Output) -> Written {
     let checks = &verified.checks;
     let mut table = Table::new([Column::left("CHECKED"), Column::right("TIMES")]);
     let mut row = |what: &str, times: u64| table.row([what.into(), times.into()]);

@@ -17,7 +17,7 @@ use crate::clock::rfc3339;
 use crate::cloud::allocate::Key;
 use crate::log::{Filter, Log, Open};
 use crate::render::json::OperationView;
-use crate::render::{Cell, Column, Format, Ink, Output, Table, summary};
+use crate::render::{Cell, Column, Format, Ink, Output, Table, Written, summary};
 
 /// How far back a chain of origins is followed.
 const DEPTH_MAX: usize = 8;
@@ -366,7 +366,7 @@ fn reason(entry: &Entry, position: usize, what: String) -> Reason {
     }
 }
 
-fn show(why: &Why, out: &mut Output) -> std::io::Result<()> {
+fn show(why: &Why, out: &mut Output) -> Written {
     for (position, chain) in why.chains.iter().enumerate() {
         if position > 0 {
             out.line("")?;

@@ -75,7 +75,7 @@ pub fn plan(host: &HostName, subject: &Subject, request: &SessionRequest) -> Pla
     let what = if request.argv.is_empty() {
         "a shell".to_owned()
     } else {
-        request.argv.join(" ")
+        tallybook_events::argv::text(&request.argv)
     };
     PlannedStep {
         index: StepIndex(0),

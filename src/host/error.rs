@@ -4,7 +4,7 @@
 
 use std::fmt;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::known_hosts::{self, Offered, Place, Recorded};
@@ -265,6 +265,15 @@ fn said(text: &str) -> String {
     }
 }
 
+fn trust_hint(host: &str, offered: &Offered, file: &Path) -> String {
+    format!(
+        "compare the fingerprint with `ssh-keygen -lf` on its console; to accept it: `tallybook host trust {host}`, \
+         or append this line to {}:\n{}",
+        file.display(),
+        offered.line()
+    )
+}
+
 impl Error {
     /// Whether the host could not be reached at all, or the line to it broke: to try again later may help, and
     /// nothing is known about what a command in flight did.
@@ -319,19 +328,18 @@ impl Error {
     /// What an operator can do about it.
     pub fn hint(&self) -> Option<String> {
         Some(match self {
-            Self::Jump { source, .. } => return source.hint(),
+            // A jump host need not be in the inventory; the host behind it is, and `host trust` goes the same way.
+            Self::Jump { host, source, .. } => match &**source {
+                Self::KeyUnknown { offered, file, .. } => trust_hint(host, offered, file),
+                other => return other.hint(),
+            },
             Self::Resolve { .. } | Self::Address { .. } => {
                 "check the address in cloud.toml or HostName in the SSH configuration".to_owned()
             }
             Self::ConnectionRefused { .. } => {
                 "check that sshd runs there, and the port".to_owned()
             }
-            Self::KeyUnknown { host, offered, file, .. } => format!(
-                "compare the fingerprint with `ssh-keygen -lf` on the host's console; to accept it: `tallybook host trust {host}`, \
-                 or append this line to {}:\n{}",
-                file.display(),
-                offered.line()
-            ),
+            Self::KeyUnknown { host, offered, file, .. } => trust_hint(host, offered, file),
             Self::KeyChanged { offered, recorded, .. } => {
                 let mut text = String::from(
                     "either the host was reinstalled or someone is in between: find out which before anything else; \
@@ -355,15 +363,15 @@ impl Error {
                     "put a public key of yours into the authorized_keys of {user}, or load its key: `ssh-add FILE`"
                 );
                 if *disconnected {
-                    text += "; the host ended the connection (MaxAuthTries?): name the right key with `identity_files` or IdentitiesOnly";
+                    text += "; the host ended the connection (MaxAuthTries?): name the right key with `identity` in cloud.toml, or with IdentityFile and IdentitiesOnly in the SSH configuration";
                 }
                 text
             }
             Self::ChannelRefused { .. } => {
-                "sshd's MaxSessions is probably below ours: raise it there, or lower sessions_max here".to_owned()
+                "sshd's MaxSessions there is probably below 8: raise it, then try again".to_owned()
             }
             Self::NotRoot { .. } => {
-                "log in as root, or let the user run `sudo -n` without a password and set become_root".to_owned()
+                "log in as root, or let the user run `sudo -n` without a password and set become = \"sudo\" for the host in cloud.toml".to_owned()
             }
             Self::Architecture { theirs, .. } => {
                 format!("build or install the agent for {theirs} beside tallybook")

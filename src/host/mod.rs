@@ -54,13 +54,41 @@ pub struct Target {
     pub user: Option<String>,
     /// Private keys; when any is given, those of the SSH configuration are not used.
     pub identity_files: Vec<PathBuf>,
-    /// Jump hosts, `[user@]host[:port]` or aliases, separated by commas, the nearest to us first; `none` for no
-    /// jump whatever the SSH configuration says.
-    pub jump: Option<String>,
+    /// Jump hosts, the nearest to us first; without any, those of the SSH configuration.
+    pub jumps: Vec<Jump>,
     /// Commands run through `sudo -n`.
     pub become_root: bool,
     /// The host is the controller itself: no SSH.
     pub local: bool,
+}
+
+/// A jump host. What is not set comes from the SSH configuration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Jump {
+    /// What messages call it.
+    pub label: String,
+    /// A host name, an address, or an alias of the SSH configuration.
+    pub address: String,
+    /// The port.
+    pub port: Option<u16>,
+    /// The user to log in as.
+    pub user: Option<String>,
+    /// Private keys; when any is given, those of the SSH configuration are not used.
+    pub identity_files: Vec<PathBuf>,
+}
+
+impl Jump {
+    /// As the SSH configuration writes it: `[user@]host[:port]`, with an IPv6 address in brackets.
+    pub fn parse(text: &str) -> Option<Self> {
+        let destination = Destination::parse(text)?;
+        address_fault(destination.host).is_none().then(|| Jump {
+            label: text.to_owned(),
+            address: destination.host.to_owned(),
+            port: destination.port,
+            user: destination.user.map(str::to_owned),
+            identity_files: Vec::new(),
+        })
+    }
 }
 
 /// How to reach hosts.
@@ -175,10 +203,10 @@ async fn hops(target: &Target, settings: &Settings) -> Result<VecDeque<Hop>, Err
     )
     .await
     .map_err(|error| renamed(error, host))?;
-    let mut pending = match target.jump.as_deref() {
-        None => resolved.jumps.clone(),
-        Some("none") => Vec::new(),
-        Some(list) => list.split(',').map(str::to_owned).collect(),
+    let mut pending = if target.jumps.is_empty() {
+        configured(host, &resolved.jumps)?
+    } else {
+        target.jumps.clone()
     };
     let said = Said {
         user: target.user.as_deref(),
@@ -188,54 +216,57 @@ async fn hops(target: &Target, settings: &Settings) -> Result<VecDeque<Hop>, Err
     let mut hops = VecDeque::from([hop(host, &resolved, said, settings)]);
     while !pending.is_empty() {
         let mut before = Vec::new();
-        for destination in pending.iter().rev() {
+        for jump in pending.iter().rev() {
             if hops.len() > JUMPS_MAX {
                 return Err(Error::JumpsTooMany {
                     host: host.to_owned(),
                     max: JUMPS_MAX,
                 });
             }
-            let (jump, resolved) = jump_hop(host, destination, settings).await?;
-            hops.push_front(jump);
+            let (hop, resolved) = jump_hop(host, jump, settings).await?;
+            hops.push_front(hop);
             // Only the nearest jump host may itself need one; a jump to itself is what `Host *` makes of it.
-            before = resolved.jumps;
-            before.retain(|again| again != destination);
+            before = configured(host, &resolved.jumps)?;
+            before.retain(|again| !is_same(again, jump));
         }
         pending = before;
     }
     Ok(hops)
 }
 
+/// The jump hosts that the SSH configuration names.
+fn configured(host: &str, jumps: &[String]) -> Result<Vec<Jump>, Error> {
+    let read = |text: &String| {
+        Jump::parse(text).ok_or_else(|| Error::Address {
+            host: host.to_owned(),
+            text: text.clone(),
+            why: "a jump host is written [user@]host[:port]",
+        })
+    };
+    jumps.iter().map(read).collect()
+}
+
+/// Whether both lead to the same place, whatever they are called.
+fn is_same(one: &Jump, other: &Jump) -> bool {
+    (&one.address, one.port, &one.user) == (&other.address, other.port, &other.user)
+}
+
 async fn jump_hop(
     host: &str,
-    destination: &str,
+    jump: &Jump,
     settings: &Settings,
 ) -> Result<(Hop, ssh_config::Resolved), Error> {
-    let parsed = Destination::parse(destination).and_then(|parsed| {
-        let fine = address_fault(parsed.host).is_none();
-        fine.then_some(parsed)
-    });
-    let Some(Destination {
-        user,
-        host: address,
-        port,
-    }) = parsed
-    else {
-        return Err(Error::Address {
-            host: host.to_owned(),
-            text: destination.to_owned(),
-            why: "a jump host is written [user@]host[:port]",
-        });
-    };
-    let resolved = ssh_config::resolve(address, user, port, settings)
+    check_address(host, &jump.address)?;
+    let user = jump.user.as_deref();
+    let resolved = ssh_config::resolve(&jump.address, user, jump.port, settings)
         .await
         .map_err(|error| renamed(error, host))?;
     let said = Said {
         user,
-        port,
-        identity_files: &[],
+        port: jump.port,
+        identity_files: &jump.identity_files,
     };
-    Ok((hop(destination, &resolved, said, settings), resolved))
+    Ok((hop(&jump.label, &resolved, said, settings), resolved))
 }
 
 /// What was said about a hop outside the SSH configuration.

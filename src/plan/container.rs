@@ -343,7 +343,10 @@ fn base(spec: &inventory::Container) -> Result<Base, Error> {
             })
         }
         inventory::Source::Busybox => Ok(Base::Busybox),
-        inventory::Source::Template(template) => Err(Error::TemplateNowhere(template.clone())),
+        inventory::Source::Template(template) => Err(Error::TemplateNowhere {
+            template: template.clone(),
+            generation: None,
+        }),
     }
 }
 

@@ -69,12 +69,14 @@ pub enum Error {
         /// The host.
         host: HostName,
     },
-    /// No host has the template.
-    #[error("no host has template {0}")]
-    TemplateNowhere(TemplateName),
-    /// A template and its destination are one.
-    #[error("{0} is where it comes from")]
-    SameHost(HostName),
+    /// No host has the template, or that generation of it.
+    #[error("no host has template {template}{}", generation.map_or_else(String::new, |generation| format!(" generation {generation}")))]
+    TemplateNowhere {
+        /// The template.
+        template: TemplateName,
+        /// The generation that was asked for.
+        generation: Option<tallybook_events::ids::Generation>,
+    },
     /// A value of the inventory is none that a host understands.
     #[error("{what} {value:?} can't be used")]
     Value {
@@ -106,10 +108,16 @@ impl Error {
             Error::TemplateMissing { template, host, .. } => Some(format!(
                 "bring it there with `tallybook template sync {template} --to {host}`"
             )),
-            Error::TemplateNowhere(template) => Some(format!(
+            Error::TemplateNowhere {
+                template,
+                generation: None,
+            } => Some(format!(
                 "make one with `tallybook template snapshot {template} --from CONTAINER`"
             )),
-            Error::SameHost(_) | Error::Value { .. } | Error::Encode(_) => None,
+            Error::TemplateNowhere { template, .. } => Some(format!(
+                "`tallybook template show {template}` shows its generations"
+            )),
+            Error::Value { .. } | Error::Encode(_) => None,
         }
     }
 }

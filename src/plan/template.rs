@@ -113,8 +113,19 @@ pub fn on_host<'a>(
         None => state.newest_generation(template, Some(host)),
     };
     found.ok_or_else(|| {
-        if generation.is_none() && state.newest_generation(template, None).is_none() {
-            return Error::TemplateNowhere(template.clone());
+        // Bringing it there only helps where somebody has it.
+        let anywhere = match generation {
+            Some(wanted) => {
+                let known = state.templates.get(&(template.clone(), wanted));
+                known.is_some_and(|known| !known.hosts.is_empty())
+            }
+            None => state.newest_generation(template, None).is_some(),
+        };
+        if !anywhere {
+            return Error::TemplateNowhere {
+                template: template.clone(),
+                generation,
+            };
         }
         Error::TemplateMissing {
             template: template.clone(),
@@ -141,8 +152,8 @@ pub fn sync(
     let subject = Subject::Template(template.clone());
     for name in to {
         host::host(known.inventory, name)?;
-        if name == from {
-            return Err(Error::SameHost(name.clone()));
+        if found.hosts.contains(name) {
+            continue;
         }
         let installed = known
             .state
@@ -151,9 +162,6 @@ pub fn sync(
             .is_some_and(|host| host.installed);
         if !installed {
             return Err(Error::NotInstalled(name.clone()));
-        }
-        if found.hosts.contains(name) {
-            continue;
         }
         let receive = TreeReceive {
             expect: Expect::Id(found.manifest),

@@ -14,7 +14,7 @@ pub mod table;
 pub mod time;
 
 pub use color::Ink;
-pub use output::{Format, Output};
+pub use output::{Format, Output, Unwritten, Written};
 pub use table::{Cell, Column, Table};
 
 /// A text in one line, safe to show: control characters are written as escapes.

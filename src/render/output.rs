@@ -21,6 +21,14 @@ pub enum Format {
     Json,
 }
 
+/// Standard output can't be written, for example to a full disk.
+#[derive(Debug, thiserror::Error)]
+#[error("can't write to standard output")]
+pub struct Unwritten(#[source] pub io::Error);
+
+/// Whether something was written, or is not wanted any more.
+pub type Written = Result<(), Unwritten>;
+
 /// Where results go.
 pub struct Output {
     format: Format,
@@ -64,7 +72,7 @@ impl Output {
     ///
     /// # Errors
     /// When it can't be written, for example to a full disk.
-    pub fn line(&mut self, text: impl Display) -> io::Result<()> {
+    pub fn line(&mut self, text: impl Display) -> Written {
         self.write(&format!("{text}\n"))
     }
 
@@ -72,7 +80,7 @@ impl Output {
     ///
     /// # Errors
     /// When it can't be written.
-    pub fn inked(&mut self, ink: Ink, text: &str) -> io::Result<()> {
+    pub fn inked(&mut self, ink: Ink, text: &str) -> Written {
         let text = ink.paint(text, self.colored);
         self.line(text)
     }
@@ -81,7 +89,7 @@ impl Output {
     ///
     /// # Errors
     /// When it can't be written.
-    pub fn table(&mut self, table: &Table) -> io::Result<()> {
+    pub fn table(&mut self, table: &Table) -> Written {
         self.write(&table.render(self.width, self.colored))
     }
 
@@ -89,8 +97,9 @@ impl Output {
     ///
     /// # Errors
     /// When it can't be written.
-    pub fn json<T: Serialize>(&mut self, document: &T) -> io::Result<()> {
-        let text = serde_json::to_string_pretty(document)?;
+    pub fn json<T: Serialize>(&mut self, document: &T) -> Written {
+        let text =
+            serde_json::to_string_pretty(document).map_err(|error| Unwritten(error.into()))?;
         self.line(text)
     }
 
@@ -98,8 +107,8 @@ impl Output {
     ///
     /// # Errors
     /// When it can't be written.
-    pub fn json_line<T: Serialize>(&mut self, document: &T) -> io::Result<()> {
-        let text = serde_json::to_string(document)?;
+    pub fn json_line<T: Serialize>(&mut self, document: &T) -> Written {
+        let text = serde_json::to_string(document).map_err(|error| Unwritten(error.into()))?;
         self.line(text)
     }
 
@@ -107,12 +116,12 @@ impl Output {
     ///
     /// # Errors
     /// When it can't be written.
-    pub fn flush(&mut self) -> io::Result<()> {
+    pub fn flush(&mut self) -> Written {
         let result = self.stream.flush();
         self.settle(result)
     }
 
-    fn write(&mut self, text: &str) -> io::Result<()> {
+    fn write(&mut self, text: &str) -> Written {
         if self.closed {
             return Ok(());
         }
@@ -120,13 +129,13 @@ impl Output {
         self.settle(result)
     }
 
-    fn settle(&mut self, result: io::Result<()>) -> io::Result<()> {
+    fn settle(&mut self, result: io::Result<()>) -> Written {
         match result {
             Err(error) if error.kind() == ErrorKind::BrokenPipe => {
                 self.closed = true;
                 Ok(())
             }
-            other => other,
+            other => other.map_err(Unwritten),
         }
     }
 }

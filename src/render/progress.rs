@@ -24,6 +24,8 @@ pub struct Progress {
 
 struct Inner {
     format: Format,
+    /// Whether standard output is somebody else's.
+    aside: bool,
     live: Option<MultiProgress>,
     bars: BTreeMap<StepIndex, ProgressBar>,
     /// Which tenth of a step was told last, where there are no live lines.
@@ -35,11 +37,21 @@ struct Inner {
 impl Progress {
     /// For this format; live when standard error is a terminal.
     pub fn new(format: Format) -> Self {
+        Self::on(format, false)
+    }
+
+    /// The same, where standard output is not ours: JSON goes to standard error, too.
+    pub fn aside(format: Format) -> Self {
+        Self::on(format, true)
+    }
+
+    fn on(format: Format, aside: bool) -> Self {
         let live = format == Format::Table && std::io::stderr().is_terminal();
         let live = live.then(|| MultiProgress::with_draw_target(ProgressDrawTarget::stderr()));
         Progress {
             inner: Arc::new(Mutex::new(Inner {
                 format,
+                aside,
                 live,
                 bars: BTreeMap::new(),
                 tenths: BTreeMap::new(),
@@ -60,6 +72,12 @@ impl Progress {
         })
     }
 
+    /// An operation of so many steps is taken up again, so many of which are done.
+    pub fn resume(&self, steps: usize, done: usize) {
+        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        (inner.steps, inner.ended) = (steps, done);
+    }
+
     /// Takes the live lines away.
     pub fn finish(&self) {
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
@@ -73,7 +91,10 @@ impl Inner {
     fn take(&mut self, notice: &Notice) {
         if self.format == Format::Json {
             if let Ok(line) = serde_json::to_string(notice) {
-                let _closed = writeln!(std::io::stdout(), "{line}");
+                let _closed = match self.aside {
+                    true => writeln!(std::io::stderr(), "{line}"),
+                    false => writeln!(std::io::stdout(), "{line}"),
+                };
             }
             return;
         }

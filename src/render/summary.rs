@@ -1,6 +1,7 @@
 //! An event, a fact or an allocation in a few words, for tables. The words may change; programs read JSON.
 
 use tallybook_events::allocation::{Allocation, Forward};
+use tallybook_events::argv;
 use tallybook_events::event::Event;
 use tallybook_events::fact::{Fact, Origin};
 use tallybook_events::step::{FailureClass, Reversal};
@@ -68,7 +69,7 @@ pub fn event(entry: &Entry) -> String {
         ),
         Event::SessionRecorded(session) => format!(
             "{} ({})",
-            session.argv.join(" "),
+            argv::text(&session.argv),
             session.exit.map_or_else(
                 || "no exit status".to_owned(),
                 |exit| format!("exit {exit}")

@@ -149,6 +149,10 @@ impl Ground {
         &self.hosts[number - 1]
     }
 
+    pub(crate) fn hosts(&self) -> &[Host] {
+        &self.hosts
+    }
+
     pub(crate) fn inventory(&self) -> String {
         std::fs::read_to_string(self.path("cloud.toml")).unwrap()
     }

@@ -3,9 +3,13 @@
 //! The hosts speak SSH and the agent's protocol; the steps are played, so nothing on this machine is touched.
 
 mod allocations;
+mod commands;
 mod failures;
 mod full;
 mod ground;
 mod hosts;
+mod messages;
 mod played;
 mod sshd;
+mod terminal;
+mod trust;

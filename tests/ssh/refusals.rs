@@ -2,7 +2,7 @@
 
 use russh::keys::ssh_key::certificate::{Builder, CertType};
 use russh::keys::{Algorithm, EcdsaCurve, HashAlg};
-use tallybook::host::{Command, Error, connect, known_hosts};
+use tallybook::host::{Command, Error, Jump, connect, known_hosts};
 use tokio::net::TcpListener;
 
 use super::fake::Fake;
@@ -265,7 +265,7 @@ async fn a_jump_host_is_verified_too_and_leads_on() {
     );
     std::fs::write(world.path("config"), config).unwrap();
     let mut target = world.target("cn1", far.port);
-    target.jump = Some("bastion".to_owned());
+    target.jumps = jumps("bastion");
 
     let error = connect(&target, &world.settings).await.unwrap_err();
     let Error::Jump { jump, source, .. } = &error else {
@@ -287,9 +287,9 @@ async fn a_jump_host_is_verified_too_and_leads_on() {
         .unwrap();
     assert_eq!(output.stdout, b"through");
 
-    target.jump = Some("bastion,bastion,bastion".to_owned());
+    target.jumps = jumps("bastion,bastion,bastion");
     connect(&target, &world.settings).await.unwrap();
-    target.jump = Some(["bastion"; 9].join(","));
+    target.jumps = jumps(&["bastion"; 9].join(","));
     let error = connect(&target, &world.settings).await.unwrap_err();
     assert!(matches!(error, Error::JumpsTooMany { .. }), "{error:?}");
 }
@@ -305,8 +305,14 @@ async fn a_jump_host_that_leads_nowhere_is_named() {
     let config = format!("Host *\n IdentityFile {}\n", world.path("id").display());
     std::fs::write(world.path("config"), config).unwrap();
     let mut target = world.target("cn1", 9);
-    target.jump = Some(format!("root@127.0.0.1:{}", near.port));
+    target.jumps = jumps(&format!("root@127.0.0.1:{}", near.port));
     let error = connect(&target, &world.settings).await.unwrap_err();
     assert!(matches!(error, Error::JumpRefused { .. }), "{error:?}");
     assert!(error.to_string().contains("forbids forwarding"), "{error}");
+}
+
+/// Jump hosts as the SSH configuration writes them.
+fn jumps(text: &str) -> Vec<Jump> {
+    let jumps = text.split(',').map(Jump::parse);
+    jumps.collect::<Option<_>>().unwrap()
 }

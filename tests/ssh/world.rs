@@ -76,7 +76,7 @@ impl World {
             port: Some(port),
             user: Some("root".to_owned()),
             identity_files: vec![self.path("id")],
-            jump: None,
+            jumps: Vec::new(),
             become_root: false,
             local: false,
         }
@@ -98,7 +98,7 @@ pub(crate) fn local() -> Target {
         port: None,
         user: None,
         identity_files: Vec::new(),
-        jump: None,
+        jumps: Vec::new(),
         become_root: false,
         local: true,
     }

@@ -160,7 +160,7 @@ fn bring_up(
 
 fn title(command: &Command) -> String {
     match command {
-        Command::Argv(argv) => argv.join(" "),
+        Command::Argv(argv) => tallybook_events::argv::text(argv),
         Command::Script(script) => format!("a script of {} lines", script.lines().count()),
     }
 }

@@ -20,7 +20,7 @@ use crate::causes;
 use crate::engine::{self, Engine, Outcome, reach};
 use crate::log::{self, Filter, Log};
 use crate::render::progress::Progress;
-use crate::render::{Format, Ink, Output, count, plain, plain_lines};
+use crate::render::{Format, Ink, Output, Written, count, plain, plain_lines};
 
 /// How an operation ended, as JSON.
 #[derive(Debug, Serialize)]
@@ -405,7 +405,7 @@ fn failed_exit(
     }
 }
 
-fn say(out: &mut Output, operation: &Operation, ended: &Ended) -> std::io::Result<()> {
+fn say(out: &mut Output, operation: &Operation, ended: &Ended) -> Written {
     if out.format() == Format::Json {
         return out.json_line(ended);
     }
@@ -438,7 +438,7 @@ fn say(out: &mut Output, operation: &Operation, ended: &Ended) -> std::io::Resul
             by.short()
         )),
         Some(by) if ended.steps > 0 => out.line(format!(
-            "  all of it was taken back by operation {}; --keep-failed would have left it",
+            "  it was taken back by operation {}; --keep-failed would have left it",
             by.short()
         )),
         Some(_) | None => Ok(()),

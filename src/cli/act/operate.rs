@@ -20,6 +20,7 @@ use crate::cloud::inventory::Inventory;
 use crate::cloud_log;
 use crate::engine::{self, Proposal};
 use crate::log::{self, Open, Refusal};
+use crate::plan;
 use crate::render::progress::Progress;
 use crate::render::{Format, Output};
 
@@ -76,7 +77,7 @@ pub(in crate::cli) async fn operate(
         known.allocations.extend(given.allocations());
     }
     // What can be refused is refused before anything is written.
-    let wanted = wish(&known, id)?;
+    let wanted = wish(&known, id).map_err(|error| held(&known, error))?;
     if options.dry_run {
         return show_plan(out, &wanted, &[]);
     }
@@ -146,7 +147,7 @@ fn propose(
         intent,
         claims,
         steps,
-    } = wish(&state, id)?;
+    } = wish(&state, id).map_err(|error| held(&state, error))?;
     Ok(Proposal {
         id,
         intent,
@@ -157,6 +158,25 @@ fn propose(
         alongside,
         instead_of: None,
     })
+}
+
+/// What is there may be what an operation left half made: then that is what stands in the way.
+fn held(state: &State, error: Error) -> Error {
+    let Error::Plan(plan::Error::ContainerExists { host, container }) = &error else {
+        return error;
+    };
+    let subject = Subject::Container(host.clone(), container.clone());
+    let holder = state.claims.get(&subject);
+    let Some((holder, known)) = holder.and_then(|holder| state.operations.get_key_value(holder))
+    else {
+        return error;
+    };
+    Error::Log(log::Error::Refused(Refusal::Claimed {
+        subject,
+        holder: *holder,
+        summary: known.intent.summary(),
+        status: known.status.label().to_owned(),
+    }))
 }
 
 /// That there was nothing to do, as JSON.

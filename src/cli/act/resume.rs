@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use tallybook_events::event::Event;
 use tallybook_events::ids::{OperationId, Seq};
-use tallybook_replay::operation::Operation;
+use tallybook_replay::operation::{Operation, Step, StepStatus};
 
 use super::super::{Context, Error, Exit};
 use super::ending::conclude;
@@ -32,6 +32,11 @@ pub(in crate::cli) async fn resume(
     let operation = load(log, id).await?;
     let inventory = recorded_inventory(log, operation.inventory).await?;
     let progress = Progress::new(out.format());
+    let is_done = |step: &&Step| matches!(step.status, StepStatus::Succeeded { .. });
+    progress.resume(
+        operation.steps.len(),
+        operation.steps.iter().filter(is_done).count(),
+    );
     let engine = engine(log, fleet(&inventory)?, &progress);
     let carried_out = engine.resume(id, once).await;
     conclude(&engine, out, &progress, id, carried_out, false).await

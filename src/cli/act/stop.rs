@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
-use super::super::Exit;
+use super::super::{Exit, terminal};
 use crate::engine::reach::Fleet;
 use crate::engine::{Engine, Limits};
 use crate::log::Log;
@@ -13,12 +14,13 @@ use crate::render::progress::Progress;
 /// An engine that stops at the first Ctrl-C; the second ends the process at once.
 pub(in crate::cli) fn engine(log: &Log, fleet: Fleet, progress: &Progress) -> Engine {
     let (stop, stopped) = watch::channel(false);
+    // Heard from here on: what follows may take the terminal over.
+    let signals = (
+        signal(SignalKind::interrupt()),
+        signal(SignalKind::terminate()),
+    );
     tokio::spawn(async move {
-        use tokio::signal::unix::{SignalKind, signal};
-        let (Ok(mut interrupt), Ok(mut terminate)) = (
-            signal(SignalKind::interrupt()),
-            signal(SignalKind::terminate()),
-        ) else {
+        let (Ok(mut interrupt), Ok(mut terminate)) = signals else {
             // Keeps the sender: without signals nobody asks to stop.
             std::future::pending::<()>().await;
             return;
@@ -30,6 +32,8 @@ pub(in crate::cli) fn engine(log: &Log, fleet: Fleet, progress: &Progress) -> En
                 _ = terminate.recv() => {}
             }
             if std::mem::replace(&mut asked, true) {
+                // Nothing is dropped from here on.
+                terminal::put_back();
                 eprintln!(
                     "left at once; `tallybook op list --unfinished` shows what can be resumed"
                 );

@@ -5,7 +5,7 @@ use serde::Serialize;
 use super::super::{Context, Error, Exit};
 use crate::cloud::{Diagnostic, Inventory, Selection, parse};
 use crate::cloud_log;
-use crate::render::{Format, Ink, Output, count, plain};
+use crate::render::{Format, Ink, Output, Written, count, plain};
 
 /// Check the inventory and list every mistake
 #[derive(Debug, clap::Args)]
@@ -64,7 +64,7 @@ async fn conflicts(context: &Context, inventory: &Inventory) -> Result<Vec<Strin
     })
 }
 
-fn show(checked: &Checked, out: &mut Output) -> std::io::Result<()> {
+fn show(checked: &Checked, out: &mut Output) -> Written {
     for diagnostic in &checked.diagnostics {
         for line in diagnostic.to_string().lines() {
             out.line(plain(line))?;

@@ -8,7 +8,7 @@ use super::super::{Context, Error, Exit};
 use super::show::{PlannedContainer, containers, planned};
 use crate::cloud_log;
 use crate::log::Open;
-use crate::render::{Format, Output, count};
+use crate::render::{Format, Output, Written, count};
 
 /// Record the inventory, and allocate addresses, MACs and ports for its containers
 ///
@@ -89,7 +89,7 @@ impl Args {
     }
 }
 
-fn show(refreshed: &Refreshed, out: &mut Output) -> std::io::Result<()> {
+fn show(refreshed: &Refreshed, out: &mut Output) -> Written {
     let news: Vec<PlannedContainer> = refreshed
         .containers
         .iter()

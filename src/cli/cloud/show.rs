@@ -11,7 +11,7 @@ use crate::cloud::allocate::{Entry, Key, Status};
 use crate::cloud::inventory::{Become, Inventory, Source};
 use crate::cloud_log::{self, Outcome};
 use crate::render::json::AllocationView;
-use crate::render::{Cell, Column, Format, Ink, Output, Table, summary};
+use crate::render::{Cell, Column, Format, Ink, Output, Table, Written, summary};
 
 /// Show the inventory compiled: addresses, MACs and ports, recorded or to be allocated
 #[derive(Debug, clap::Args)]
@@ -213,7 +213,7 @@ fn source(source: &Source) -> String {
     }
 }
 
-fn show(shown: &Shown, out: &mut Output) -> std::io::Result<()> {
+fn show(shown: &Shown, out: &mut Output) -> Written {
     let mut hosts = Table::new([
         Column::left("HOST"),
         Column::left("REACHED"),
@@ -269,7 +269,7 @@ fn show(shown: &Shown, out: &mut Output) -> std::io::Result<()> {
 }
 
 /// Compiled containers as a table.
-pub(super) fn containers(containers: &[PlannedContainer], out: &mut Output) -> std::io::Result<()> {
+pub(super) fn containers(containers: &[PlannedContainer], out: &mut Output) -> Written {
     let mut table = Table::new([
         Column::left("CONTAINER"),
         Column::left("FROM"),

@@ -35,11 +35,6 @@ impl Args {
             return Err(plan::Error::HostUnknown(self.to).into());
         }
         let name = self.copy.clone().unwrap_or_else(|| container.clone());
-        let key = (self.to.clone(), name.clone());
-        if state.containers.contains_key(&key) {
-            let (host, container) = key;
-            return Err(plan::Error::ContainerExists { host, container }.into());
-        }
         // The copy is what the inventory says of it; else what it says of the original, with nothing that is its own.
         let mut inventory = loaded.inventory.clone();
         let listed = inventory.containers.get(&name);

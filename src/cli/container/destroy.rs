@@ -2,40 +2,21 @@
 
 use tallybook_events::intent::Intent;
 
-use super::super::act::{self, ActOptions, Wish};
-use super::super::{ContainerArgument, Context, Error, Exit, resolve};
-use crate::plan::container::{Known, Place, destroy};
+use super::super::{Context, Error, Exit};
+use super::deed::Deed;
+use crate::plan::container::destroy;
 use crate::render::Output;
 
 /// Remove a container and all it was given; this can't be undone
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// The container: NAME or HOST/NAME
-    container: ContainerArgument,
     #[command(flatten)]
-    options: ActOptions,
+    deed: Deed,
 }
 
 impl Args {
     pub(super) async fn run(self, context: &Context, out: &mut Output) -> Result<Exit, Error> {
-        let loaded = context.load_inventory()?;
-        act::operate(context, out, &self.options, &loaded, None, |state, _| {
-            let containers = state.containers.keys();
-            let (host, container) = resolve::container(containers, &self.container, "in the log")?;
-            let place = Place {
-                host: &host,
-                container: &container,
-            };
-            let known = Known {
-                inventory: &loaded.inventory,
-                state,
-            };
-            Ok(Wish {
-                steps: destroy(known, place)?,
-                claims: vec![place.subject()],
-                intent: Intent::ContainerDestroy { container, host },
-            })
-        })
-        .await
+        let intent = |container, host| Intent::ContainerDestroy { container, host };
+        self.deed.run(context, out, destroy, intent).await
     }
 }

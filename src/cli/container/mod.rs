@@ -2,6 +2,7 @@
 
 mod copy;
 mod create;
+mod deed;
 mod destroy;
 mod exec;
 mod list;

@@ -1,23 +1,26 @@
-//! The operator's side of a session in a container: a terminal in raw mode, or plain pipes.
+//! The operator's side of a session in a container: a terminal, or plain pipes.
 //!
-//! The terminal is put back however the session ends. What is typed goes to the container and nowhere else.
+//! Standard output is the command's alone. What is typed goes to the container and nowhere else.
 
-use std::io::{IsTerminal, Read, Write};
+use std::io::{Read, Write};
 
-use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr};
+use rustix::termios::tcgetwinsize;
+use serde::Serialize;
 use tallybook_agent::protocol::SessionRequest;
+use tallybook_events::ids::OperationId;
 use tallybook_events::intent::Intent;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
+use super::super::terminal::{self, Terminal};
 use super::super::{ContainerArgument, Context, Error, Exit, act, resolve};
 use crate::cloud_log;
 use crate::engine::session::{self, Ended, Input, Printer};
 use crate::engine::{self, Proposal};
 use crate::log::Open;
 use crate::plan::container::{Known, Place};
-use crate::render::Output;
 use crate::render::progress::Progress;
+use crate::render::{Format, Output};
 
 /// How many chunks of input may wait.
 const INPUT_QUEUE_LEN: usize = 16;
@@ -43,7 +46,9 @@ pub(super) async fn run(
     };
     known.present(place)?;
     let inventory = cloud_log::record_inventory(log, &loaded.path, &loaded.text).await?;
-    let size = terminal_size(argv.is_empty());
+    let progress = Progress::aside(out.format());
+    let engine = act::engine(log, act::fleet(&loaded.inventory)?, &progress);
+    let size = terminal::size(argv.is_empty());
     let request = SessionRequest {
         container: container.clone(),
         argv: argv.clone(),
@@ -62,8 +67,9 @@ pub(super) async fn run(
             argv,
         }
     };
+    let id = engine::new_operation();
     let proposal = Proposal {
-        id: engine::new_operation(),
+        id,
         intent,
         inventory,
         // Several people may work in one container at once.
@@ -73,8 +79,6 @@ pub(super) async fn run(
         alongside: None,
         instead_of: None,
     };
-    let progress = Progress::new(out.format());
-    let engine = act::engine(log, act::fleet(&loaded.inventory)?, &progress);
     let mut terminal = None;
     let take_over = || {
         terminal = size.and_then(|_| Terminal::take());
@@ -82,8 +86,27 @@ pub(super) async fn run(
     };
     let ended = engine.session(proposal, request, take_over).await;
     drop(terminal);
-    match ended? {
-        Ended::Command(recorded) => Ok(Exit::of_command(recorded.exit)),
+    let ended = match ended {
+        Ok(ended) => ended,
+        Err(engine::Error::Log(source)) if engine.log().operation(id).await?.is_some() => {
+            let source = Box::new(source);
+            return Err(Error::Unrecorded { id, source });
+        }
+        Err(error) => return Err(error.into()),
+    };
+    match ended {
+        Ended::Command(recorded) => {
+            let exit = Exit::of_command(recorded.exit);
+            if out.format() == Format::Json {
+                tell(&SessionEnd {
+                    operation: id,
+                    outcome: "succeeded",
+                    exit,
+                    code: exit.code(),
+                });
+            }
+            Ok(exit)
+        }
         Ended::Failed(failure) => Err(Error::Session {
             container: format!("{host}/{container}"),
             message: failure.message,
@@ -98,36 +121,19 @@ pub(super) async fn run(
     }
 }
 
-/// The terminal's size, when one is wanted and there is one at both ends.
-fn terminal_size(wanted: bool) -> Option<(u16, u16)> {
-    let (stdin, stdout) = (std::io::stdin(), std::io::stdout());
-    if !wanted || !stdin.is_terminal() || !stdout.is_terminal() {
-        return None;
-    }
-    let window = tcgetwinsize(&stdout).ok()?;
-    Some((window.ws_col, window.ws_row))
+/// How a session ended, as JSON.
+#[derive(Debug, Serialize)]
+struct SessionEnd {
+    operation: OperationId,
+    outcome: &'static str,
+    exit: Exit,
+    code: u8,
 }
 
-/// The operator's terminal in raw mode; put back when dropped.
-struct Terminal {
-    before: Termios,
-}
-
-impl Terminal {
-    /// Takes the terminal over.
-    fn take() -> Option<Self> {
-        let stdin = std::io::stdin();
-        let before = tcgetattr(&stdin).ok()?;
-        let mut raw = before.clone();
-        raw.make_raw();
-        tcsetattr(&stdin, OptionalActions::Now, &raw).ok()?;
-        Some(Terminal { before })
-    }
-}
-
-impl Drop for Terminal {
-    fn drop(&mut self) {
-        let _gone = tcsetattr(std::io::stdin(), OptionalActions::Now, &self.before);
+/// On standard error: standard output is the command's.
+fn tell(end: &SessionEnd) {
+    if let Ok(line) = serde_json::to_string(end) {
+        let _closed = writeln!(std::io::stderr(), "{line}");
     }
 }
 

@@ -6,10 +6,6 @@ mod prepare;
 mod show;
 mod trust;
 
-use std::collections::BTreeSet;
-
-use tallybook_events::name::HostName;
-
 use super::{Context, Error, Exit, commands};
 use crate::render::Output;
 pub(super) use list::table;
@@ -33,13 +29,4 @@ commands! {
     Trust(trust::Args),
     List(list::Args),
     Show(show::Args),
-}
-
-/// The hosts, each once, in the order given.
-fn distinct(hosts: Vec<HostName>) -> Vec<HostName> {
-    let mut seen = BTreeSet::new();
-    hosts
-        .into_iter()
-        .filter(|host| seen.insert(host.clone()))
-        .collect()
 }

@@ -5,6 +5,7 @@ use tallybook_events::name::HostName;
 use tallybook_events::subject::Subject;
 
 use super::super::act::{self, ActOptions, Wish};
+use super::super::argument::distinct;
 use super::super::{Context, Error, Exit};
 use crate::plan;
 use crate::render::Output;
@@ -22,7 +23,7 @@ pub(super) struct Args {
 impl Args {
     pub(super) async fn run(self, context: &Context, out: &mut Output) -> Result<Exit, Error> {
         let loaded = context.load_inventory()?;
-        let hosts = super::distinct(self.hosts);
+        let hosts = distinct(self.hosts);
         act::operate(context, out, &self.options, &loaded, None, |state, _| {
             Ok(Wish {
                 steps: plan::host::prepare(&loaded.inventory, state, &hosts)?,

@@ -26,11 +26,7 @@ struct Shown<'a> {
 impl Args {
     pub(super) async fn run(self, context: &Context, out: &mut Output) -> Result<Exit, Error> {
         let state = context.open_log(Open::Existing).await?.state().await?;
-        resolve::host(&state, &self.host)?;
-        let hosts = json::hosts(&state);
-        let Some(host) = hosts.iter().find(|host| host.name == self.host) else {
-            return Ok(Exit::Missing);
-        };
+        let host = &resolve::host(&state, &self.host)?;
         let mut on_it = json::containers(&state);
         on_it.retain(|container| container.host == self.host);
         match out.format() {

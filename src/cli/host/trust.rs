@@ -1,10 +1,14 @@
 //! `tallybook host trust`: takes a host's key into the known hosts, once somebody has compared its fingerprint.
 
+use std::path::PathBuf;
+
+use serde::Serialize;
 use tallybook_events::name::HostName;
 
 use super::super::{Context, Error, Exit, act};
+use crate::host::known_hosts::Offered;
 use crate::host::{self, connect, known_hosts};
-use crate::render::Output;
+use crate::render::{Format, Output};
 
 /// Show the key of a host that is not known yet, and with --fingerprint take it into the known hosts
 ///
@@ -18,56 +22,137 @@ pub(super) struct Args {
     fingerprint: Option<String>,
 }
 
+/// What became of it, as JSON and in words.
+#[derive(Debug, Serialize)]
+struct Trusted {
+    host: HostName,
+    /// Whose key it is: the host's, or that of a jump host on the way there.
+    of: String,
+    /// `known`, `unknown`, `accepted`, `another` or `local`.
+    key: &'static str,
+    fingerprint: Option<String>,
+    /// The file of known hosts.
+    file: Option<PathBuf>,
+    exit: Exit,
+    code: u8,
+}
+
 impl Args {
     pub(super) async fn run(self, context: &Context, out: &mut Output) -> Result<Exit, Error> {
         let loaded = context.load_inventory()?;
         let settings = act::settings();
         let target = act::target(&loaded.inventory, &self.host, &settings)?;
-        let unknown = match connect(&target, &settings).await {
-            Ok(session) => {
-                session.close().await;
-                out.line(format!("the key of {} is known already", self.host))?;
-                return Ok(Exit::Ok);
-            }
-            Err(host::Error::KeyUnknown { offered, file, .. }) => (offered, file),
-            // It got past the key: whatever else stands in the way is not about trust.
-            Err(error) if !error.is_identity() && !error.is_unreachable() => {
-                out.line(format!("the key of {} is known already", self.host))?;
-                return Ok(Exit::Ok);
-            }
-            Err(error) => return Err(Error::Reach(error.into())),
-        };
-        let (offered, file) = unknown;
-        let fingerprint = offered.key.fingerprint().to_string();
-        match &self.fingerprint {
-            Some(given) if *given == fingerprint => {
-                known_hosts::accept(&file, &offered).map_err(|source| {
-                    let host = self.host.to_string();
-                    Error::Reach(host::Error::KnownHosts { host, source }.into())
-                })?;
-                out.line(format!(
-                    "{}: {fingerprint} is in {} now",
-                    self.host,
-                    file.display()
-                ))?;
-                Ok(Exit::Ok)
-            }
-            Some(given) => {
-                out.line(format!(
-                    "{} shows {fingerprint}, not {given}: nothing was written",
-                    self.host
-                ))?;
-                Ok(Exit::Identity)
-            }
-            None => {
-                out.line(format!(
-                    "{} shows a key that {} does not know:\n  {fingerprint}\ncompare it on the host, then:\n  tallybook host trust {} --fingerprint {fingerprint}",
-                    self.host,
-                    file.display(),
-                    self.host
-                ))?;
-                Ok(Exit::Identity)
+        if target.local {
+            let trusted = self.found(self.host.as_str(), "local", Exit::Ok);
+            return told(
+                out,
+                &trusted,
+                &format!("{} is this machine: it has no key", self.host),
+            );
+        }
+        let mut given = self.fingerprint.as_deref();
+        // The hosts on the way are taken one by one, the nearest first.
+        loop {
+            let stranger = match connect(&target, &settings).await {
+                Ok(session) => {
+                    session.close().await;
+                    return self.known(out, None);
+                }
+                // The host proved itself before it refused us: nothing else comes behind its key.
+                Err(error @ host::Error::AuthRefused { .. }) => {
+                    return self.known(out, Some(&error));
+                }
+                Err(error) => Stranger::of(error).map_err(|error| Error::Reach((*error).into()))?,
+            };
+            let fingerprint = stranger.offered.key.fingerprint().to_string();
+            let trusted = |key, exit| Trusted {
+                fingerprint: Some(fingerprint.clone()),
+                file: Some(stranger.file.clone()),
+                ..self.found(&stranger.name, key, exit)
+            };
+            let (name, file) = (&stranger.name, stranger.file.display());
+            match given.take() {
+                Some(given) if given == fingerprint => {
+                    known_hosts::accept(&stranger.file, &stranger.offered).map_err(|source| {
+                        let host = name.clone();
+                        Error::Reach(host::Error::KnownHosts { host, source }.into())
+                    })?;
+                    let text = format!("{name}: {fingerprint} is in {file} now");
+                    let accepted = told(out, &trusted("accepted", Exit::Ok), &text)?;
+                    if stranger.name == self.host.as_str() {
+                        return Ok(accepted);
+                    }
+                }
+                Some(given) => {
+                    let text =
+                        format!("{name} shows {fingerprint}, not {given}: nothing was written");
+                    return told(out, &trusted("another", Exit::Identity), &text);
+                }
+                None => {
+                    let text = format!(
+                        "{name} shows a key that {file} does not know:\n  {fingerprint}\ncompare it on the host, then:\n  tallybook host trust {} --fingerprint {fingerprint}",
+                        self.host
+                    );
+                    return told(out, &trusted("unknown", Exit::Identity), &text);
+                }
             }
         }
     }
+
+    fn found(&self, of: &str, key: &'static str, exit: Exit) -> Trusted {
+        Trusted {
+            host: self.host.clone(),
+            of: of.to_owned(),
+            key,
+            fingerprint: None,
+            file: None,
+            exit,
+            code: exit.code(),
+        }
+    }
+
+    fn known(&self, out: &mut Output, besides: Option<&host::Error>) -> Result<Exit, Error> {
+        let mut text = format!("the key of {} is known already", self.host);
+        if let Some(error) = besides {
+            text.push_str(&format!("; another thing stands in the way:\n{error}"));
+        }
+        let trusted = self.found(self.host.as_str(), "known", Exit::Ok);
+        told(out, &trusted, &text)
+    }
+}
+
+/// Somebody on the way whose key is not known.
+struct Stranger {
+    name: String,
+    offered: Box<Offered>,
+    file: PathBuf,
+}
+
+impl Stranger {
+    /// Of an error, when it is that; else the error: nothing is known of the key then.
+    fn of(error: host::Error) -> Result<Self, Box<host::Error>> {
+        match error {
+            host::Error::KeyUnknown {
+                host,
+                offered,
+                file,
+                ..
+            } => Ok(Stranger {
+                name: host,
+                offered,
+                file,
+            }),
+            host::Error::Jump { host, jump, source } => Stranger::of(*source)
+                .map_err(|source| Box::new(host::Error::Jump { host, jump, source })),
+            other => Err(Box::new(other)),
+        }
+    }
+}
+
+fn told(out: &mut Output, trusted: &Trusted, text: &str) -> Result<Exit, Error> {
+    match out.format() {
+        Format::Json => out.json_line(trusted)?,
+        Format::Table => out.line(text)?,
+    }
+    Ok(trusted.exit)
 }

@@ -8,7 +8,9 @@ use tallybook_replay::state::{OperationSummary, State};
 use super::super::{Context, Error, Exit, OperationArgument, resolve};
 use crate::log::{self, Filter, Open};
 use crate::render::json::OperationWhole;
-use crate::render::{Cell, Column, Format, Ink, Output, Table, plain, plain_lines, summary, time};
+use crate::render::{
+    Cell, Column, Format, Ink, Output, Table, Written, plain, plain_lines, summary, time,
+};
 
 /// Show an operation: its steps, what failed, and what to do next
 #[derive(Debug, clap::Args)]
@@ -52,7 +54,7 @@ impl Args {
     }
 }
 
-fn show(operation: &Operation, whole: &OperationWhole, out: &mut Output) -> std::io::Result<()> {
+fn show(operation: &Operation, whole: &OperationWhole, out: &mut Output) -> Written {
     let view = &whole.operation;
     let mut about = Table::new([Column::left("OPERATION"), Column::left("")]);
     let mut row = |name: &str, cell: Cell| about.row([name.into(), cell]);
@@ -138,7 +140,7 @@ fn show(operation: &Operation, whole: &OperationWhole, out: &mut Output) -> std:
     Ok(())
 }
 
-fn captured(whole: &OperationWhole, out: &mut Output) -> std::io::Result<()> {
+fn captured(whole: &OperationWhole, out: &mut Output) -> Written {
     for captured in &whole.captured {
         let step = captured.step.map(|step| format!("step {step}: "));
         let exit = captured.exit.map_or_else(
@@ -174,7 +176,7 @@ fn advice(
     whole: &OperationWhole,
     state: &State,
     out: &mut Output,
-) -> std::io::Result<()> {
+) -> Written {
     let known = state.operations.get(&operation.id);
     if !known.is_some_and(OperationSummary::is_open) {
         return Ok(());

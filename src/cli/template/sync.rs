@@ -7,6 +7,7 @@ use tallybook_events::subject::Subject;
 use tallybook_replay::state::State;
 
 use super::super::act::{self, ActOptions, Wish};
+use super::super::argument::distinct;
 use super::super::{Context, Error, Exit, resolve};
 use crate::plan;
 use crate::plan::container::Known;
@@ -32,9 +33,14 @@ pub(super) struct Args {
 }
 
 impl Args {
-    fn origin(&self, state: &State) -> Result<(Generation, HostName), Error> {
+    fn origin(&self, state: &State, to: &[HostName]) -> Result<(Generation, HostName), Error> {
         resolve::template(state, &self.template)?;
-        let nowhere = || Error::from(plan::Error::TemplateNowhere(self.template.clone()));
+        let nowhere = || {
+            Error::from(plan::Error::TemplateNowhere {
+                template: self.template.clone(),
+                generation: self.generation.map(Generation),
+            })
+        };
         let generation = match self.generation {
             Some(generation) => Generation(generation),
             None => {
@@ -49,7 +55,7 @@ impl Args {
         }
         let known = state.templates.get(&(self.template.clone(), generation));
         let mut hosts = known.into_iter().flat_map(|known| &known.hosts);
-        let from = hosts.find(|host| !self.to.contains(host));
+        let from = hosts.find(|host| !to.contains(host));
         let from = from.or_else(|| known.and_then(|known| known.hosts.first()));
         Ok((generation, from.ok_or_else(nowhere)?.clone()))
     }
@@ -58,20 +64,21 @@ impl Args {
 impl Args {
     pub(super) async fn run(self, context: &Context, out: &mut Output) -> Result<Exit, Error> {
         let loaded = context.load_inventory()?;
+        let to = distinct(self.to.clone());
         act::operate(context, out, &self.options, &loaded, None, |state, _| {
-            let (generation, from) = self.origin(state)?;
+            let (generation, from) = self.origin(state, &to)?;
             let known = Known {
                 inventory: &loaded.inventory,
                 state,
             };
             Ok(Wish {
-                steps: sync(known, &self.template, generation, &from, &self.to)?,
+                steps: sync(known, &self.template, generation, &from, &to)?,
                 claims: vec![Subject::Template(self.template.clone())],
                 intent: Intent::TemplateSync {
                     template: self.template.clone(),
                     generation,
                     from,
-                    to: self.to.clone(),
+                    to: to.clone(),
                 },
             })
         })
