@@ -91,7 +91,9 @@ pub fn create_dirs(path: &Path) -> Result<(), Error> {
 /// When it can't be written, synced or renamed.
 pub fn write(path: &Path, mode: u32, bytes: &[u8]) -> Result<(), Error> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let beside = path.with_file_name(format!(".{name}.new-{}", std::process::id()));
+    // The same on every attempt, so that what a cut one left is written over by the next. Two processes never write the
+    // same file at once: they act under one lock.
+    let beside = path.with_file_name(format!(".{name}.new"));
     OpenOptions::new()
         .write(true)
         .create(true)
@@ -153,6 +155,12 @@ mod tests {
         assert_eq!(mode & 0o777, 0o700);
         let file = dir.join("file");
         write(&file, 0o600, b"old").unwrap();
+        write(
+            &dir.join(".file.new"),
+            0o600,
+            b"left by an attempt that was cut",
+        )
+        .unwrap();
         write(&file, 0o600, b"new").unwrap();
         assert_eq!(fs::read(&file).unwrap(), b"new");
         let count = fs::read_dir(&dir).unwrap().count();

@@ -24,7 +24,7 @@ use super::{each, wire};
 use crate::layout::Layout;
 use crate::step::{Link, fail, failure, io_failure};
 use crate::tree::beneath::Root;
-use crate::tree::manifest::{self, Aspect, Manifest};
+use crate::tree::manifest::{self, Manifest};
 use crate::tree::unpack;
 
 /// The journal's name in the staging directory.
@@ -314,10 +314,9 @@ fn verify(
         }
     });
     let found = found.map_err(|e| e.failure(root.label()))?;
-    // Some file systems keep no holes; nothing that reads the file can tell.
     let wrong: Vec<String> = found
         .iter()
-        .filter(|difference| difference.aspect != Aspect::Holes)
+        .filter(|difference| difference.counts())
         .map(ToString::to_string)
         .collect();
     if wrong.is_empty() {
