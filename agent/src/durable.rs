@@ -69,14 +69,25 @@ pub fn sync_file_system(path: &Path) -> Result<(), Error> {
 /// # Errors
 /// When one can't be made or synced.
 pub fn create_dirs(path: &Path) -> Result<(), Error> {
+    create_within(path, AGAIN_MAX)
+}
+
+/// How often a directory is made again whose parent went away meanwhile.
+const AGAIN_MAX: u8 = 16;
+
+fn create_within(path: &Path, tries: u8) -> Result<(), Error> {
     if path.is_dir() {
         return Ok(());
     }
     if let Some(parent) = path.parent() {
-        create_dirs(parent)?;
+        create_within(parent, tries)?;
     }
     match DirBuilder::new().mode(0o700).create(path) {
         Ok(()) => {}
+        // Another operation's undo removed the parent meanwhile, which was empty.
+        Err(error) if error.kind() == io::ErrorKind::NotFound && tries > 0 => {
+            return create_within(path, tries - 1);
+        }
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => {}
         Err(error) => return Err(Error::at("making the directory", path)(error)),
     }
