@@ -69,14 +69,25 @@ pub fn sync_file_system(path: &Path) -> Result<(), Error> {
 /// # Errors
 /// When one can't be made or synced.
 pub fn create_dirs(path: &Path) -> Result<(), Error> {
+    create_within(path, AGAIN_MAX)
+}
+
+/// How often a directory is made again whose parent went away meanwhile.
+const AGAIN_MAX: u8 = 16;
+
+fn create_within(path: &Path, tries: u8) -> Result<(), Error> {
     if path.is_dir() {
         return Ok(());
     }
     if let Some(parent) = path.parent() {
-        create_dirs(parent)?;
+        create_within(parent, tries)?;
     }
     match DirBuilder::new().mode(0o700).create(path) {
         Ok(()) => {}
+        // Another operation's undo removed the parent meanwhile, which was empty.
+        Err(error) if error.kind() == io::ErrorKind::NotFound && tries > 0 => {
+            return create_within(path, tries - 1);
+        }
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => {}
         Err(error) => return Err(Error::at("making the directory", path)(error)),
     }
@@ -91,7 +102,9 @@ pub fn create_dirs(path: &Path) -> Result<(), Error> {
 /// When it can't be written, synced or renamed.
 pub fn write(path: &Path, mode: u32, bytes: &[u8]) -> Result<(), Error> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let beside = path.with_file_name(format!(".{name}.new-{}", std::process::id()));
+    // The same on every attempt, so that what a cut one left is written over by the next. Two processes never write the
+    // same file at once: they act under one lock.
+    let beside = path.with_file_name(format!(".{name}.new"));
     OpenOptions::new()
         .write(true)
         .create(true)
@@ -153,6 +166,12 @@ mod tests {
         assert_eq!(mode & 0o777, 0o700);
         let file = dir.join("file");
         write(&file, 0o600, b"old").unwrap();
+        write(
+            &dir.join(".file.new"),
+            0o600,
+            b"left by an attempt that was cut",
+        )
+        .unwrap();
         write(&file, 0o600, b"new").unwrap();
         assert_eq!(fs::read(&file).unwrap(), b"new");
         let count = fs::read_dir(&dir).unwrap().count();

@@ -20,6 +20,9 @@ pub struct Layout {
     pub units: PathBuf,
 }
 
+/// The tool's own directory on LXC's file system.
+pub(crate) const OWN: &str = ".tallybook";
+
 impl Default for Layout {
     fn default() -> Self {
         Layout {
@@ -52,7 +55,7 @@ impl Layout {
     /// What the tool keeps on LXC's own file system, so that a rename publishes and extents can be shared.
     /// `lxc-ls` does not list it, since it holds no `config`.
     pub fn own(&self) -> PathBuf {
-        self.lxc.join(".tallybook")
+        self.lxc.join(OWN)
     }
 
     /// Where one step of one operation builds what it later renames into place.

@@ -25,7 +25,6 @@ use tallybook_agent::steps::tree_discard::TreeDiscard;
 use tallybook_agent::steps::tree_receive::{Expect, TreeReceive};
 use tallybook_agent::steps::tree_seal::TreeSeal;
 use tallybook_agent::steps::tree_stage::TreeStage;
-use tallybook_agent::transfer::local::Reuse;
 use tallybook_events::allocation::Allocation;
 use tallybook_events::fact::{Backing, Origin};
 use tallybook_events::ids::{OperationId, StepIndex};
@@ -456,7 +455,6 @@ pub fn copy(
     let sealed = plan.then(from.host, &to.subject(), &TreeSeal { staged })?;
     let receive = TreeReceive {
         expect: Expect::Output(OutputOf::step(sealed)),
-        reuse: Reuse::All,
         what: format!("container {}/{}", from.host, from.container),
     };
     let peer = Peer {

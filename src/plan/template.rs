@@ -7,7 +7,6 @@ use tallybook_agent::steps::template_scan::TemplateScan;
 use tallybook_agent::steps::template_scrub::TemplateScrub;
 use tallybook_agent::steps::tree_receive::{Expect, TreeReceive};
 use tallybook_agent::template::{Source, scrub};
-use tallybook_agent::transfer::local::Reuse;
 use tallybook_events::ids::Generation;
 use tallybook_events::name::{HostName, TemplateName};
 use tallybook_events::step::{Peer, PlannedStep, SendSource};
@@ -165,7 +164,6 @@ pub fn sync(
         }
         let receive = TreeReceive {
             expect: Expect::Id(found.manifest),
-            reuse: Reuse::All,
             what: format!("template {template} generation {generation}"),
         };
         let peer = Peer {

@@ -198,19 +198,47 @@ fn table_body(nat: &Nat, forwards: &Forwards) -> String {
     text
 }
 
+/// How many rules each chain of a table has, and how many elements each map: nft has its own words for them, which
+/// differ between its versions, and `nft flush` leaves the comment.
+fn shape(table: &str) -> BTreeMap<&str, usize> {
+    let (mut shape, mut block) = (BTreeMap::new(), None);
+    for line in table.lines().map(str::trim) {
+        let opened = line
+            .strip_suffix(" {")
+            .filter(|name| name.starts_with("chain ") || name.starts_with("map "));
+        if let Some(name) = opened {
+            shape.insert(name, 0);
+            block = Some(name);
+        } else if line == "}" {
+            block = None;
+        } else if let Some(name) = block
+            && !line.starts_with("type ")
+        {
+            let count = match name.starts_with("chain ") {
+                true => usize::from(!line.is_empty()),
+                false => line.matches(" : ").count(),
+            };
+            *shape.entry(name).or_default() += count;
+        }
+    }
+    shape
+}
+
 /// Whether the kernel has the table with this content.
 ///
 /// # Errors
 /// When `nft` can't be run.
 pub fn is_loaded(context: &mut Context<'_>, ruleset: &str) -> Result<bool, StepFailure> {
-    let list = Program::new(["nft", "--terse", "list", "table", "ip", "tallybook"]);
+    let list = Program::new(["nft", "list", "table", "ip", "tallybook"]);
     let ended = context.link.run(&list)?;
     let wanted = ruleset
         .lines()
         .find(|line| line.starts_with("  comment "))
         .unwrap_or_default();
     let listed = String::from_utf8_lossy(&ended.stdout);
-    Ok(ended.exit == Some(0) && listed.lines().any(|line| line.trim() == wanted.trim()))
+    Ok(ended.exit == Some(0)
+        && listed.lines().any(|line| line.trim() == wanted.trim())
+        && shape(&listed) == shape(ruleset))
 }
 
 /// Makes the ruleset anew, checks it, writes it and loads it; says whether anything was different. The caller holds
@@ -269,4 +297,52 @@ pub fn remove(context: &mut Context<'_>) -> Result<bool, StepFailure> {
     }
     let written = managed::remove_ours(&context.layout.ruleset())?;
     Ok(loaded || written)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+
+    /// What `nft` itself lists, in a network namespace of its own, after it took a ruleset and did something.
+    fn listed(ruleset: &str, then: &str) -> String {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("ruleset");
+        std::fs::write(&path, ruleset).unwrap();
+        let script = format!("nft -f \"$1\"; {then}; nft list table ip tallybook");
+        let output = Command::new("unshare")
+            .args(["--net", "sh", "-euc", &script, "sh"])
+            .arg(&path)
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    #[test]
+    fn a_table_without_its_rules_or_elements_has_another_shape() {
+        let nat = Nat {
+            bridge: "tally0".parse().unwrap(),
+            gateway: "10.5.0.1/24".parse().unwrap(),
+            forward_address: None,
+        };
+        let forwards: Forwards = (0..40)
+            .map(|n| {
+                (
+                    (Protocol::Tcp, 8000 + n),
+                    ("10.5.0.9".parse().unwrap(), 80, "web".into()),
+                )
+            })
+            .collect();
+        let ruleset = text(&nat, &forwards);
+        assert_eq!(shape(&listed(&ruleset, "true")), shape(&ruleset));
+        for then in [
+            "nft flush table ip tallybook",
+            "nft flush map ip tallybook forwards_tcp",
+            "nft flush chain ip tallybook outgoing",
+        ] {
+            assert_ne!(shape(&listed(&ruleset, then)), shape(&ruleset), "{then}");
+        }
+    }
 }

@@ -453,7 +453,8 @@ impl SimulatedLink {
                 self.load(std::str::from_utf8(stdin).unwrap());
                 (0, String::new())
             }
-            ["--terse", "list", "table", "ip", "tallybook"] => self
+            ["--terse", "list", "table", "ip", "tallybook"]
+            | ["list", "table", "ip", "tallybook"] => self
                 .table
                 .clone()
                 .map_or((1, String::new()), |table| (0, table)),

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tallybook_events::allocation::Mac;
+use tallybook_events::fact::Origin;
 use tallybook_events::ids::StepIndex;
 use tallybook_events::name::ContainerName;
 use tallybook_events::step::{FailureClass, Seen, StepFailure};
@@ -26,6 +27,10 @@ use crate::{durable, staging};
 const IDENTITY: &str = "identity";
 /// The host key types that are made: what sshd of Debian looks for.
 const KEY_TYPES: [&str; 3] = ["ed25519", "ecdsa", "rsa"];
+/// Where sshd looks for the keys that may log in as root, if it is not told otherwise.
+const AUTHORIZED: [&str; 2] = ["root/.ssh/authorized_keys", "root/.ssh/authorized_keys2"];
+/// The most keys that are named.
+const NAMED_MAX: usize = 100;
 /// The longest line of a public key that is taken.
 const KEY_LEN_MAX: usize = 16 * 1024;
 
@@ -63,7 +68,7 @@ pub struct Identity {
     pub machine_id: String,
     /// SHA-256 fingerprints of its SSH host keys; none where it has no SSH server.
     pub host_keys: Vec<String>,
-    /// The comment, or the fingerprint, of each key that may log in.
+    /// The comment, or the fingerprint, of each key that may log in as root, whoever put it there.
     pub authorized: Vec<String>,
 }
 
@@ -139,22 +144,33 @@ impl ContainerConfigure {
         guest.write("etc/hosts", 0o644, text.as_bytes())
     }
 
+    /// Lets the inventory's keys log in as root; those of another container, which this one was made from, no more.
     fn authorize(
         &self,
         context: &mut Context<'_>,
         guest: &Guest,
+        origin: &Origin,
     ) -> Result<Vec<String>, StepFailure> {
-        let mut authorized = Vec::new();
         for key in &self.keys {
-            authorized.push(key_name(context, key)?);
+            key_name(context, key)?;
+        }
+        // A container that moves to another host and keeps its name keeps who may enter it.
+        let is_anothers = match origin {
+            Origin::Container { container, .. } => *container != self.container,
+            Origin::Scratch { .. } | Origin::Template { .. } => false,
+        };
+        if is_anothers {
+            for path in AUTHORIZED {
+                guest.remove(path)?;
+            }
         }
         if !self.keys.is_empty() {
             guest.directory("root/.ssh", 0o700)?;
-            let path = "root/.ssh/authorized_keys";
+            let path = AUTHORIZED[0];
             let old = guest.read(path)?.unwrap_or_default();
             guest.write(path, 0o600, &with_keys(&old, &self.keys))?;
         }
-        Ok(authorized)
+        authorized(context, guest)
     }
 }
 
@@ -219,6 +235,32 @@ fn with_keys(old: &[u8], keys: &[String]) -> Vec<u8> {
         }
     }
     text
+}
+
+/// What may log in as root: all of it, also what a template or the base brought.
+fn authorized(context: &mut Context<'_>, guest: &Guest) -> Result<Vec<String>, StepFailure> {
+    let mut names = Vec::new();
+    for path in AUTHORIZED {
+        // A container may keep its keys behind a symlink of its own, which is not followed here.
+        let Ok(text) = guest.read(path) else {
+            names.push(format!("whatever /{path} leads to"));
+            continue;
+        };
+        let text = text.unwrap_or_default();
+        let text = String::from_utf8_lossy(&text);
+        let lines: Vec<&str> = text
+            .lines()
+            .map(str::trim)
+            .filter(|line| !line.is_empty() && !line.starts_with('#') && key_of(line).is_some())
+            .collect();
+        for line in lines.iter().take(NAMED_MAX) {
+            names.push(key_name(context, line).unwrap_or_else(|_| "a key without a name".into()));
+        }
+        if let Some(more) = lines.len().checked_sub(NAMED_MAX).filter(|more| *more > 0) {
+            names.push(format!("{more} more in /{path}"));
+        }
+    }
+    Ok(names)
 }
 
 /// A key's comment, else its fingerprint.
@@ -381,7 +423,7 @@ impl Step for ContainerConfigure {
         let machine_id = give_machine_id(&guest)?;
         context.link.progress("making host keys", 0, 0);
         let host_keys = give_host_keys(context, &guest, &dir, self.container.as_str())?;
-        let authorized = self.authorize(context, &guest)?;
+        let authorized = self.authorize(context, &guest, &built.origin)?;
         let output = Identity {
             machine_id,
             host_keys,

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::ops::ControlFlow;
+use std::os::fd::AsFd;
 use std::path::Path;
 use std::process::Command;
 
@@ -20,6 +22,8 @@ use super::tree_stage::{Staged, TreeStage};
 use crate::layout::Layout;
 use crate::step::{Context, Ended, Link, Program, Step, fail, params};
 use crate::template::Source;
+use crate::tree::Root;
+use crate::tree::manifest::{Aspect, build, differences};
 
 /// A host where LXC says one state of every container.
 struct Lxc {
@@ -428,8 +432,48 @@ fn a_generation_is_never_replaced_and_never_removed_by_others_or_while_used() {
         assert!(failed.message.contains("web-2"), "{failed:?}");
     }
     fs::remove_dir(place.join("users/web-2")).expect("user gone");
+    // What a power cut leaves of a mark that was being written.
+    fs::write(place.join("users/.web-2.new"), "").expect("left");
     assert!(host.undo(3, &publish(1)).expect("undo").changed);
     assert!(!place.exists());
+}
+
+#[test]
+fn a_tree_whose_holes_are_kept_elsewhere_is_published_as_what_it_came_as() {
+    let mut host = Host::new();
+    let kept = host.layout.lxc.join("web-1/rootfs/etc/kept");
+    let sparse = fs::File::create(&kept).expect("create");
+    sparse.set_len(1 << 20).expect("length");
+    std::os::unix::fs::FileExt::write_all_at(&sparse, b"x", 512 << 10).expect("write");
+    host.scrubbed();
+    let root = Root::open(&host.staging().join("rootfs")).expect("open");
+    let mut go_on = |_| ControlFlow::Continue(());
+    let came = build(root.as_fd(), &mut go_on).expect("build");
+    fs::write(host.staging().join("manifest"), came.encode()).expect("write");
+    // As a file system does that keeps no holes, or others.
+    let there = host.staging().join("rootfs/etc/kept");
+    let modified = fs::metadata(&there)
+        .and_then(|it| it.modified())
+        .expect("time");
+    fs::write(&there, fs::read(&there).expect("read")).expect("write");
+    let written = fs::File::options().write(true).open(&there).expect("open");
+    written.set_modified(modified).expect("set the time");
+    let now = build(root.as_fd(), &mut go_on).expect("build");
+    let different = differences(&came, &now);
+    let aspects: Vec<_> = different.iter().map(|it| &it.aspect).collect();
+    assert_eq!(aspects, [&Aspect::Holes], "{different:?}");
+    let expecting = TemplatePublish {
+        expect: Some(came.id()),
+        ..publish(1)
+    };
+    let published = host.forward(3, &expecting).expect("publish");
+    assert_eq!(output::<Published>(&published).manifest, came.id());
+    let place = host.layout.generation(&expecting.template, Generation(1));
+    assert_eq!(
+        fs::read(place.join("manifest")).expect("read"),
+        came.encode()
+    );
+    assert!(matches!(host.probe(3, &expecting), Seen::Done(_)));
 }
 
 #[test]

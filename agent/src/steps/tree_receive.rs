@@ -10,7 +10,7 @@ use tallybook_events::ids::Hash;
 use tallybook_events::step::{FailureClass, Seen, StepFailure};
 
 use crate::step::{Context, Done, OutputOf, Step, fail, io_failure};
-use crate::transfer::receive::{self, Order, Received, Reuse};
+use crate::transfer::receive::{self, Order, Received};
 use crate::{durable, mark, staging};
 
 /// Receives a tree.
@@ -18,8 +18,6 @@ use crate::{durable, mark, staging};
 pub struct TreeReceive {
     /// The id its manifest must have.
     pub expect: Expect,
-    /// What of this host may be looked at, so that it need not be sent.
-    pub reuse: Reuse,
     /// What it is, for people, for example `generation 3 of template web`.
     pub what: String,
 }
@@ -102,7 +100,6 @@ impl Step for TreeReceive {
         prepare(context)?;
         let order = Order {
             expect,
-            reuse: &self.reuse,
             what: &self.what,
             staging: &context.staging(),
         };

@@ -143,7 +143,7 @@ impl<'a> Scan<'a> {
         root: &Root,
         told: &mut dyn FnMut(u64, u64) -> bool,
     ) -> Result<(), Error> {
-        for found in Walk::new(root.as_fd())?.without_xattrs() {
+        for found in Walk::new(root.as_fd())? {
             let found = found?;
             self.scanned.entries += 1;
             if self.scanned.entries.is_multiple_of(64)
@@ -190,6 +190,21 @@ impl<'a> Scan<'a> {
             for (rule, what) in content::in_name(target, path, &self.matcher, &self.patterns) {
                 self.found(shown.clone(), rule, what);
             }
+        }
+        for (name, value) in &found.entry.xattrs {
+            let named = content::in_name(name, path, &self.matcher, &self.patterns);
+            let valued =
+                content::search(value.as_slice(), &self.matcher, &self.patterns, Some(path))
+                    .map_err(|source| unread(path, source))?;
+            for (rule, what) in named.into_iter().chain(valued) {
+                let shown_name = String::from_utf8_lossy(name);
+                self.found(
+                    shown.clone(),
+                    rule,
+                    format!("{what}, in its attribute {shown_name}"),
+                );
+            }
+            self.scanned.size_bytes += value.len() as u64;
         }
         if found.entry.meta.kind != Kind::File || found.entry.meta.size == 0 {
             return Ok(());

@@ -7,7 +7,7 @@
 
 mod each;
 mod journal;
-pub mod local;
+mod local;
 pub mod message;
 mod pieces;
 pub mod receive;

@@ -15,8 +15,7 @@ use tallybook_events::ids::Hash;
 use tallybook_events::step::{FailureClass, StepFailure};
 
 use super::journal::{Journal, Record};
-pub use super::local::Reuse;
-use super::local::{self, Source};
+use super::local;
 use super::message::{self, Failed, FromReceiver, FromSender};
 use super::pieces::Pieces;
 use super::staged::Staged;
@@ -24,7 +23,7 @@ use super::{each, wire};
 use crate::layout::Layout;
 use crate::step::{Link, fail, failure, io_failure};
 use crate::tree::beneath::Root;
-use crate::tree::manifest::{self, Aspect, Manifest};
+use crate::tree::manifest::{self, Manifest};
 use crate::tree::unpack;
 
 /// The journal's name in the staging directory.
@@ -37,8 +36,6 @@ const QUOTED_MAX: usize = 5;
 pub struct Order<'a> {
     /// The id that the manifest must have.
     pub expect: Hash,
-    /// What of this host may be looked at.
-    pub reuse: &'a Reuse,
     /// What it is, for people.
     pub what: &'a str,
     /// The directory it is made in: `rootfs/`, `manifest` and `received`.
@@ -106,9 +103,8 @@ fn run(link: &mut dyn Link, layout: &Layout, order: &Order<'_>) -> Result<Receiv
         return Err(fail(FailureClass::Verification, message));
     }
     let root = rootfs(order.staging)?;
-    let sources = local::sources(layout, order.reuse);
     let mut repaired = Vec::new();
-    let bytes = manifest_bytes(link, order, manifest_len, &sources, &mut repaired)?;
+    let bytes = manifest_bytes(link, layout, order, manifest_len, &mut repaired)?;
     let manifest = Manifest::decode(&bytes).map_err(|e| bad_manifest(order, &e))?;
     let pieces = Pieces::of(&manifest).map_err(|e| bad_manifest(order, &e))?;
     let path = order.staging.join(JOURNAL);
@@ -124,6 +120,9 @@ fn run(link: &mut dyn Link, layout: &Layout, order: &Order<'_>) -> Result<Receiv
     each::resume(&mut staged, link, &told.records, &mut repaired)?;
     let failed = |e: crate::tree::Error| e.failure(root.label());
     unpack::make_directories(&root, &manifest).map_err(failed)?;
+    let wanted = staged.missing().into_iter();
+    let wanted = wanted.map(|number| pieces.piece(number).hash).collect();
+    let sources = local::sources(layout, wanted);
     each::share(&mut staged, link, &manifest, &sources)?;
     check_space(&staged, &manifest, told.records.is_empty())?;
     each::copy(&mut staged, link, &sources)?;
@@ -192,9 +191,9 @@ fn rootfs(staging: &Path) -> Result<Root, StepFailure> {
 /// the expected id, and are in the staging directory.
 fn manifest_bytes(
     link: &mut dyn Link,
+    layout: &Layout,
     order: &Order<'_>,
     len: u64,
-    sources: &[Source],
     repaired: &mut Vec<String>,
 ) -> Result<Vec<u8>, StepFailure> {
     let beside = Root::open(order.staging).map_err(|e| e.failure(order.staging))?;
@@ -210,8 +209,8 @@ fn manifest_bytes(
             ));
         }
     }
-    let bytes = match sources.iter().find(|source| source.id == order.expect) {
-        Some(source) => source.bytes.clone(),
+    let bytes = match local::manifest(layout, order.expect, len) {
+        Some(bytes) => bytes,
         None => fetch_manifest(link, order, len)?,
     };
     beside
@@ -314,10 +313,9 @@ fn verify(
         }
     });
     let found = found.map_err(|e| e.failure(root.label()))?;
-    // Some file systems keep no holes; nothing that reads the file can tell.
     let wrong: Vec<String> = found
         .iter()
-        .filter(|difference| difference.aspect != Aspect::Holes)
+        .filter(|difference| difference.counts())
         .map(ToString::to_string)
         .collect();
     if wrong.is_empty() {

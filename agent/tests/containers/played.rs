@@ -272,10 +272,7 @@ fn taking_a_create_back_leaves_the_cache_only_and_can_be_repeated() {
     }
     assert!(operation.link.running.is_empty());
     assert!(!layout.container(&name()).exists());
-    assert_eq!(
-        fs::read_dir(layout.own().join("staging")).unwrap().count(),
-        0
-    );
+    assert!(!layout.own().join("staging").exists());
     assert!(debian().cached(&layout).join("rootfs").is_dir());
 }
 
@@ -483,6 +480,53 @@ fn a_staged_tree_is_taken_and_not_copied() {
     fs::remove_file(staging.join("built")).unwrap();
     operation.forward(1, &build).unwrap();
     assert!(staging.join("rootfs/etc").is_dir());
+}
+
+#[test]
+fn a_copy_under_a_new_name_lets_in_who_is_meant_to_and_nobody_else() {
+    const OLD: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIzyxwvutsrqponml them@there";
+    let dir = tempfile::tempdir().unwrap();
+    let layout = host(dir.path());
+    for (number, original, keys, expected) in [
+        (1, "old", vec![KEY.to_owned()], vec!["me@here"]),
+        (2, "old", vec![], vec![]),
+        (
+            3,
+            "web",
+            vec![KEY.to_owned()],
+            vec!["them@there", "me@here", "them@there"],
+        ),
+        (4, "web", vec![], vec!["them@there", "them@there"]),
+    ] {
+        let mut operation = operation(&layout, number);
+        let from = layout.staging(operation.id, StepIndex(0));
+        fs::create_dir_all(from.join("rootfs/root/.ssh")).unwrap();
+        fs::create_dir_all(from.join("rootfs/etc")).unwrap();
+        let ssh = from.join("rootfs/root/.ssh");
+        fs::write(ssh.join("authorized_keys"), format!("# theirs\n{OLD}\n")).unwrap();
+        fs::write(ssh.join("authorized_keys2"), OLD).unwrap();
+        let source = Source::Staged {
+            staged: StepIndex(0),
+            origin: Origin::Container {
+                host: "cn2".parse().unwrap(),
+                container: original.parse().unwrap(),
+            },
+        };
+        operation.forward(1, &build(source, None)).unwrap();
+        let configure = ContainerConfigure {
+            keys,
+            ..configure()
+        };
+        let done = operation.forward(2, &configure).unwrap();
+        let identity: Identity = codec::decode(&done.output.0).unwrap();
+        assert_eq!(identity.authorized, expected, "from {original}");
+        let rootfs = layout.staging(operation.id, StepIndex(1)).join("rootfs");
+        let there = ["authorized_keys", "authorized_keys2"].map(|file| {
+            fs::read_to_string(rootfs.join("root/.ssh").join(file)).unwrap_or_default()
+        });
+        let lets_them_in = there.concat().contains(OLD);
+        assert_eq!(lets_them_in, expected.contains(&"them@there"));
+    }
 }
 
 #[test]

@@ -55,6 +55,7 @@ fn is_history(path: &Path, name: &[u8]) -> bool {
     let is_named_so = name.starts_with(b".")
         && (name.ends_with(b"history")
             || name.ends_with(b"_hist")
+            || name == b".histfile"
             || name == b".viminfo"
             || name == b".lesshst");
     is_named_so || path.ends_with("fish/fish_history")

@@ -158,7 +158,12 @@ fn histories(scrub: &mut Scrub<'_>) -> Result<(), Error> {
             (name.starts_with(b".") && is_history)
                 || matches!(
                     name,
-                    b".lesshst" | b".viminfo" | b".dbshell" | b".wget-hsts" | b".recently-used"
+                    b".histfile"
+                        | b".lesshst"
+                        | b".viminfo"
+                        | b".dbshell"
+                        | b".wget-hsts"
+                        | b".recently-used"
                 )
         })?;
     }

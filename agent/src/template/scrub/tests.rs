@@ -44,7 +44,7 @@ b3BlbnNzaC1rZXktdjEAAAAABG5vbmUAAAAEbm9uZQAAAAAAAAABAAAAMwAAAAtzc2gtZW
         printf 'root:$y$j9T$planted$hash:1:0:99999:7:::\nann:$6$planted$hash:1:0:99999:7:::\nbin:*:1:0:99999:7:::\n' > etc/shadow
         cp etc/shadow etc/shadow-; cp etc/shadow var/backups/shadow.bak; cp etc/passwd etc/passwd-
         printf 'Name: x\nValue: hunter2\n' > var/cache/debconf/passwords.dat
-        echo 'ssh web-1' | tee root/.bash_history home/ann/.viminfo srv/bob/.psql_history >/dev/null
+        echo 'ssh web-1' | tee root/.bash_history root/.histfile home/ann/.viminfo srv/bob/.psql_history >/dev/null
         echo x > root/.gnupg/private-keys-v1.d/a.key; echo x > home/ann/.aws/credentials; echo x > root/.netrc
         echo x > home/ann/.cache/c
         echo 'web-1 booted' | tee var/log/syslog var/log/syslog.1 var/log/apt/term.log var/log/wtmp >/dev/null
@@ -123,6 +123,7 @@ fn everything_planted_is_taken_out_and_the_scan_agrees() {
         "root/.ssh/id_ed25519",
         "srv/bob/.ssh/authorized_keys",
         "srv/bob/.psql_history",
+        "root/.histfile",
         "home/ann/.cache",
         "run/x.pid",
         "var/cache/apt/pkgcache.bin",

@@ -171,26 +171,6 @@ fn a_local_tree_that_is_not_what_its_manifest_says_is_not_used() {
 }
 
 #[test]
-fn only_named_generations_are_looked_at() {
-    let hosts = Hosts::new();
-    fs::write(hosts.rootfs().join("a"), "aaaa").unwrap();
-    let expect = hosts.seal();
-    hosts.transfer(expect).1.unwrap();
-    publish_on_dest(&hosts, 1);
-    for (named, local) in [(2, 0), (1, 1)] {
-        let (mut sender, mut receiver) = links(straight());
-        let mut step = step(expect);
-        step.reuse = Reuse::Only(vec![(web(), Generation(named))]);
-        let received = std::thread::scope(|scope| {
-            scope.spawn(|| serve(&mut sender, &sent_generation(), &hosts.source).unwrap());
-            forward(&step, &hosts.dest, &mut receiver).unwrap()
-        });
-        assert_eq!(received.local_pieces, local);
-        fs::remove_dir_all(hosts.staging()).unwrap();
-    }
-}
-
-#[test]
 fn progress_ends_at_its_total() {
     let hosts = Hosts::new();
     for n in 0..40 {

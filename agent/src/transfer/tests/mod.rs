@@ -20,7 +20,7 @@ use tallybook_events::name::{HostName, TemplateName};
 use tallybook_events::step::{Captured, FailureClass, Seen, StepFailure, StepKey};
 
 use super::message::FromSender;
-use super::receive::{Received, Reuse};
+use super::receive::Received;
 use super::send::{Sent, serve};
 use crate::layout::Layout;
 use crate::protocol::SendSource;
@@ -192,7 +192,6 @@ impl Hosts {
 fn step(expect: Hash) -> TreeReceive {
     TreeReceive {
         expect: Expect::Id(expect),
-        reuse: Reuse::All,
         what: "generation 1 of template web".to_owned(),
     }
 }

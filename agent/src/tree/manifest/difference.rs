@@ -92,6 +92,14 @@ impl Manifest {
     }
 }
 
+impl Difference {
+    /// Whether a tree with this difference is another tree. Some file systems keep no holes, or others; nothing that
+    /// reads a file can tell.
+    pub fn counts(&self) -> bool {
+        self.aspect != Aspect::Holes
+    }
+}
+
 /// What is different in `found`, in the order of paths.
 pub fn differences(expected: &Manifest, found: &Manifest) -> Vec<Difference> {
     let mut paths: BTreeMap<&TreePath, (Option<&Entry>, Option<&Entry>)> = BTreeMap::new();
