@@ -4,7 +4,7 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
 use rustix::fs::{CWD, RenameFlags, renameat_with};
@@ -96,7 +96,7 @@ fn create_within(path: &Path, tries: u8) -> Result<(), Error> {
 }
 
 /// Writes a file whole or not at all: beside it, synced, renamed over it, the directory synced. Only for
-/// directories that no guest can write to.
+/// directories that no guest can write to. It has exactly this mode, whatever the umask of whoever started us.
 ///
 /// # Errors
 /// When it can't be written, synced or renamed.
@@ -112,6 +112,7 @@ pub fn write(path: &Path, mode: u32, bytes: &[u8]) -> Result<(), Error> {
         .mode(mode)
         .open(&beside)
         .and_then(|mut file| {
+            file.set_permissions(fs::Permissions::from_mode(mode))?;
             file.write_all(bytes)?;
             file.sync_all()
         })
@@ -150,8 +151,6 @@ pub fn rename_new(from: &Path, to: &Path) -> Result<(), Error> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt;
-
     use tallybook_events::step::FailureClass;
 
     use super::*;
@@ -178,6 +177,13 @@ mod tests {
         assert_eq!(count, 1, "nothing else is left");
         let error = create_dirs(&file.join("below")).unwrap_err();
         assert!(error.to_string().contains("file"), "{error}");
+        // What is left beside it by a cut, with another mode, is as what a umask takes away.
+        let beside = dir.join(".file.new");
+        fs::write(&beside, b"torn").unwrap();
+        fs::set_permissions(&beside, fs::Permissions::from_mode(0o600)).unwrap();
+        write(&file, 0o644, b"new").unwrap();
+        let mode = fs::metadata(&file).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o644);
         assert!(remove(&file).unwrap());
         assert!(!remove(&file).unwrap());
     }

@@ -37,15 +37,6 @@ pub enum State {
     Changing,
 }
 
-/// The root that everything else on this host is below: `/`, and a temporary directory in tests.
-pub fn host_root(layout: &Layout) -> PathBuf {
-    layout
-        .etc
-        .ancestors()
-        .nth(2)
-        .map_or_else(|| PathBuf::from("/"), Path::to_path_buf)
-}
-
 /// One of LXC's programs, about one container.
 pub fn program(layout: &Layout, name: &str, container: &ContainerName) -> Program {
     Program::new([
@@ -95,6 +86,21 @@ pub fn state(context: &mut Context<'_>, container: &ContainerName) -> Result<Sta
                 printed(&ended)
             ),
         )),
+    }
+}
+
+/// What a container is doing, once it is not on its way any more; what it was last, where that takes too long.
+///
+/// # Errors
+/// When LXC can't be asked.
+pub fn settled(context: &mut Context<'_>, container: &ContainerName) -> Result<State, StepFailure> {
+    let begun = Instant::now();
+    loop {
+        let now = state(context, container)?;
+        if now != State::Changing || begun.elapsed() >= START_TIMEOUT {
+            return Ok(now);
+        }
+        thread::sleep(POLL);
     }
 }
 
@@ -316,20 +322,25 @@ pub fn freeze(context: &mut Context<'_>, container: &ContainerName) -> Result<()
     .map(drop)
 }
 
-/// Lets a frozen container run on.
+/// Lets a container run on, and waits until it does, or does not run at all.
 ///
 /// # Errors
-/// When LXC can't.
+/// When it is still held then; the message says what LXC said.
 pub fn unfreeze(context: &mut Context<'_>, container: &ContainerName) -> Result<(), StepFailure> {
     let thaw = program(context.layout, "lxc-unfreeze", container);
-    context.run(&thaw.timeout(Duration::from_secs(60)))?;
+    let said = context.link.run(&thaw.timeout(Duration::from_secs(60)))?;
+    // What counts is what it does: it may have gone on, or stopped, by itself.
     wait_for(
         context,
         container,
-        &[State::Running],
+        &[State::Running, State::Stopped, State::Absent],
         Duration::from_secs(10),
     )
     .map(drop)
+    .map_err(|failure| StepFailure {
+        message: format!("{}; lxc-unfreeze: {}", failure.message, printed(&said)),
+        ..failure
+    })
 }
 
 #[cfg(test)]
@@ -351,14 +362,5 @@ mod tests {
         assert!(lost_a_race(&lines), "{lines:?}");
         assert!(!lost_a_race(&["network - No such device".to_owned()]));
         assert!(log_errors(&dir.path().join("none")).is_empty());
-    }
-
-    #[test]
-    fn the_root_of_the_host_is_found_from_the_layout() {
-        assert_eq!(host_root(&Layout::default()), Path::new("/"));
-        assert_eq!(
-            host_root(&Layout::below(Path::new("/t/x"))),
-            Path::new("/t/x")
-        );
     }
 }

@@ -4,7 +4,6 @@ pub mod base_bootstrap;
 pub mod container_await_address;
 pub mod container_build;
 pub mod container_configure;
-pub mod container_freeze;
 pub mod container_provision;
 pub mod container_publish;
 pub mod container_retire;
@@ -22,7 +21,6 @@ pub mod host_nftables;
 pub mod host_observe;
 pub mod host_packages;
 pub mod template_publish;
-pub mod template_retire;
 pub mod template_scan;
 pub mod template_scrub;
 #[cfg(test)]
@@ -40,9 +38,8 @@ pub const TABLE: &[StepKind] = &[
     StepKind::of::<base_bootstrap::BaseBootstrap>(),
     StepKind::of::<container_await_address::ContainerAwaitAddress>(),
     StepKind::of::<container_build::ContainerBuild>(),
+    StepKind::of::<container_retire::ContainerCheckRetire>(),
     StepKind::of::<container_configure::ContainerConfigure>(),
-    StepKind::of::<container_freeze::ContainerFreeze>(),
-    StepKind::of::<container_freeze::ContainerThaw>(),
     StepKind::of::<container_provision::ContainerProvision>(),
     StepKind::of::<container_provision::ContainerProvisionUntil>(),
     StepKind::of::<container_publish::ContainerPublish>(),
@@ -61,7 +58,6 @@ pub const TABLE: &[StepKind] = &[
     StepKind::of::<host_observe::HostObserve>(),
     StepKind::of::<host_packages::HostPackages>(),
     StepKind::of::<template_publish::TemplatePublish>(),
-    StepKind::of::<template_retire::TemplateRetire>(),
     StepKind::of::<template_scan::TemplateScan>(),
     StepKind::of::<template_scrub::TemplateScrub>(),
     StepKind::of::<trash_purge::TrashPurge>(),
