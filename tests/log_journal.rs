@@ -16,12 +16,12 @@ const ONE_SEGMENT: Limits = Limits {
     segment_len: 1 << 30,
 };
 
-/// Writes records as a store's journal, an append at a time.
+/// Writes records as a store's journal, a write at a time.
 fn store_of(records: &[Record], limits: Limits) -> TempDir {
     let store = tempfile::tempdir().unwrap();
     let mut journal = Journal::create(&store.path().join(JOURNAL), samples::log(), limits).unwrap();
-    for append in records.chunk_by(|earlier, _| earlier.header.more > 0) {
-        journal.append(append).unwrap();
+    for write in records.chunk_by(|earlier, later| earlier.header.write == later.header.write) {
+        journal.append(write).unwrap();
     }
     store
 }
@@ -70,6 +70,7 @@ fn every_flipped_byte_is_named() {
         owner.resize(owner.len() + record.frame_len(), record.header.seq.0);
     }
     assert_eq!(owner.len(), sound.len());
+    let last_write = story.records.last().unwrap().header.write.0;
     // Half of the places a thread, each on a copy of its own.
     std::thread::scope(|scope| {
         for half in 0..2 {
@@ -82,12 +83,14 @@ fn every_flipped_byte_is_named() {
                 for at in (half..sound.len()).step_by(2) {
                     bytes[at] ^= 0x20;
                     std::fs::write(&path, &bytes).unwrap();
-                    let found = findings(copy.path());
-                    assert!(
-                        found.iter().any(|finding| finding.seq.0 == owner[at]),
-                        "byte {at} of event {}: {found:?}",
-                        owner[at]
-                    );
+                    let report = verify::journal(copy.path()).unwrap().0;
+                    let found = report.findings;
+                    // The last write may never have been acknowledged: then it is no damage, but said all the same.
+                    let named = match owner[at] < last_write {
+                        true => found.iter().any(|finding| finding.seq.0 == owner[at]),
+                        false => report.torn_bytes > 0,
+                    };
+                    assert!(named, "byte {at} of event {}: {found:?}", owner[at]);
                     bytes[at] = sound[at];
                 }
             });
@@ -113,7 +116,8 @@ fn swaps_splices_removals_and_doubles_are_named() {
             "{what}: event {seq} is not among {found:?}"
         );
     };
-    for at in 1..records.len() - 1 {
+    let last_write = records.last().unwrap().header.write.0 as usize;
+    for at in 1..last_write - 1 {
         let seq = at as u64 + 1;
         let mut removed: Vec<&Record> = records.iter().collect();
         removed.remove(at);
@@ -200,7 +204,7 @@ async fn damage_in_the_middle_is_refused_with_its_event() {
     let store = store_of(&records, ONE_SEGMENT);
     let path = first_segment(store.path());
     let sound = std::fs::read(&path).unwrap();
-    for damaged in [1_usize, 20, 70, records.len() - 1] {
+    for damaged in [1_usize, 20, 70, records.len() - 4] {
         let start: usize = segment::LEN
             + records[..damaged]
                 .iter()

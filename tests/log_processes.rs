@@ -10,10 +10,11 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use tallybook::log::{Condition, Draft, Error, Filter, Log, Open, Refusal, verify};
-use tallybook_events::event::{OperationIntended, OperationResumed, StepStarted};
+use tallybook_events::event::{OperationIntended, OperationResumed, OutputCaptured};
 use tallybook_events::header::ClaimRef;
-use tallybook_events::ids::{EventId, OperationId, Seq};
+use tallybook_events::ids::{Blob, EventId, OperationId, Seq};
 use tallybook_events::intent::Intent;
+use tallybook_events::step::Captured;
 use tallybook_events::subject::Subject;
 use tallybook_testkit::samples;
 
@@ -29,14 +30,17 @@ fn subject(name: &str) -> Subject {
 }
 
 fn plain(name: &str) -> Draft {
-    Draft::new(
-        subject(name),
-        StepStarted {
-            kind: "k".to_owned(),
-            journal: None,
-        },
-    )
-    .unwrap()
+    printed(name, 0)
+}
+
+fn printed(name: &str, len: usize) -> Draft {
+    let captured = Captured {
+        command: "true".to_owned(),
+        exit: Some(0),
+        text: Blob(vec![b'x'; len]),
+        dropped_bytes: 0,
+    };
+    Draft::new(subject(name), OutputCaptured { captured }).unwrap()
 }
 
 fn intended(id: OperationId, claims: Vec<Subject>) -> Draft {
@@ -252,7 +256,7 @@ async fn a_rollback_takes_the_claim_over() {
         .await
         .unwrap();
     let mut rollback = intended(second, vec![subject("web")]);
-    rollback.payload = tallybook_events::ids::Blob(
+    rollback.payload = Blob(
         tallybook_events::codec::encode(&OperationIntended {
             intent: Intent::Rollback { operation: first },
             inventory: Seq::NONE,
@@ -350,11 +354,7 @@ async fn answers_larger_than_a_frame_reach_a_client() {
     let log = create(store.path()).await;
     let client = create(store.path()).await;
     for _ in 0..3 {
-        let big = StepStarted {
-            kind: "x".repeat(3_000_000),
-            journal: None,
-        };
-        let draft = Draft::new(subject("big"), big).unwrap();
+        let draft = printed("big", 3_000_000);
         client.append(vec![draft], Condition::none()).await.unwrap();
     }
     let records = client.records(&Filter::default()).await.unwrap();

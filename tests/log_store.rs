@@ -20,8 +20,8 @@ fn store_of(records: &[Record]) -> TempDir {
         segment_len: 50_000,
     };
     let mut journal = Journal::create(&store.path().join(JOURNAL), samples::log(), limits).unwrap();
-    for append in records.chunk_by(|earlier, _| earlier.header.more > 0) {
-        journal.append(append).unwrap();
+    for write in records.chunk_by(|earlier, later| earlier.header.write == later.header.write) {
+        journal.append(write).unwrap();
     }
     store
 }
@@ -133,7 +133,6 @@ async fn the_databases_answer_as_the_journal_does() {
     let Stored::State { state, .. } = projection.load().unwrap() else {
         panic!("nothing is stored")
     };
-    assert_eq!(verify::projections(&expected.0, &state), vec![]);
     assert_eq!(*state, expected.0);
 }
 

@@ -31,7 +31,9 @@ impl FromStr for Mac {
         for byte in &mut bytes {
             let part = parts
                 .next()
-                .filter(|part| part.len() == 2)
+                .filter(|part| {
+                    part.len() == 2 && part.bytes().all(|digit| digit.is_ascii_hexdigit())
+                })
                 .ok_or_else(error)?;
             *byte = u8::from_str_radix(part, 16).map_err(|_| error())?;
         }

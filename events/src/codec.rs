@@ -12,6 +12,9 @@ pub enum Error {
     /// The bytes are not the value that was expected.
     #[error("can't decode a stored value")]
     Decode(#[source] rmp_serde::decode::Error),
+    /// The bytes are such a value in another form than the one that is written.
+    #[error("a stored value is not in the one form that it is written in")]
+    Form,
     /// Bytes follow the value.
     #[error("{0} bytes follow a stored value")]
     Trailing(usize),

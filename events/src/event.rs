@@ -218,8 +218,24 @@ pub struct Error {
     pub source: codec::Error,
 }
 
+/// What a kind fixes in the header of its events.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fixed {
+    /// How what it reports ended.
+    pub outcome: Outcome,
+    /// Whether its payload may be overwritten with zeros.
+    pub erasable: bool,
+}
+
+/// What may become of a kind's payload. Those may be erased that hold the text of others, and from which nothing is
+/// folded that decides what may be done.
+enum Payload {
+    Kept,
+    Erasable,
+}
+
 macro_rules! events {
-    ($($variant:ident = $kind:literal @ $version:literal => $outcome:ident,)*) => {
+    ($($variant:ident = $kind:literal @ $version:literal => $outcome:ident, $payload:ident;)*) => {
         /// Something that happened.
         #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
         #[serde(untagged)]
@@ -234,6 +250,17 @@ macro_rules! events {
 
         /// Every kind with its newest version.
         pub const KINDS: &[(&str, u16)] = &[$(($kind, $version),)*];
+
+        /// What the header of a kind and version says for it; `None` for one that this program does not know.
+        pub fn fixed(kind: &str, version: u16) -> Option<Fixed> {
+            match (kind, version) {
+                $(($kind, $version) => Some(Fixed {
+                    outcome: Outcome::$outcome,
+                    erasable: matches!(Payload::$payload, Payload::Erasable),
+                }),)*
+                _ => None,
+            }
+        }
 
         impl Event {
             /// The kind and version to store; `None` for an unknown one, which is never written.
@@ -279,6 +306,20 @@ macro_rules! events {
                     _ => Ok(Event::Unknown(Blob(payload.to_vec()))),
                 }
             }
+
+            /// Reads a payload that must be written exactly as a writer writes it. Decoding alone also takes wider
+            /// integers, arrays for maps, and fields twice or unheard of.
+            ///
+            /// # Errors
+            /// When the kind and version are known and the bytes are not such a payload, or not in its one form.
+            pub fn decode_exact(kind: &str, version: u16, payload: &[u8]) -> Result<Self, Error> {
+                let event = Event::decode(kind, version, payload)?;
+                if event.encode()? == payload {
+                    return Ok(event);
+                }
+                let source = codec::Error::Form;
+                Err(Error { kind: kind.to_owned(), version, source })
+            }
         }
 
         $(
@@ -292,23 +333,23 @@ macro_rules! events {
 }
 
 events! {
-    LogCreated = "log.created" @ 1 => None,
-    InventoryRecorded = "inventory.recorded" @ 1 => None,
-    AllocationMade = "allocation.made" @ 1 => None,
-    AllocationReleased = "allocation.released" @ 1 => None,
-    OperationIntended = "operation.intended" @ 1 => None,
-    OperationPlanned = "operation.planned" @ 1 => None,
-    OperationResumed = "operation.resumed" @ 1 => None,
-    OperationInterrupted = "operation.interrupted" @ 1 => InDoubt,
-    OperationSucceeded = "operation.succeeded" @ 1 => Succeeded,
-    OperationFailed = "operation.failed" @ 1 => Failed,
-    OperationRolledBack = "operation.rolled_back" @ 1 => Succeeded,
-    OperationStuck = "operation.stuck" @ 1 => InDoubt,
-    StepStarted = "step.started" @ 1 => None,
-    StepSucceeded = "step.succeeded" @ 1 => Succeeded,
-    StepFailed = "step.failed" @ 1 => Failed,
-    StepDoubted = "step.doubted" @ 1 => InDoubt,
-    StepUnstarted = "step.unstarted" @ 1 => None,
-    OutputCaptured = "output.captured" @ 1 => None,
-    SessionRecorded = "session.recorded" @ 1 => None,
+    LogCreated = "log.created" @ 1 => None, Kept;
+    InventoryRecorded = "inventory.recorded" @ 1 => None, Erasable;
+    AllocationMade = "allocation.made" @ 1 => None, Kept;
+    AllocationReleased = "allocation.released" @ 1 => None, Kept;
+    OperationIntended = "operation.intended" @ 1 => None, Kept;
+    OperationPlanned = "operation.planned" @ 1 => None, Kept;
+    OperationResumed = "operation.resumed" @ 1 => None, Kept;
+    OperationInterrupted = "operation.interrupted" @ 1 => InDoubt, Kept;
+    OperationSucceeded = "operation.succeeded" @ 1 => Succeeded, Kept;
+    OperationFailed = "operation.failed" @ 1 => Failed, Kept;
+    OperationRolledBack = "operation.rolled_back" @ 1 => Succeeded, Kept;
+    OperationStuck = "operation.stuck" @ 1 => InDoubt, Kept;
+    StepStarted = "step.started" @ 1 => None, Kept;
+    StepSucceeded = "step.succeeded" @ 1 => Succeeded, Kept;
+    StepFailed = "step.failed" @ 1 => Failed, Kept;
+    StepDoubted = "step.doubted" @ 1 => InDoubt, Kept;
+    StepUnstarted = "step.unstarted" @ 1 => None, Kept;
+    OutputCaptured = "output.captured" @ 1 => None, Erasable;
+    SessionRecorded = "session.recorded" @ 1 => None, Erasable;
 }

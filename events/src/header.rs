@@ -11,6 +11,8 @@ use crate::subject::Subject;
 
 /// The layout that this module writes.
 pub const FORMAT: u16 = 1;
+/// The least bytes a header has: that of an event about the cloud with every other text empty.
+pub const LEN_MIN: usize = 276;
 /// The most bytes a header may have; more is damage, not data.
 pub const LEN_MAX: usize = 16 * 1024;
 /// Stands for "no step" in the bytes.
@@ -108,10 +110,18 @@ pub struct Header {
     pub attempt: Attempt,
     /// How many events of the same append follow directly behind it: an append is in the log whole or not at all.
     pub more: u16,
+    /// The first event of the write that this one is part of. One sync makes a write durable, and the next one begins
+    /// only then: every event before `write` was durable before a byte of this one was on disk.
+    pub write: Seq,
     /// The event that caused it; 0 when none did.
     pub cause: Seq,
     /// How what it reports ended.
     pub outcome: Outcome,
+    /// Whether salt and payload may be overwritten with zeros. Fixed by the kind, and here so that a reader which does
+    /// not know the kind can tell an erased payload from a damaged one.
+    pub erasable: bool,
+    /// The payload's length in bytes: what is left of an erased one.
+    pub payload_len: u32,
     /// The salted keyed commitment to the payload.
     pub commitment: Hash,
 }
@@ -197,8 +207,11 @@ impl Header {
         out.extend_from_slice(&self.step.map_or(STEP_NONE, |step| step.0).to_le_bytes());
         out.extend_from_slice(&self.attempt.0.to_le_bytes());
         out.extend_from_slice(&self.more.to_le_bytes());
+        out.extend_from_slice(&self.write.0.to_le_bytes());
         out.extend_from_slice(&self.cause.0.to_le_bytes());
         out.push(self.outcome.code());
+        out.push(u8::from(self.erasable));
+        out.extend_from_slice(&self.payload_len.to_le_bytes());
         out.extend_from_slice(&self.commitment.0);
         if out.len() > LEN_MAX {
             return Err(Error::TooLong {
@@ -247,8 +260,11 @@ impl Header {
             },
             attempt: Attempt(input.u32("attempt")?),
             more: input.u16("more")?,
+            write: Seq(input.u64("write")?),
             cause: Seq(input.u64("cause")?),
             outcome: input.outcome()?,
+            erasable: input.bool("erasable")?,
+            payload_len: input.u32("payload_len")?,
             commitment: Hash(input.array("commitment")?),
         };
         match bytes.len() - input.at {
@@ -301,6 +317,15 @@ impl<'a> Input<'a> {
         let mut array = [0; N];
         array.copy_from_slice(self.take(field, N)?);
         Ok(array)
+    }
+
+    fn bool(&mut self, field: &'static str) -> Result<bool, Error> {
+        let at = self.at;
+        match self.array(field)? {
+            [0] => Ok(false),
+            [1] => Ok(true),
+            [_] => Err(Error::Value { field, at }),
+        }
     }
 
     fn u16(&mut self, field: &'static str) -> Result<u16, Error> {

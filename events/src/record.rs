@@ -21,7 +21,18 @@ const CONTEXT_HEADER: &str = "tallybook 2026-11 event header";
 const CONTEXT_COMMITMENT: &str = "tallybook 2026-11 payload commitment";
 
 /// The salt and the bytes of a payload after redaction are all zero; this is the salt.
-pub const SALT_REDACTED: [u8; SALT_LEN] = [0; SALT_LEN];
+pub const SALT_ERASED: [u8; SALT_LEN] = [0; SALT_LEN];
+
+/// What can be said of a record's salt and payload.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Body {
+    /// They are the ones that the header commits to.
+    Intact,
+    /// They were overwritten with zeros, and events of this kind may be.
+    Erased,
+    /// They are others, or zeros where none may be.
+    Changed,
+}
 
 /// The hash of a header's stored bytes: the link that the next event carries.
 pub fn header_hash(header: &[u8]) -> Hash {
@@ -60,6 +71,14 @@ pub enum Error {
     /// The header can't be read.
     #[error("the header can't be read")]
     Header(#[source] header::Error),
+    /// The frame gives the payload another length than the header does.
+    #[error("the frame gives the payload {frame} bytes, its header {header}")]
+    Length {
+        /// By the frame.
+        frame: u32,
+        /// By the header, which the chain covers.
+        header: u32,
+    },
     /// Salt and payload do not have the commitment that the header gives.
     #[error("the payload is not the one the header commits to")]
     Commitment,
@@ -80,7 +99,7 @@ pub struct Record {
 }
 
 impl Record {
-    /// Seals a header over a payload. The header's `commitment` is set here.
+    /// Seals a header over a payload. The header's `commitment` and `payload_len` are set here.
     ///
     /// # Errors
     /// When the header can't be encoded.
@@ -89,12 +108,15 @@ impl Record {
         salt: [u8; SALT_LEN],
         payload: Vec<u8>,
     ) -> Result<Self, header::Error> {
-        if payload.len() > PAYLOAD_LEN_MAX {
+        let len = payload.len();
+        let fits = u32::try_from(len).ok().filter(|_| len <= PAYLOAD_LEN_MAX);
+        let Some(payload_len) = fits else {
             return Err(header::Error::TooLong {
                 field: "payload",
-                len: payload.len(),
+                len,
             });
-        }
+        };
+        header.payload_len = payload_len;
         header.commitment = commitment(&salt, &payload);
         let header_bytes = header.encode()?;
         Ok(Record {
@@ -106,14 +128,16 @@ impl Record {
         })
     }
 
-    /// Whether salt and payload are the ones the header commits to.
-    pub fn payload_is_intact(&self) -> bool {
-        commitment(&self.salt, &self.payload) == self.header.commitment
-    }
-
-    /// Whether salt and payload were overwritten with zeros, as a redaction does.
-    pub fn payload_is_erased(&self) -> bool {
-        self.salt == SALT_REDACTED && self.payload.iter().all(|byte| *byte == 0)
+    /// Holds salt and payload against the header.
+    pub fn body(&self) -> Body {
+        let zeros = self.salt == SALT_ERASED && self.payload.iter().all(|byte| *byte == 0);
+        if zeros && self.header.erasable {
+            Body::Erased
+        } else if commitment(&self.salt, &self.payload) == self.header.commitment {
+            Body::Intact
+        } else {
+            Body::Changed
+        }
     }
 
     /// The length of the frame in bytes.
@@ -124,12 +148,11 @@ impl Record {
     /// Appends the frame to `out`.
     pub fn write_frame(&self, out: &mut Vec<u8>) {
         let header_len = u32::try_from(self.header_bytes.len());
-        let payload_len = u32::try_from(self.payload.len());
-        let (Ok(header_len), Ok(payload_len)) = (header_len, payload_len) else {
-            unreachable!("seal and read_frame admit neither beyond its limit");
+        let Ok(header_len) = header_len else {
+            unreachable!("seal and read_frame admit no header beyond its limit");
         };
         out.reserve(self.frame_len());
-        out.extend_from_slice(&prefix(header_len, payload_len));
+        out.extend_from_slice(&prefix(header_len, self.header.payload_len));
         out.extend_from_slice(&self.header_bytes);
         out.extend_from_slice(&self.salt);
         out.extend_from_slice(&self.payload);
@@ -139,7 +162,7 @@ impl Record {
     /// Reads the frame at the start of `bytes`; returns the record and the frame's length.
     ///
     /// The payload's commitment is *not* checked here, because an erased payload is still a record: see
-    /// [`Record::payload_is_intact`].
+    /// [`Record::body`].
     ///
     /// # Errors
     /// When the bytes are not a whole, undamaged frame.
@@ -160,6 +183,12 @@ impl Record {
             return Err(Error::HeaderHash);
         }
         let header = Header::decode(header_bytes).map_err(Error::Header)?;
+        if header.payload_len as usize != payload_len {
+            return Err(Error::Length {
+                frame: u32::try_from(payload_len).unwrap_or(u32::MAX),
+                header: header.payload_len,
+            });
+        }
         let mut salt = [0; SALT_LEN];
         salt.copy_from_slice(salt_bytes);
         let record = Record {

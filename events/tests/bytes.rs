@@ -7,7 +7,7 @@ use tallybook_events::header::{self, ClaimRef, Header, Outcome, Writer};
 use tallybook_events::ids::{
     Attempt, BootId, Epoch, EventId, Hash, LogId, OperationId, Seq, StepIndex,
 };
-use tallybook_events::record::Record;
+use tallybook_events::record::{self, Body, Record};
 use tallybook_events::subject::Subject;
 use tallybook_testkit::samples;
 
@@ -87,8 +87,11 @@ fn header() -> impl Strategy<Value = Header> {
                 step: has[2].then_some(StepIndex(step)),
                 attempt: Attempt(words[1]),
                 more: halves[1],
+                write: Seq(seqs[3]),
                 cause: Seq(seqs[2]),
                 outcome: outcomes[usize::from(outcome)],
+                erasable: has[0] ^ has[1],
+                payload_len: words[0],
                 commitment: Hash(hashes[3]),
             }
         },
@@ -130,7 +133,7 @@ proptest! {
         record.write_frame(&mut frame);
         let at = at.index(frame.len());
         frame[at] ^= 1 << bit;
-        let unseen = Record::read_frame(&frame).is_ok_and(|(read, _)| read.payload_is_intact());
+        let unseen = Record::read_frame(&frame).is_ok_and(|(read, _)| read.body() == Body::Intact);
         prop_assert!(!unseen, "the bit at byte {at} was flipped");
     }
 
@@ -153,10 +156,89 @@ fn every_bit_of_a_frame_of_every_kind_counts() {
         record.write_frame(&mut frame);
         for at in 0..frame.len() {
             frame[at] ^= 0x10;
-            let unseen = Record::read_frame(&frame).is_ok_and(|(read, _)| read.payload_is_intact());
+            let unseen =
+                Record::read_frame(&frame).is_ok_and(|(read, _)| read.body() == Body::Intact);
             assert!(!unseen, "byte {at} of {}", record.header.kind);
             frame[at] ^= 0x10;
         }
+    }
+}
+
+#[test]
+fn the_shortest_header() {
+    let event = &samples::events()[0];
+    let mut header = samples::header(event, 1);
+    header.subject = Subject::Cloud;
+    header.kind = String::new();
+    header.actor = Actor(Vec::new());
+    header.writer.controller = String::new();
+    assert_eq!(header.encode().unwrap().len(), header::LEN_MIN);
+}
+
+#[test]
+fn the_length_of_a_payload_is_the_headers_also_when_it_is_erased() {
+    let event = samples::events()
+        .into_iter()
+        .find(|event| event.kind() == Some(("output.captured", 1)))
+        .unwrap();
+    let record = Record::seal(samples::header(&event, 1), [3; 32], event.encode().unwrap());
+    let record = record.unwrap();
+    let mut frame = Vec::new();
+    record.write_frame(&mut frame);
+    let body = frame.len() - 64 - record.payload.len()..frame.len() - 32;
+    frame[body.clone()].fill(0);
+    let (erased, _) = Record::read_frame(&frame).unwrap();
+    assert_eq!(erased.body(), Body::Erased);
+    // One byte less of zeros, and a frame that says so.
+    let len = (record.payload.len() - 1) as u32;
+    frame.remove(body.start);
+    frame[8..12].copy_from_slice(&len.to_le_bytes());
+    let check = blake3::hash(&frame[..12]);
+    frame[12..16].copy_from_slice(&check.as_bytes()[..4]);
+    assert!(matches!(
+        Record::read_frame(&frame),
+        Err(record::Error::Length { frame, header }) if frame == len && header == len + 1
+    ));
+}
+
+#[test]
+fn zeros_are_a_redaction_only_where_the_kind_allows_it() {
+    let mut erasable = Vec::new();
+    for (number, event) in samples::events().iter().enumerate() {
+        let header = samples::header(event, number as u64 + 1);
+        let record = Record::seal(header, [3; 32], event.encode().unwrap()).unwrap();
+        let mut frame = Vec::new();
+        record.write_frame(&mut frame);
+        let end = frame.len() - 32;
+        frame[end - 32 - record.payload.len()..end].fill(0);
+        match Record::read_frame(&frame).unwrap().0.body() {
+            Body::Erased => erasable.push(record.header.kind.clone()),
+            Body::Changed => {}
+            Body::Intact => panic!("{}", record.header.kind),
+        }
+    }
+    assert_eq!(
+        erasable,
+        ["inventory.recorded", "output.captured", "session.recorded"]
+    );
+}
+
+/// What MessagePack can also say, and a writer never writes.
+#[test]
+fn a_payload_has_one_form() {
+    let exact = |payload: &[u8]| Event::decode_exact("operation.succeeded", 1, payload);
+    let canonical = b"\x81\xa6events\x0c";
+    assert!(exact(canonical).is_ok());
+    let others: [&[u8]; 4] = [
+        b"\x81\xa6events\xcd\x00\x0c",
+        b"\x91\x0c",
+        b"\x82\xa6events\x0c\xa4more\x01",
+        b"\xde\x00\x01\xa6events\x0c",
+    ];
+    for other in others {
+        let decoded = Event::decode("operation.succeeded", 1, other);
+        assert_eq!(decoded.unwrap(), exact(canonical).unwrap(), "{other:02x?}");
+        assert!(exact(other).is_err(), "{other:02x?}");
     }
 }
 

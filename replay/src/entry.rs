@@ -4,7 +4,7 @@ use serde::Serialize;
 use tallybook_events::event::{self, Event};
 use tallybook_events::header::Header;
 use tallybook_events::ids::Hash;
-use tallybook_events::record::Record;
+use tallybook_events::record::{Body, Record};
 
 /// One event of the log, decoded.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -13,8 +13,10 @@ pub struct Entry {
     pub header: Header,
     /// The hash of its header's bytes.
     pub hash: Hash,
-    /// What happened. `Unknown` for kinds of a later program and for redacted payloads.
+    /// What happened. `Unknown` for kinds of a later program and for erased payloads.
     pub event: Event,
+    /// Whether the payload was overwritten with zeros, in a kind that may be.
+    pub is_erased: bool,
 }
 
 impl Entry {
@@ -23,7 +25,8 @@ impl Entry {
     /// # Errors
     /// When the payload is not what its kind and version say.
     pub fn from_record(record: &Record) -> Result<Self, event::Error> {
-        let event = if record.payload_is_erased() {
+        let is_erased = record.body() == Body::Erased;
+        let event = if is_erased {
             Event::Unknown(record.payload.clone().into())
         } else {
             Event::decode(
@@ -36,6 +39,7 @@ impl Entry {
             header: record.header.clone(),
             hash: record.hash,
             event,
+            is_erased,
         })
     }
 }

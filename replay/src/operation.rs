@@ -50,6 +50,72 @@ pub enum Error {
         /// The place of the step.
         index: usize,
     },
+    /// An event that belongs to no operation or no step, and must, or the other way round.
+    #[error("event {seq} ({kind}) does not say of which operation, step and start it is")]
+    Place {
+        /// Its position.
+        seq: Seq,
+        /// Its kind.
+        kind: String,
+    },
+    /// A log that begins with something else, or begins twice.
+    #[error("event {seq} is {kind}; the first event of a log, and no other, is log.created")]
+    Beginning {
+        /// Its position.
+        seq: Seq,
+        /// Its kind.
+        kind: String,
+    },
+    /// An event that was caused by a later one.
+    #[error("event {seq} ({kind}) says that event {cause} caused it, which is not before it")]
+    Cause {
+        /// Its position.
+        seq: Seq,
+        /// Its kind.
+        kind: String,
+        /// What it says.
+        cause: Seq,
+    },
+    /// An event that was not written under its operation's claim.
+    #[error("event {seq} ({kind}) was not written under the claim of its operation")]
+    Claim {
+        /// Its position.
+        seq: Seq,
+        /// Its kind.
+        kind: String,
+    },
+    /// An event of another start of its step than the newest.
+    #[error("event {seq} ({kind}) is of start {found} of its step, not of {expected}")]
+    Attempt {
+        /// Its position.
+        seq: Seq,
+        /// Its kind.
+        kind: String,
+        /// What it must be.
+        expected: Attempt,
+        /// What it says.
+        found: Attempt,
+    },
+    /// An operation that has another number of events than it says.
+    #[error("event {seq} says that its operation has {says} events, but it has {counted}")]
+    Count {
+        /// Its position.
+        seq: Seq,
+        /// What it says.
+        says: u64,
+        /// How many there are.
+        counted: u64,
+    },
+    /// An event behind the end of its operation.
+    #[error("event {seq} ({kind}) can't follow an operation that is {status}")]
+    Ended {
+        /// Its position.
+        seq: Seq,
+        /// Its kind.
+        kind: String,
+        /// How the operation ended.
+        status: &'static str,
+    },
     /// An event that can't follow where the step stood.
     #[error("event {seq} ({kind}) can't follow a step that is {status}")]
     Transition {
@@ -188,6 +254,8 @@ pub struct Operation {
     pub status: OperationStatus,
     /// Why it stands there, where something said so.
     pub reason: Option<String>,
+    /// Whether it has a plan, which may be empty.
+    pub is_planned: bool,
     /// Its steps.
     pub steps: Vec<Step>,
     /// What sessions it had.
@@ -227,6 +295,12 @@ impl Operation {
                 kind: entry.header.kind.clone(),
             });
         };
+        if entry.header.claim.is_some() {
+            return Err(Error::Claim {
+                seq: entry.header.seq,
+                kind: entry.header.kind.clone(),
+            });
+        }
         Ok(Operation {
             id,
             intent: intended.intent.clone(),
@@ -241,6 +315,7 @@ impl Operation {
             last_unix_us: entry.header.time_unix_us,
             status: OperationStatus::Intended,
             reason: None,
+            is_planned: false,
             steps: Vec::new(),
             sessions: Vec::new(),
             events: 1,
@@ -254,9 +329,22 @@ impl Operation {
     /// When it contradicts what came before.
     pub fn apply(&mut self, entry: &Entry) -> Result<(), Error> {
         let seq = entry.header.seq;
+        if self.status.is_final() {
+            self.status = after_end(self.status, entry)?;
+        }
         self.events += 1;
         self.last = seq;
         self.last_unix_us = entry.header.time_unix_us;
+        self.check_claim(entry)?;
+        if let Event::OperationSucceeded(succeeded) = &entry.event
+            && succeeded.events != self.events
+        {
+            return Err(Error::Count {
+                seq,
+                says: succeeded.events,
+                counted: self.events,
+            });
+        }
         if let Some(index) = entry.header.step {
             return self.apply_to_step(index, entry);
         }
@@ -267,9 +355,10 @@ impl Operation {
         }
         match &entry.event {
             Event::OperationPlanned(planned) => {
-                if !self.steps.is_empty() {
+                if self.is_planned {
                     return Err(twice(entry));
                 }
+                self.is_planned = true;
                 check_plan(&planned.steps, seq)?;
                 self.steps = planned
                     .steps
@@ -314,6 +403,42 @@ impl Operation {
         Ok(())
     }
 
+    /// An operation's first append can't name the claim that it makes; what takes it back is another operation's.
+    fn check_claim(&self, entry: &Entry) -> Result<(), Error> {
+        let claim = entry.header.claim;
+        let holds = match &entry.event {
+            Event::OperationIntended(_) => claim.is_none(),
+            Event::OperationPlanned(_) => claim.is_none_or(|claim| claim == self.claim),
+            Event::OperationRolledBack(_) => claim.is_some_and(|claim| claim != self.claim),
+            // Of a kind of a later program it is not known who writes it.
+            Event::Unknown(_) if !entry.is_erased => true,
+            Event::LogCreated(_)
+            | Event::InventoryRecorded(_)
+            | Event::AllocationMade(_)
+            | Event::AllocationReleased(_)
+            | Event::OperationResumed(_)
+            | Event::OperationInterrupted(_)
+            | Event::OperationSucceeded(_)
+            | Event::OperationFailed(_)
+            | Event::OperationStuck(_)
+            | Event::StepStarted(_)
+            | Event::StepSucceeded(_)
+            | Event::StepFailed(_)
+            | Event::StepDoubted(_)
+            | Event::StepUnstarted(_)
+            | Event::OutputCaptured(_)
+            | Event::SessionRecorded(_)
+            | Event::Unknown(_) => claim == Some(self.claim),
+        };
+        match holds {
+            true => Ok(()),
+            false => Err(Error::Claim {
+                seq: entry.header.seq,
+                kind: entry.header.kind.clone(),
+            }),
+        }
+    }
+
     fn apply_to_step(&mut self, index: StepIndex, entry: &Entry) -> Result<(), Error> {
         let seq = entry.header.seq;
         if let Event::SessionRecorded(session) = &entry.event {
@@ -326,7 +451,21 @@ impl Operation {
                 seq,
                 kind: entry.header.kind.clone(),
             })?;
+        let expected = match &entry.event {
+            Event::StepStarted(_) => Attempt(step.attempts.0.saturating_add(1)),
+            _ => step.attempts,
+        };
+        let found = entry.header.attempt;
+        let is_known = !matches!(entry.event, Event::Unknown(_)) || entry.is_erased;
         match next_status(&step.status, &entry.event) {
+            Next::Becomes(_) | Next::Stays if is_known && found != expected => {
+                Err(Error::Attempt {
+                    seq,
+                    kind: entry.header.kind.clone(),
+                    expected,
+                    found,
+                })
+            }
             Next::Becomes(status) => {
                 step.status = status;
                 step.attempts = step.attempts.max(entry.header.attempt);
@@ -357,6 +496,67 @@ impl Operation {
                 | StepStatus::Doubted { .. } => None,
             })
             .collect()
+    }
+}
+
+/// What an event says of its own place in the log, whatever was before it.
+///
+/// # Errors
+/// When no log can have it there.
+pub fn check_place(entry: &Entry) -> Result<(), Error> {
+    let header = &entry.header;
+    let (seq, kind) = (header.seq, header.kind.clone());
+    if matches!(entry.event, Event::LogCreated(_)) != (seq == Seq(1)) {
+        return Err(Error::Beginning { seq, kind });
+    }
+    if header.cause >= seq {
+        let cause = header.cause;
+        return Err(Error::Cause { seq, kind, cause });
+    }
+    let of_operation = header.operation.is_some();
+    let of_step = header.step.is_some();
+    let fits = match &entry.event {
+        Event::OperationIntended(_)
+        | Event::OperationPlanned(_)
+        | Event::OperationResumed(_)
+        | Event::OperationInterrupted(_)
+        | Event::OperationSucceeded(_)
+        | Event::OperationFailed(_)
+        | Event::OperationRolledBack(_)
+        | Event::OperationStuck(_) => of_operation && !of_step,
+        Event::StepStarted(_)
+        | Event::StepSucceeded(_)
+        | Event::StepFailed(_)
+        | Event::StepDoubted(_)
+        | Event::StepUnstarted(_) => of_operation && of_step,
+        Event::LogCreated(_) | Event::InventoryRecorded(_) => !of_operation,
+        Event::AllocationMade(_)
+        | Event::AllocationReleased(_)
+        | Event::OutputCaptured(_)
+        | Event::SessionRecorded(_)
+        | Event::Unknown(_) => true,
+    };
+    let counted = of_step == (header.attempt > Attempt(0));
+    match fits && counted && (of_operation || !of_step) {
+        true => Ok(()),
+        false => Err(Error::Place { seq, kind }),
+    }
+}
+
+/// Where an event puts an operation that has ended: only one that succeeded can be taken back.
+///
+/// # Errors
+/// When nothing can follow, or not this.
+pub fn after_end(status: OperationStatus, entry: &Entry) -> Result<OperationStatus, Error> {
+    match (status, &entry.event) {
+        (OperationStatus::Succeeded, Event::OperationRolledBack(_)) => {
+            Ok(OperationStatus::RolledBack)
+        }
+        _ => Err(Error::Ended {
+            seq: entry.header.seq,
+            kind: entry.header.kind.clone(),
+            status: status.label(),
+        }),
     }
 }
 

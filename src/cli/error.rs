@@ -433,8 +433,12 @@ fn log_exit(error: &log::Error) -> Exit {
         log::Error::Journal(error) => match error {
             journal::Error::Missing(_) => Exit::Missing,
             journal::Error::Head { .. } | journal::Error::Damaged { .. } => Exit::Verification,
-            journal::Error::Io { .. } if error.is_disk_full() => Exit::DiskFull,
-            journal::Error::Io { .. } | journal::Error::Stopped => Exit::Failed,
+            journal::Error::Io { .. } | journal::Error::Unsynced { .. } if error.is_disk_full() => {
+                Exit::DiskFull
+            }
+            journal::Error::Io { .. }
+            | journal::Error::Unsynced { .. }
+            | journal::Error::Stopped => Exit::Failed,
         },
         log::Error::Refused(refusal) => match refusal {
             Refusal::Claimed { .. } | Refusal::Changed { .. } | Refusal::ClaimLost(_) => {
@@ -497,6 +501,12 @@ fn log_hint(error: &log::Error) -> Option<String> {
         log::Error::Operation { .. } => "`tallybook verify` says what is wrong".to_owned(),
         log::Error::Journal(journal::Error::Head { .. }) => {
             "`tallybook verify` lists all damage".to_owned()
+        }
+        log::Error::NotWritten { in_doubt: true, .. }
+        | log::Error::Journal(journal::Error::Unsynced { .. }) => {
+            "whether it was recorded is known once the log is opened again: `tallybook log` and `tallybook op list \
+             --unfinished` show it"
+                .to_owned()
         }
         log::Error::NotWritten {
             disk_full: true, ..

@@ -42,6 +42,8 @@ struct Verified {
     torn_bytes: u64,
     /// Events of kinds that this program does not know.
     unknown: u64,
+    /// Events whose payload was erased.
+    erased: u64,
     findings: Vec<Finding>,
     store: Store,
 }
@@ -118,6 +120,7 @@ impl Args {
             checks: report.checks,
             torn_bytes: report.torn_bytes,
             unknown: report.unknown,
+            erased: report.erased,
             findings: report.findings,
             store,
         };
@@ -298,6 +301,7 @@ fn show(verified: &Verified, out: &mut Output) -> Written {
     let checks = &verified.checks;
     let mut table = Table::new([Column::left("CHECKED"), Column::right("TIMES")]);
     let mut row = |what: &str, times: u64| table.row([what.into(), times.into()]);
+    row("heads of segments", checks.segments);
     row("records with the hash behind them", checks.records);
     row("links to the event before", checks.chain);
     row(
@@ -305,7 +309,9 @@ fn show(verified: &Verified, out: &mut Output) -> Written {
         checks.subjects,
     );
     row("payloads against their commitment", checks.commitments);
-    row("payloads decoded", checks.payloads);
+    row("payloads decoded and encoded again", checks.payloads);
+    row("headers against what their kind fixes", checks.kinds);
+    row("claims against the event that made them", checks.claims);
     row(
         "events against what their operation allows",
         checks.operations,
@@ -335,8 +341,14 @@ fn show(verified: &Verified, out: &mut Output) -> Written {
     }
     if verified.unknown > 0 {
         out.line(format!(
-            "{} payloads are redacted or of kinds that this program does not know: checked, not understood",
+            "{} payloads are of kinds that this program does not know: checked, not understood",
             verified.unknown
+        ))?;
+    }
+    if verified.erased > 0 {
+        out.line(format!(
+            "{} payloads were erased: what they were can't be told",
+            verified.erased
         ))?;
     }
     if let Some(why) = &store.why_not {

@@ -3,7 +3,9 @@
 //! It never changes a byte once written, and never acknowledges one before fdatasync said so. It knows records
 //! and their chain; it does not know what they mean.
 
+mod follow;
 mod read;
+mod scan;
 mod write;
 
 use std::io;
@@ -11,10 +13,11 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use tallybook_events::ids::{Epoch, Hash, LogId, Seq};
-use tallybook_events::{record, segment};
+use tallybook_events::{header, record, segment};
 
-pub use read::{Damage, Reader, Tail, log_of, record_at, scan};
-pub use write::{Journal, Torn};
+pub use read::{Reader, Tail, log_of, record_at};
+pub use scan::{Found, scan};
+pub use write::{Journal, Torn, settle};
 
 /// What a journal may grow to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,6 +54,10 @@ pub struct Link {
     pub seq: Seq,
     /// Its header hash.
     pub hash: Hash,
+    /// How many more events its append has.
+    pub more: u16,
+    /// The first event of its write.
+    pub write: Seq,
 }
 
 impl Link {
@@ -61,8 +68,56 @@ impl Link {
             epoch: record.header.epoch,
             seq: record.header.seq,
             hash: record.hash,
+            more: record.header.more,
+            write: record.header.write,
         }
     }
+
+    /// The end of a write, where nothing else is known of its last event.
+    pub fn end(log: LogId, epoch: Epoch, seq: Seq, hash: Hash) -> Self {
+        Link {
+            log,
+            epoch,
+            seq,
+            hash,
+            more: 0,
+            write: seq,
+        }
+    }
+}
+
+/// What is wrong at a place of the journal.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Damage {
+    /// The record's own bytes.
+    #[error("the record can't be read")]
+    Record(#[from] record::Error),
+    /// The record has another position than its place says.
+    #[error("event {found} stands where event {expected} must be")]
+    Seq {
+        /// What must be here.
+        expected: Seq,
+        /// What is here.
+        found: Seq,
+    },
+    /// The record does not follow the one before it.
+    #[error("it does not carry the hash of the event before it")]
+    Chain,
+    /// The record is of another log, or of an earlier epoch.
+    #[error("it belongs to another log or epoch")]
+    Foreign,
+    /// The record does not go on with the append that the one before it began.
+    #[error("it is not the next event of the append that the event before it belongs to")]
+    Append,
+    /// The record says of its write what can't be.
+    #[error("it does not say where the write began that it is part of")]
+    Write,
+    /// The segment's head can't be read, or does not fit what is before and behind it.
+    #[error("the head of its segment is damaged, or does not fit the events before and behind it")]
+    SegmentHead,
+    /// The segment has a layout that this program does not know.
+    #[error("its segment has format {0}; this program knows format {known}", known = segment::FORMAT)]
+    SegmentFormat(u16),
 }
 
 /// What can go wrong with the journal.
@@ -98,6 +153,14 @@ pub enum Error {
         /// What is wrong with it.
         source: Damage,
     },
+    /// An append was written, or a part of it, and the sync behind it failed: it may or may not be on disk.
+    #[error("whether the last events are in {} is not known: syncing it failed", path.display())]
+    Unsynced {
+        /// The segment.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
     /// A write or a sync failed before; what is on disk is not known to be whole.
     #[error("the journal stopped after a failed write; start again to recover its tail")]
     Stopped,
@@ -109,7 +172,7 @@ pub enum Error {
 impl Error {
     /// Whether the disk is full.
     pub fn is_disk_full(&self) -> bool {
-        matches!(self, Error::Io { source, .. }
+        matches!(self, Error::Io { source, .. } | Error::Unsynced { source, .. }
             if matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded))
     }
 }
@@ -156,4 +219,5 @@ pub fn segments(directory: &Path) -> Result<Vec<Seq>, Error> {
 }
 
 /// The least bytes a record's frame has.
-pub const FRAME_LEN_MIN: usize = record::PREFIX_LEN + record::SALT_LEN + record::TRAILER_LEN;
+pub const FRAME_LEN_MIN: usize =
+    record::PREFIX_LEN + header::LEN_MIN + record::SALT_LEN + record::TRAILER_LEN;

@@ -9,7 +9,7 @@ use tallybook_events::ids::{Epoch, Hash, LogId, Seq};
 use tallybook_events::record::Record;
 use tallybook_events::segment::{self, SegmentHead};
 
-use super::{Error, Limits, Link, Position, Reader, Tail, io_error, segment_path};
+use super::{Error, Limits, Link, Position, Reader, Tail, io_error, segment_path, segments};
 
 /// A record that was never acknowledged was cut off the end of the journal, and kept aside.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,12 +46,7 @@ impl Journal {
         if let Some(parent) = directory.parent() {
             sync_directory(parent)?;
         }
-        let link = Link {
-            log,
-            epoch: Epoch(1),
-            seq: Seq::NONE,
-            hash: Hash::ZERO,
-        };
+        let link = Link::end(log, Epoch(1), Seq::NONE, Hash::ZERO);
         let (file, len) = new_segment(directory, link)?;
         Ok(Journal {
             directory: directory.to_owned(),
@@ -89,21 +84,7 @@ impl Journal {
             Tail::Torn { bytes: 0, .. } => None,
             Tail::Torn { at, bytes } => Some(cut_tail(&path, &mut file, at, bytes)?),
         };
-        let mut len = position.offset;
-        if len < segment::LEN as u64 {
-            // The segment was born, and power was lost before its head was whole.
-            let head = SegmentHead {
-                log: link.log,
-                epoch: link.epoch,
-                first: position.segment,
-                previous: link.hash,
-            };
-            file.seek(SeekFrom::Start(0))
-                .and_then(|_| file.write_all(&head.encode()))
-                .and_then(|()| file.sync_all())
-                .map_err(io_error("writing", &path))?;
-            len = segment::LEN as u64;
-        }
+        let len = position.offset;
         let found = file.metadata().map_err(io_error("opening", &path))?.len();
         if found != len {
             // The reader was told of a place that this file does not reach, or that was written to since.
@@ -186,6 +167,13 @@ impl Journal {
             self.len = len;
             self.segment = self.link.seq.next();
         }
+        debug_assert!(
+            (records.first()).is_some_and(|first| {
+                let write = first.header.seq;
+                records.iter().all(|record| record.header.write == write)
+            }),
+            "what one sync makes durable says so"
+        );
         let mut bytes = Vec::with_capacity(records.iter().map(Record::frame_len).sum());
         let mut positions = Vec::with_capacity(records.len());
         for record in records {
@@ -197,19 +185,26 @@ impl Journal {
         }
         let path = segment_path(&self.directory, self.segment);
         if let Err(source) = self.file.write_all(&bytes) {
-            // Nothing of the batch was acknowledged: take back what part of it was written.
+            // Nothing of the batch was acknowledged: take back what part of it was written, for good. What is refused
+            // here must not be there after a loss of power.
             let back = self
                 .file
                 .set_len(self.len)
+                .and_then(|()| self.file.sync_data())
                 .and_then(|()| self.file.seek(SeekFrom::Start(self.len)));
-            self.stopped = back.is_err();
-            return Err(io_error("writing", &path)(source));
+            return Err(match back {
+                Ok(_) => io_error("writing", &path)(source),
+                Err(_) => {
+                    self.stopped = true;
+                    Error::Unsynced { path, source }
+                }
+            });
         }
         // Crash boundary: until this returns, the batch may or may not be there, and nobody was told.
         if let Err(source) = self.file.sync_data() {
             // After a failed fsync the kernel may drop the dirty pages and report success next time.
             self.stopped = true;
-            return Err(io_error("syncing", &path)(source));
+            return Err(Error::Unsynced { path, source });
         }
         self.len += bytes.len() as u64;
         if let Some(last) = records.last() {
@@ -248,6 +243,33 @@ fn new_segment(directory: &Path, link: Link) -> Result<(File, u64), Error> {
     let file = write().map_err(io_error("making", &path))?;
     sync_directory(directory)?;
     Ok((file, segment::LEN as u64))
+}
+
+/// Makes sure that what is read of the journal's end from here on is on the disk. To be called before it is read.
+///
+/// After a failed sync the kernel counts pages as written that are in memory only: they can be read, and syncing or
+/// writing them again succeeds without their content ever reaching the disk (ext4 keeps such extents as unwritten). So they
+/// are dropped: then a read gives what the disk has.
+///
+/// # Errors
+/// When the last segment can't be opened or synced.
+pub fn settle(directory: &Path) -> Result<(), Error> {
+    let Some(last) = segments(directory)?.last().copied() else {
+        return Ok(());
+    };
+    let path = segment_path(directory, last);
+    let settle = || -> io::Result<()> {
+        let file = File::open(&path)?;
+        // An error of a write that nobody waited for is told once. What it concerns is lost, and not read below.
+        file.sync_all().or_else(|_| file.sync_all())?;
+        Ok(rustix::fs::fadvise(
+            &file,
+            0,
+            None,
+            rustix::fs::Advice::DontNeed,
+        )?)
+    };
+    settle().map_err(io_error("syncing", &path))
 }
 
 fn sync_directory(directory: &Path) -> Result<(), Error> {

@@ -98,13 +98,15 @@ pub enum Error {
         /// How.
         source: tallybook_replay::operation::Error,
     },
-    /// The events of an append could not be written; whether they are in the log is known once it is opened again.
+    /// The events of an append could not be written. Where that is in doubt, it is known once the log is opened again.
     #[error("the log can't be written: {what}")]
     NotWritten {
         /// Why.
         what: String,
         /// Whether the disk is full.
         disk_full: bool,
+        /// Whether they may be in the log all the same.
+        in_doubt: bool,
     },
     /// An append or a question with more bytes than the holder's socket takes.
     #[error("{0} bytes are too many for one append")]
@@ -136,6 +138,15 @@ pub enum Error {
 }
 
 impl Error {
+    /// Whether events may be in the log although their append was not acknowledged.
+    pub const fn is_in_doubt(&self) -> bool {
+        matches!(
+            self,
+            Error::Journal(journal::Error::Unsynced { .. })
+                | Error::NotWritten { in_doubt: true, .. }
+        )
+    }
+
     /// Whether the disk is full.
     pub fn is_disk_full(&self) -> bool {
         match self {

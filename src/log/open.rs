@@ -49,6 +49,7 @@ impl Opened {
             remove_databases(directory)?;
             Journal::create(&journal_directory, clock::log_id(), limits)?;
         }
+        journal::settle(&journal_directory)?;
         let mut opening = Opening {
             directory,
             limits,
@@ -89,10 +90,12 @@ impl Opened {
             seq: Seq(1),
             source,
         })?;
+        let link = self.journal.link();
         let record = seal(
             &draft,
             0,
-            self.journal.link(),
+            link.seq.next(),
+            link,
             None,
             &self.view.state,
             &identity::actor_here(),
@@ -283,7 +286,7 @@ impl<N: FnMut(String)> Opening<'_, N> {
         let sealed_seq = sealed.map_or(Seq::NONE, |sealed| sealed.link.seq);
         let behind = recovery.view.state.head.seq < sealed_seq;
         if behind {
-            recovery.catch_up(&journal_directory, next, sealed_seq)?;
+            recovery.catch_up(directory, next, sealed_seq)?;
         }
         recovery.read_to_end(self)?;
         let (journal, torn) = Journal::open(&journal_directory, &recovery.reader, self.limits)?;
@@ -384,18 +387,15 @@ struct Recovery {
 
 impl Recovery {
     /// Folds the events that the projections lack up to the index's last sealed one.
-    fn catch_up(&mut self, journal: &Path, next: Option<Position>, to: Seq) -> Result<(), Error> {
+    fn catch_up(&mut self, directory: &Path, next: Option<Position>, to: Seq) -> Result<(), Error> {
+        let journal = &directory.join(JOURNAL);
         let head = self.view.state.head;
         let mut reader = match (next, head.log) {
             (Some(next), Some(log)) => Reader::from_position(
                 journal,
                 next,
-                Link {
-                    log,
-                    epoch: head.epoch,
-                    seq: head.seq,
-                    hash: head.hash,
-                },
+                // The projections are written at the end of a write.
+                Link::end(log, head.epoch, head.seq, head.hash),
             ),
             (Some(_) | None, Some(_) | None) => {
                 self.view.state = State::default();
@@ -407,6 +407,13 @@ impl Recovery {
                 break;
             };
             self.view.state.apply(&entry(&record)?);
+        }
+        if self.view.state.head.seq < to {
+            return Err(Error::TailLost {
+                path: directory.to_owned(),
+                journal: self.view.state.head.seq,
+                projection: to,
+            });
         }
         Ok(())
     }

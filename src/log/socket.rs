@@ -28,7 +28,7 @@ use crate::identity;
 
 const SOCKET: &str = "socket";
 /// Rises when requests or answers change shape.
-const PROTOCOL: u16 = 1;
+const PROTOCOL: u16 = 2;
 const FRAME_LEN_MAX: u32 = 256 * 1024 * 1024;
 /// How many requests may be served at once; more wait.
 const CONNECTIONS_MAX: usize = 128;
@@ -85,6 +85,7 @@ enum Answer {
     NotWritten {
         what: String,
         disk_full: bool,
+        in_doubt: bool,
     },
     Failed(String),
 }
@@ -224,6 +225,7 @@ async fn append_for(
         Err(Error::Refused(refusal)) => Answer::Refused(refusal),
         Err(error @ (Error::Journal(_) | Error::NotWritten { .. })) => Answer::NotWritten {
             disk_full: error.is_disk_full(),
+            in_doubt: error.is_in_doubt(),
             what: match error {
                 Error::NotWritten { what, .. } => what,
                 Error::Journal(error) => chain(&error),
@@ -292,9 +294,15 @@ pub(super) async fn append(
         None => None,
         Some(Answer::Appended(appended)) => Some(Ok(appended)),
         Some(Answer::Refused(refusal)) => Some(Err(refusal.into())),
-        Some(Answer::NotWritten { what, disk_full }) => {
-            Some(Err(Error::NotWritten { what, disk_full }))
-        }
+        Some(Answer::NotWritten {
+            what,
+            disk_full,
+            in_doubt,
+        }) => Some(Err(Error::NotWritten {
+            what,
+            disk_full,
+            in_doubt,
+        })),
         Some(other) => Some(Err(unexpected(other))),
     })
 }

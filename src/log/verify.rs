@@ -6,17 +6,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use serde::Serialize;
-use tallybook_events::event::Event;
-use tallybook_events::ids::{Epoch, EventId, Hash, LogId, OperationId, Seq};
-use tallybook_events::record::Record;
+use tallybook_events::event::{Event, fixed};
+use tallybook_events::header::ClaimRef;
+use tallybook_events::ids::{EventId, Hash, OperationId, Seq};
+use tallybook_events::record::{self, Body, Record};
 use tallybook_events::subject::Subject;
-use tallybook_replay::diff::{self, Difference};
 use tallybook_replay::entry::Entry;
-use tallybook_replay::operation::{self, Operation};
+use tallybook_replay::operation::{self, Operation, OperationStatus};
 use tallybook_replay::state::{Head, State};
 
 use super::{Error, JOURNAL};
-use crate::journal::{self, Damage, Tail};
+use crate::journal::{self, Damage, Found, Tail};
 
 /// One thing that is wrong.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -29,19 +29,26 @@ pub struct Finding {
     pub what: String,
 }
 
-/// How often each check was made.
+/// How often each check was made. What could not be compared, because the other side is lost, erased or of a kind that
+/// this program does not know, is not counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 pub struct Checks {
+    /// Heads of segments, against their check and what is before and behind them.
+    pub segments: u64,
     /// Records read whole with the hash that follows them.
     pub records: u64,
-    /// Links to the event before.
+    /// Records against the one before: its hash, its append and its write.
     pub chain: u64,
     /// Links to the previous event of the same subject.
     pub subjects: u64,
     /// Payloads against their commitment.
     pub commitments: u64,
-    /// Payloads decoded.
+    /// Payloads decoded, and encoded to the same bytes again.
     pub payloads: u64,
+    /// Headers against what their kind fixes.
+    pub kinds: u64,
+    /// Claims against the event that made them.
+    pub claims: u64,
     /// Events of operations against what their operation allows.
     pub operations: u64,
     /// Operations that say how many events they have.
@@ -61,6 +68,8 @@ pub struct Report {
     pub findings: Vec<Finding>,
     /// Events of kinds that this program does not know.
     pub unknown: u64,
+    /// Events whose payload was erased.
+    pub erased: u64,
 }
 
 /// Reads the journal of a store from its first byte to its last.
@@ -72,8 +81,14 @@ pub fn journal(store: &Path) -> Result<(Report, State), Error> {
     let tail = journal::scan(&store.join(JOURNAL), |path, offset, found| {
         let place = format!("{} byte {offset}", path.display());
         match found {
-            Ok(record) => check.record(&record, place),
-            Err(damage) => check.damage(&damage, place),
+            Found::Head => check.checks.segments += 1,
+            Found::Record {
+                record,
+                follows,
+                wrong,
+            } => check.record(&record, follows, wrong, &place),
+            Found::DamagedHead(damage) => check.head(&damage, &place),
+            Found::Lost(damage) => check.lost(&damage, &place),
         }
     })?;
     let torn_bytes = match tail {
@@ -85,59 +100,30 @@ pub fn journal(store: &Path) -> Result<(Report, State), Error> {
         checks: check.checks,
         torn_bytes,
         findings: check.findings,
-        unknown: check.state.head.unknown,
+        unknown: check.unknown,
+        erased: check.erased,
     };
     Ok((report, check.state))
-}
-
-/// What the projections say otherwise than a fold of the journal, heads and links included.
-pub fn projections(folded: &State, stored: &State) -> Vec<Difference> {
-    let mut found = diff::states(folded, stored);
-    if folded.head != stored.head {
-        found.push(Difference {
-            what: "head".to_owned(),
-            before: Some(format!("{:?}", folded.head)),
-            after: Some(format!("{:?}", stored.head)),
-        });
-    }
-    if folded.inventory != stored.inventory {
-        found.push(Difference {
-            what: "inventory".to_owned(),
-            before: folded.inventory.map(|known| format!("{known:?}")),
-            after: stored.inventory.map(|known| format!("{known:?}")),
-        });
-    }
-    let subjects: BTreeSet<&Subject> = folded.links.keys().chain(stored.links.keys()).collect();
-    for subject in subjects {
-        let (before, after) = (folded.links.get(subject), stored.links.get(subject));
-        if before != after {
-            found.push(Difference {
-                what: format!("newest event of {subject}"),
-                before: before.map(|link| format!("{link:?}")),
-                after: after.map(|link| format!("{link:?}")),
-            });
-        }
-    }
-    found
 }
 
 #[derive(Default)]
 struct Check {
     checks: Checks,
     findings: Vec<Finding>,
-    log: Option<LogId>,
-    epoch: Epoch,
-    expected: Seq,
-    previous: Option<Hash>,
-    /// How many more events the append at hand must have.
-    more: u16,
-    /// Positions whose events are damaged: what names them is not to blame.
-    lost: BTreeSet<Seq>,
-    /// The header hash of every event that made claims.
-    claims: BTreeMap<Seq, Hash>,
+    unknown: u64,
+    erased: u64,
+    /// The last record.
+    last: Seq,
+    /// The first and the last of events that are damaged or missing: what names them is not to blame.
+    lost: Vec<(Seq, Seq)>,
+    /// The claim that each operation was begun with.
+    claims: BTreeMap<OperationId, ClaimRef>,
     subjects: BTreeMap<Subject, (Seq, Hash)>,
     seen: BTreeSet<EventId>,
-    operations: BTreeMap<OperationId, Operation>,
+    /// The operations that have not ended, without the output of their sessions,
+    open: BTreeMap<OperationId, Operation>,
+    /// and how the others ended.
+    ended: BTreeMap<OperationId, OperationStatus>,
     state: State,
 }
 
@@ -150,128 +136,105 @@ impl Check {
         });
     }
 
-    fn damage(&mut self, damage: &Damage, place: String) {
-        let seq = self.next_seq();
-        self.find(seq, &place, super::chain(damage));
-        if !matches!(damage, Damage::SegmentHead) {
-            // What was here is gone: the next record can't be held against it.
-            self.expected = seq;
-            self.previous = None;
-            self.lost.insert(seq);
-            self.more = self.more.saturating_sub(1);
-        }
+    fn head(&mut self, damage: &Damage, place: &str) {
+        self.find(self.last.next(), place, super::chain(damage));
     }
 
-    const fn next_seq(&self) -> Seq {
-        self.expected.next()
+    fn lost(&mut self, damage: &Damage, place: &str) {
+        let seq = self.last.next();
+        self.find(seq, place, super::chain(damage));
+        self.lost.push((seq, seq));
     }
 
-    fn record(&mut self, record: &Record, place: String) {
+    fn is_lost(&self, seq: Seq) -> bool {
+        let within = |(first, last): &(Seq, Seq)| (*first..=*last).contains(&seq);
+        self.lost.iter().any(within)
+    }
+
+    fn record(&mut self, record: &Record, follows: bool, wrong: Option<Damage>, place: &str) {
         let header = &record.header;
         let seq = header.seq;
         self.checks.records += 1;
-        if *self.log.get_or_insert(header.log) != header.log {
-            self.find(seq, &place, "it belongs to another log");
-        }
-        if header.epoch < self.epoch {
-            self.find(
-                seq,
-                &place,
-                "its epoch is lower than that of an earlier event",
-            );
-        }
-        self.epoch = self.epoch.max(header.epoch);
-        self.append(record, &place);
-        self.chain(record, &place);
-        self.subject(record, &place);
-        self.claim(record, &place);
+        self.checks.chain += u64::from(follows);
+        self.gap(seq, wrong.as_ref(), place);
+        self.last = seq;
+        self.subject(record, place);
         if !self.seen.insert(header.event) {
-            self.find(seq, &place, "its event id appears twice");
+            self.find(seq, place, "its event id appears twice");
         }
-        self.checks.commitments += 1;
-        if !record.payload_is_intact() {
-            self.find(
-                seq,
-                &place,
-                "its payload is not the one that its header commits to",
-            );
-        }
-        self.checks.payloads += 1;
-        match Entry::from_record(record) {
-            Ok(entry) => {
-                self.operation(&entry, &place);
-                self.state.apply(&entry);
+        if let Some(fixed) = fixed(&header.kind, header.kind_version) {
+            self.checks.kinds += 1;
+            if fixed.outcome != header.outcome {
+                self.find(seq, place, "its outcome is not the one of its kind");
             }
-            Err(error) => self.find(seq, &place, super::chain(&error)),
+            if fixed.erasable != header.erasable {
+                let what = "whether it may be erased is not what its kind says";
+                self.find(seq, place, what);
+            }
+        }
+        match record.body() {
+            Body::Changed => {
+                self.checks.commitments += 1;
+                let what = "its payload is not the one that its header commits to";
+                return self.find(seq, place, what);
+            }
+            Body::Erased => {
+                self.erased += 1;
+                let what = "its payload was erased; the header still commits to what it was";
+                self.find(seq, place, what);
+            }
+            Body::Intact => {
+                self.checks.commitments += 1;
+                match Event::decode_exact(&header.kind, header.kind_version, &record.payload) {
+                    Ok(Event::Unknown(_)) => self.unknown += 1,
+                    Ok(_) => self.checks.payloads += 1,
+                    Err(error) => self.find(seq, place, super::chain(&error)),
+                }
+            }
+        }
+        // What is in another form than it must be may still be understood.
+        if let Ok(entry) = Entry::from_record(record) {
+            self.entry(&entry, place);
+            self.state.apply(&entry);
         }
     }
 
-    fn chain(&mut self, record: &Record, place: &str) {
-        let seq = record.header.seq;
-        let expected = self.next_seq();
-        self.checks.chain += 1;
-        if seq != expected {
-            let what = if seq > expected {
-                format!("events {expected} to {} are missing before it", seq.0 - 1)
-            } else {
-                format!("event {seq} stands where event {expected} must be")
-            };
+    /// What is wrong with the place of a record, and what is missing before it.
+    fn gap(&mut self, seq: Seq, wrong: Option<&Damage>, place: &str) {
+        let mut expected = self.last.next();
+        if self.is_lost(expected) {
+            // That it is damaged is said already.
+            expected = expected.next();
+        }
+        if seq > expected {
+            let last = Seq(seq.0 - 1);
+            self.lost.push((expected, last));
+            let what = format!("events {expected} to {last} are missing before it");
             self.find(expected, place, what);
-        } else if seq == Seq(1) && record.header.previous != Hash::ZERO {
-            self.find(seq, place, "the first event names one before it");
-        } else if let Some(previous) = self.previous
-            && record.header.previous != previous
-        {
-            self.find(
-                seq,
-                place,
-                "it does not carry the hash of the event before it",
-            );
         }
-        self.expected = seq;
-        self.previous = Some(record.hash);
-    }
-
-    /// An append is in the log whole: its events count down to the last one.
-    fn append(&mut self, record: &Record, place: &str) {
-        let header = &record.header;
-        // Behind damage it is not known which append goes on.
-        if self.previous.is_some() && self.more > 0 && header.more != self.more - 1 {
-            self.find(
-                header.seq,
-                place,
-                "the append that the event before it belongs to is not whole",
-            );
-        }
-        self.more = header.more;
-    }
-
-    fn claim(&mut self, record: &Record, place: &str) {
-        let header = &record.header;
-        if header.kind == "operation.intended" {
-            self.claims.insert(header.seq, record.hash);
-        }
-        if let Some(claim) = header.claim
-            && !self.lost.contains(&claim.seq)
-            && self.claims.get(&claim.seq) != Some(&claim.hash)
-        {
-            let what = format!(
-                "it was written under event {}, which made no such claim",
-                claim.seq
-            );
-            self.find(header.seq, place, what);
+        match wrong {
+            // The payload's own is said where it is looked at.
+            None | Some(Damage::Record(record::Error::Commitment)) => {}
+            Some(Damage::Seq { .. }) if seq > expected => {}
+            Some(damage @ Damage::Seq { expected, .. }) => {
+                self.find(*expected, place, super::chain(damage));
+            }
+            Some(damage) => self.find(seq, place, super::chain(damage)),
         }
     }
 
     fn subject(&mut self, record: &Record, place: &str) {
         let header = &record.header;
-        self.checks.subjects += 1;
         let newest = self
             .subjects
             .insert(header.subject.clone(), (header.seq, record.hash))
             .unwrap_or((Seq::NONE, Hash::ZERO));
+        if self.is_lost(header.subject_previous_seq) {
+            return;
+        }
+        self.checks.subjects += 1;
         let named = (header.subject_previous_seq, header.subject_previous);
-        if newest != named && !self.lost.contains(&header.subject_previous_seq) {
+        if newest != named {
             self.find(
                 header.seq,
                 place,
@@ -283,39 +246,62 @@ impl Check {
         }
     }
 
-    fn operation(&mut self, entry: &Entry, place: &str) {
-        let Some(id) = entry.header.operation else {
-            return;
-        };
-        self.checks.operations += 1;
-        let seq = entry.header.seq;
-        let result: Result<(), operation::Error> = match self.operations.get_mut(&id) {
-            Some(known) => known.apply(entry),
-            None => match Operation::fold(id, [entry]) {
-                Ok(folded) => {
-                    self.operations.extend(folded.map(|folded| (id, folded)));
-                    Ok(())
-                }
-                Err(error) => Err(error),
-            },
-        };
-        if let Err(error) = result {
+    fn entry(&mut self, entry: &Entry, place: &str) {
+        let header = &entry.header;
+        let seq = header.seq;
+        if let Err(error) = operation::check_place(entry) {
             self.find(seq, place, super::chain(&error));
         }
-        if let Event::OperationSucceeded(succeeded) = &entry.event {
-            self.checks.complete += 1;
-            let counted = self.operations.get(&id).map_or(0, |known| known.events);
-            if counted != succeeded.events {
-                self.find(
-                    seq,
-                    place,
-                    format!(
-                        "operation {} says it has {} events, but {counted} are here",
-                        id.short(),
-                        succeeded.events
-                    ),
+        if let Some(claim) = header.claim
+            && !self.is_lost(claim.seq)
+        {
+            self.checks.claims += 1;
+            let by = match &entry.event {
+                Event::OperationRolledBack(rolled_back) => Some(rolled_back.by),
+                _ => header.operation,
+            };
+            let made = match by {
+                Some(by) => self.claims.get(&by) == Some(&claim),
+                None => self.claims.values().any(|made| *made == claim),
+            };
+            if !made {
+                let what = format!(
+                    "it was written under event {}, which did not make its claim",
+                    claim.seq
                 );
+                self.find(seq, place, what);
             }
         }
+        if let Some(id) = header.operation {
+            self.checks.operations += 1;
+            if matches!(entry.event, Event::OperationSucceeded(_)) {
+                self.checks.complete += 1;
+            }
+            if let Err(error) = self.operation(id, entry) {
+                self.find(seq, place, super::chain(&error));
+            }
+        }
+    }
+
+    fn operation(&mut self, id: OperationId, entry: &Entry) -> Result<(), operation::Error> {
+        if let Some(status) = self.ended.get_mut(&id) {
+            *status = operation::after_end(*status, entry)?;
+            return Ok(());
+        }
+        let Some(known) = self.open.get_mut(&id) else {
+            let Some(folded) = Operation::fold(id, [entry])? else {
+                return Ok(());
+            };
+            self.claims.insert(id, folded.claim);
+            self.open.insert(id, folded);
+            return Ok(());
+        };
+        let applied = known.apply(entry);
+        known.sessions.clear();
+        if known.status.is_final() {
+            self.ended.insert(id, known.status);
+            self.open.remove(&id);
+        }
+        applied
     }
 }

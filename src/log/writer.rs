@@ -7,9 +7,9 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, PoisonError};
 
 use tallybook_events::actor::Actor;
-use tallybook_events::event::Event;
+use tallybook_events::event::{Event, fixed};
 use tallybook_events::header::{Header, Writer};
-use tallybook_events::ids::{Blob, EventId, Hash, Seq};
+use tallybook_events::ids::{EventId, Hash, Seq};
 use tallybook_events::record::Record;
 use tallybook_events::subject::Subject;
 use tallybook_replay::operation::OperationStatus;
@@ -206,6 +206,11 @@ impl WriterThread {
             Some(last) => Link::of(last),
             None => self.journal.link(),
         };
+        // All that one sync makes durable says where that began.
+        let write = batch
+            .records
+            .first()
+            .map_or(link.seq.next(), |first| first.header.seq);
         let mut changes_claims = false;
         for (position, draft) in request.drafts.iter().enumerate() {
             let more = u16::try_from(request.drafts.len() - position - 1).map_err(|_| {
@@ -217,6 +222,7 @@ impl WriterThread {
             let record = seal(
                 draft,
                 more,
+                write,
                 link,
                 links
                     .get(&draft.subject)
@@ -288,6 +294,7 @@ impl WriterThread {
 /// Answers every append of a batch with what happened.
 fn refuse(batch: Batch, error: journal::Error) {
     let disk_full = error.is_disk_full();
+    let in_doubt = matches!(error, journal::Error::Unsynced { .. });
     let what = chain(&error);
     let mut first = Some(error);
     for (answer, _) in batch.answers {
@@ -296,6 +303,7 @@ fn refuse(batch: Batch, error: journal::Error) {
             None => Error::NotWritten {
                 what: what.clone(),
                 disk_full,
+                in_doubt,
             },
         };
         let _gone = answer.send(Err(error));
@@ -348,11 +356,16 @@ fn check(condition: &Condition, state: &State) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// Gives a draft its place behind `link`, with `more` events of the same append to follow. `newest` is the
-/// newest event of its subject that the state does not know yet.
+/// Gives a draft its place behind `link`, with `more` events of the same append to follow, in the write that began with
+/// event `write`. `newest` is the newest event of its subject that the state does not know yet.
+#[expect(
+    clippy::too_many_arguments,
+    reason = "each is another field of the header"
+)]
 pub(super) fn seal(
     draft: &Draft,
     more: u16,
+    write: Seq,
     link: Link,
     newest: Option<&(Seq, Hash)>,
     state: &State,
@@ -360,19 +373,17 @@ pub(super) fn seal(
     writer: &Writer,
 ) -> Result<Record, Error> {
     let malformed = |what: String| Error::Refused(Refusal::Malformed(what));
-    match Event::decode(&draft.kind, draft.kind_version, &draft.payload.0) {
-        Ok(Event::Unknown(Blob(_))) => {
-            return Err(malformed(format!(
-                "this program does not write events of kind {:?} version {}",
-                draft.kind, draft.kind_version
-            )));
-        }
-        Ok(event) if event.outcome() != draft.outcome => {
-            return Err(malformed(format!("{} can't have that outcome", draft.kind)));
-        }
-        Ok(_) => {}
-        Err(error) => return Err(malformed(chain(&error))),
+    let Some(fixed) = fixed(&draft.kind, draft.kind_version) else {
+        return Err(malformed(format!(
+            "this program does not write events of kind {:?} version {}",
+            draft.kind, draft.kind_version
+        )));
+    };
+    if fixed.outcome != draft.outcome {
+        return Err(malformed(format!("{} can't have that outcome", draft.kind)));
     }
+    Event::decode_exact(&draft.kind, draft.kind_version, &draft.payload.0)
+        .map_err(|error| malformed(chain(&error)))?;
     let (subject_previous_seq, subject_previous) = newest
         .copied()
         .or_else(|| {
@@ -401,8 +412,11 @@ pub(super) fn seal(
         step: draft.step,
         attempt: draft.attempt,
         more,
+        write,
         cause: draft.cause,
         outcome: draft.outcome,
+        erasable: fixed.erasable,
+        payload_len: 0,
         commitment: Hash::ZERO,
     };
     Record::seal(header, clock::random(), draft.payload.0.clone())

@@ -75,18 +75,13 @@ pub fn event(entry: &Entry) -> String {
                 |exit| format!("exit {exit}")
             )
         ),
-        Event::Unknown(payload) if is_erased(&payload.0) => "(redacted)".to_owned(),
+        Event::Unknown(_) if entry.is_erased => "(redacted)".to_owned(),
         Event::Unknown(payload) => format!(
             "(version {} of this kind is not known here; {})",
             entry.header.kind_version,
             bytes(payload.0.len() as u64)
         ),
     }
-}
-
-/// Whether a payload was overwritten with zeros.
-pub fn is_erased(payload: &[u8]) -> bool {
-    payload.iter().all(|byte| *byte == 0)
 }
 
 fn step(entry: &Entry, said: &str) -> String {

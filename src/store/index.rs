@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use tallybook_events::codec;
 use tallybook_events::header::Header;
 use tallybook_events::ids::{Hash, Seq};
-use tallybook_events::record::Record;
+use tallybook_events::record::{Body, Record};
 use tallybook_events::subject::Subject;
 
 use super::{Error, guarded, open_database};
@@ -20,7 +20,7 @@ use crate::journal::{Link, Position};
 pub const BLOCK_EVENTS: u64 = 64;
 
 /// Rises when blocks or postings are laid out differently: an index of another version is built again.
-const LAYOUT: u32 = 1;
+const LAYOUT: u32 = 2;
 
 const BLOCKS: &str = "blocks";
 const POSTINGS: &str = "postings";
@@ -201,7 +201,7 @@ impl Index {
             let (record, len) = Record::read_frame(rest)
                 .map_err(|error| self.contradiction(format!("block {number}: {error}")))?;
             let expected = Seq(number * BLOCK_EVENTS + records.len() as u64 + 1);
-            let intact = record.payload_is_intact() || record.payload_is_erased();
+            let intact = record.body() != Body::Changed;
             let follows = records
                 .last()
                 .is_none_or(|before: &Record| record.header.previous == before.hash);

@@ -85,7 +85,7 @@ impl EventView {
     /// When its payload has no JSON form.
     pub fn new(entry: &Entry) -> Result<Self, serde_json::Error> {
         let (payload_is, payload) = match &entry.event {
-            Event::Unknown(bytes) if summary::is_erased(&bytes.0) => ("redacted", Value::Null),
+            Event::Unknown(_) if entry.is_erased => ("redacted", Value::Null),
             Event::Unknown(bytes) => ("unknown", packed::value(bytes)),
             known => ("known", payload(known)?),
         };

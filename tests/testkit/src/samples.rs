@@ -12,7 +12,7 @@ use tallybook_events::event::{
     OperationFailed, OperationIntended, OperationInterrupted, OperationPlanned, OperationResumed,
     OperationRolledBack, OperationStuck, OperationSucceeded, OutputCaptured, PathChange,
     Resolution, SessionRecorded, StepDoubted, StepFailed, StepStarted, StepSucceeded,
-    StepUnstarted,
+    StepUnstarted, fixed,
 };
 use tallybook_events::fact::{Backing, Fact, Origin};
 use tallybook_events::header::{ClaimRef, Header, Writer};
@@ -114,6 +114,16 @@ fn captured() -> Captured {
     }
 }
 
+/// What a step that starts a container is told: the map of `container.start`, and of no other kind.
+fn start_params() -> Blob {
+    Blob(b"\x81\xa9container\xa3web".to_vec())
+}
+
+/// What such a step reports, likewise.
+fn start_output() -> Blob {
+    Blob(b"\x81\xabwas_running\xc2".to_vec())
+}
+
 /// A step that is planned forward.
 pub fn planned(index: u32, after: &[u32]) -> PlannedStep {
     PlannedStep {
@@ -121,7 +131,7 @@ pub fn planned(index: u32, after: &[u32]) -> PlannedStep {
         host: host("cn1"),
         subject: Subject::Container(host("cn1"), container("web")),
         kind: "container.start".to_owned(),
-        params: Blob(vec![0x80]),
+        params: start_params(),
         summary: format!("step {index}"),
         action: Action::Forward,
         reversal: Reversal::Undo,
@@ -140,7 +150,7 @@ fn planned_all() -> Vec<PlannedStep> {
     vec![
         planned(0, &[]),
         PlannedStep {
-            action: undo(Some(Blob(vec![0xc0]))),
+            action: undo(Some(start_output())),
             reversal: Reversal::Keep {
                 why: "shared".to_owned(),
             },
@@ -174,7 +184,7 @@ fn planned_all() -> Vec<PlannedStep> {
 fn done() -> StepDone {
     StepDone {
         changed: true,
-        output: Blob(vec![0x81, 0xa1, b'a', 1]),
+        output: start_output(),
         facts: vec![Fact::ContainerStarted {
             host: host("cn1"),
             container: container("web"),
@@ -543,8 +553,11 @@ pub fn header(event: &Event, seq: u64) -> Header {
         step: Some(StepIndex(3)),
         attempt: Attempt(2),
         more: 0,
+        write: Seq(seq),
         cause: Seq(5),
         outcome: event.outcome(),
+        erasable: fixed(kind, kind_version).unwrap().erasable,
+        payload_len: 0,
         commitment: Hash::ZERO,
     }
 }

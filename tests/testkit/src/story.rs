@@ -8,7 +8,7 @@ use tallybook_events::event::{
     AllocationMade, AllocationReleased, Event, InventoryRecorded, LogCreated, OperationFailed,
     OperationIntended, OperationInterrupted, OperationPlanned, OperationResumed,
     OperationRolledBack, OperationStuck, OperationSucceeded, OutputCaptured, Resolution,
-    SessionRecorded, StepDoubted, StepFailed, StepStarted, StepSucceeded, StepUnstarted,
+    SessionRecorded, StepDoubted, StepFailed, StepStarted, StepSucceeded, StepUnstarted, fixed,
 };
 use tallybook_events::header::{ClaimRef, Header};
 use tallybook_events::ids::{Attempt, Blob, Epoch, EventId, Hash, OperationId, Seq, StepIndex};
@@ -20,12 +20,16 @@ use tallybook_events::subject::Subject;
 use crate::samples;
 
 /// A history being told.
+#[derive(Clone)]
 pub struct Story {
     /// Its records so far.
     pub records: Vec<Record>,
     links: BTreeMap<Subject, (Seq, Hash)>,
     choices: u64,
     operations: u8,
+    /// How many appends a write has, and how many are in the last one.
+    write_appends: usize,
+    appends: usize,
 }
 
 #[derive(Clone, Copy, Default)]
@@ -43,6 +47,8 @@ impl Story {
             links: BTreeMap::new(),
             choices: choices | 1,
             operations: 0,
+            write_appends: 1,
+            appends: 0,
         };
         story.append(
             Place::default(),
@@ -62,6 +68,29 @@ impl Story {
     pub fn of(choices: u64, events: usize) -> Self {
         let mut story = Story::new(choices);
         while story.records.len() < events {
+            story.operate();
+        }
+        story
+    }
+
+    /// A history of at least so many events, with so many appends a write.
+    pub fn in_writes(choices: u64, events: usize, appends: usize) -> Self {
+        let mut story = Story::new(choices);
+        story.write_appends = appends;
+        while story.records.len() < events {
+            story.operate();
+        }
+        story
+    }
+
+    /// Another history with the same beginning: at least so many more events, all in one write.
+    #[must_use]
+    pub fn branch(&self, choices: u64, events: usize) -> Self {
+        let mut story = self.clone();
+        story.choices = choices | 1;
+        story.write_appends = usize::MAX;
+        story.appends = 0;
+        while story.records.len() < self.records.len() + events {
             story.operate();
         }
         story
@@ -100,6 +129,11 @@ impl Story {
     /// One append.
     fn append(&mut self, place: Place, subject: Subject, events: Vec<Event>) {
         let count = events.len();
+        let next = Seq(self.records.len() as u64 + 1);
+        let begun = self.records.last().map(|last| last.header.write);
+        let goes_on = self.appends > 0 && self.appends < self.write_appends;
+        let write = begun.filter(|_| goes_on).unwrap_or(next);
+        self.appends = if goes_on { self.appends + 1 } else { 1 };
         for (position, event) in events.into_iter().enumerate() {
             let seq = self.records.len() as u64 + 1;
             let (kind, kind_version) = event.kind().unwrap();
@@ -129,8 +163,11 @@ impl Story {
                 step: place.step.map(|(step, _)| StepIndex(step)),
                 attempt: Attempt(place.step.map_or(0, |(_, attempt)| attempt)),
                 more: (count - position - 1) as u16,
+                write,
                 cause: place.claim.map_or(Seq::NONE, |claim| claim.seq),
                 outcome: event.outcome(),
+                erasable: fixed(kind, kind_version).unwrap().erasable,
+                payload_len: 0,
                 commitment: Hash::ZERO,
             };
             let payload = event.encode().unwrap();
@@ -138,6 +175,18 @@ impl Story {
             self.links.insert(subject.clone(), (Seq(seq), record.hash));
             self.records.push(record);
         }
+    }
+
+    /// Something that a program printed.
+    pub fn capture(&mut self, text: &[u8]) {
+        let captured = tallybook_events::step::Captured {
+            command: "cat".to_owned(),
+            exit: Some(0),
+            text: Blob(text.to_vec()),
+            dropped_bytes: 0,
+        };
+        let output = OutputCaptured { captured };
+        self.append(Place::default(), Subject::Cloud, vec![output.into()]);
     }
 
     /// One operation from its intent to some end.
@@ -197,8 +246,13 @@ impl Story {
         let (by, rollback, _) = self.begin(&subject, Intent::Rollback { operation: id });
         let none = OperationPlanned { steps: Vec::new() };
         self.append(rollback, subject.clone(), vec![none.into()]);
+        // Written under the claim of the operation that took it back.
+        let taken_back = Place {
+            operation: Some(id),
+            ..rollback
+        };
         self.append(
-            place,
+            taken_back,
             subject.clone(),
             vec![OperationRolledBack { by }.into()],
         );
