@@ -133,7 +133,6 @@ async fn the_databases_answer_as_the_journal_does() {
     let Stored::State { state, .. } = projection.load().unwrap() else {
         panic!("nothing is stored")
     };
-    assert_eq!(verify::projections(&expected.0, &state), vec![]);
     assert_eq!(*state, expected.0);
 }
 

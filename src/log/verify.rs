@@ -10,7 +10,6 @@ use tallybook_events::event::Event;
 use tallybook_events::ids::{Epoch, EventId, Hash, LogId, OperationId, Seq};
 use tallybook_events::record::Record;
 use tallybook_events::subject::Subject;
-use tallybook_replay::diff::{self, Difference};
 use tallybook_replay::entry::Entry;
 use tallybook_replay::operation::{self, Operation};
 use tallybook_replay::state::{Head, State};
@@ -88,37 +87,6 @@ pub fn journal(store: &Path) -> Result<(Report, State), Error> {
         unknown: check.state.head.unknown,
     };
     Ok((report, check.state))
-}
-
-/// What the projections say otherwise than a fold of the journal, heads and links included.
-pub fn projections(folded: &State, stored: &State) -> Vec<Difference> {
-    let mut found = diff::states(folded, stored);
-    if folded.head != stored.head {
-        found.push(Difference {
-            what: "head".to_owned(),
-            before: Some(format!("{:?}", folded.head)),
-            after: Some(format!("{:?}", stored.head)),
-        });
-    }
-    if folded.inventory != stored.inventory {
-        found.push(Difference {
-            what: "inventory".to_owned(),
-            before: folded.inventory.map(|known| format!("{known:?}")),
-            after: stored.inventory.map(|known| format!("{known:?}")),
-        });
-    }
-    let subjects: BTreeSet<&Subject> = folded.links.keys().chain(stored.links.keys()).collect();
-    for subject in subjects {
-        let (before, after) = (folded.links.get(subject), stored.links.get(subject));
-        if before != after {
-            found.push(Difference {
-                what: format!("newest event of {subject}"),
-                before: before.map(|link| format!("{link:?}")),
-                after: after.map(|link| format!("{link:?}")),
-            });
-        }
-    }
-    found
 }
 
 #[derive(Default)]
