@@ -1,34 +1,49 @@
 //! Who is typing, and which process writes: each claim with where it comes from.
 
-use std::path::Path;
-
 use tallybook_events::actor::{Actor, ActorClaim, ClaimSource};
 use tallybook_events::header::Writer;
 use tallybook_events::ids::BootId;
 
 /// The longest value a claim may have; what is longer is cut.
 const VALUE_LEN_MAX: usize = 256;
+/// The claim of who logged in.
+const LOGINUID: &str = "loginuid";
 /// What the kernel gives as loginuid when nobody logged in.
 const LOGINUID_UNSET: &str = "4294967295";
 
 /// Who runs this process.
 pub fn actor_here() -> Actor {
-    let mut actor = of_process(rustix::process::getuid().as_raw(), "self");
-    actor.0.extend(asserted());
-    actor
+    let mut claims = uid_claims(rustix::process::getuid().as_raw());
+    if let Some(value) = loginuid() {
+        let user = value.parse().ok().and_then(user_name);
+        claims.push(ActorClaim {
+            name: LOGINUID.to_owned(),
+            value,
+            source: ClaimSource::Kernel,
+        });
+        claims.extend(user.map(|value| ActorClaim {
+            name: "login_user".to_owned(),
+            value,
+            source: ClaimSource::Derived,
+        }));
+    }
+    claims.extend(asserted());
+    Actor(claims)
 }
 
 /// Who is at the other end of a local socket: the kernel's word, and behind it what that end asserts.
-pub fn actor_of_peer(uid: u32, pid: Option<i32>, asserted: Vec<ActorClaim>) -> Actor {
-    let mut actor = match pid {
-        Some(pid) => of_process(uid, &pid.to_string()),
-        None => Actor(uid_claims(uid)),
-    };
+///
+/// The kernel's word is the uid alone. What `/proc` says of a pid is said of whoever has that pid by now, and the
+/// process that connected may be gone.
+pub fn actor_of_peer(uid: u32, asserted: Vec<ActorClaim>) -> Actor {
+    let mut actor = Actor(uid_claims(uid));
     actor.0.extend(
         asserted
             .into_iter()
             .take(16)
-            .filter(|claim| ASSERTED.iter().any(|(_, name)| *name == claim.name))
+            .filter(|claim| {
+                claim.name == LOGINUID || ASSERTED.iter().any(|(_, name)| *name == claim.name)
+            })
             .map(|claim| ActorClaim {
                 value: bounded(&claim.value),
                 source: ClaimSource::Asserted,
@@ -63,27 +78,21 @@ pub fn asserted() -> Vec<ActorClaim> {
         .collect()
 }
 
-fn of_process(uid: u32, pid: &str) -> Actor {
-    let mut claims = uid_claims(uid);
-    let loginuid = std::fs::read_to_string(Path::new("/proc").join(pid).join("loginuid"));
-    if let Ok(text) = loginuid {
-        let text = text.trim();
-        if !text.is_empty() && text != LOGINUID_UNSET {
-            claims.push(ActorClaim {
-                name: "loginuid".to_owned(),
-                value: text.to_owned(),
-                source: ClaimSource::Kernel,
-            });
-            if let Some(user) = text.parse().ok().and_then(user_name) {
-                claims.push(ActorClaim {
-                    name: "login_user".to_owned(),
-                    value: user,
-                    source: ClaimSource::Derived,
-                });
-            }
-        }
-    }
-    Actor(claims)
+/// What this process tells a holder of itself: all of it is asserted there.
+pub fn asserted_to_holder() -> Vec<ActorClaim> {
+    let loginuid = loginuid().map(|value| ActorClaim {
+        name: LOGINUID.to_owned(),
+        value,
+        source: ClaimSource::Asserted,
+    });
+    loginuid.into_iter().chain(asserted()).collect()
+}
+
+/// Who logged in, and by whatever ways became this process.
+fn loginuid() -> Option<String> {
+    let text = std::fs::read_to_string("/proc/self/loginuid").ok()?;
+    let text = text.trim();
+    (!text.is_empty() && text != LOGINUID_UNSET).then(|| text.to_owned())
 }
 
 fn uid_claims(uid: u32) -> Vec<ActorClaim> {
@@ -129,5 +138,27 @@ pub fn writer() -> Writer {
             .take(VALUE_LEN_MAX)
             .collect(),
         boot: boot.unwrap_or(BootId::from_bytes([0; 16])),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_a_peer_only_the_uid_is_the_kernels_word() {
+        let said = |name: &str| ActorClaim {
+            name: name.to_owned(),
+            value: "1000".to_owned(),
+            source: ClaimSource::Kernel,
+        };
+        let actor = actor_of_peer(0, vec![said(LOGINUID), said("uid"), said("sudo_uid")]);
+        let of = |source: ClaimSource| -> Vec<&str> {
+            let claims = actor.0.iter().filter(|claim| claim.source == source);
+            claims.map(|claim| claim.name.as_str()).collect()
+        };
+        assert_eq!(of(ClaimSource::Kernel), ["uid"]);
+        assert_eq!(of(ClaimSource::Asserted), [LOGINUID, "sudo_uid"]);
+        assert_eq!(actor.0[0].value, "0");
     }
 }

@@ -364,6 +364,44 @@ async fn answers_larger_than_a_frame_reach_a_client() {
     client.close().await;
 }
 
+/// Whatever another version's requests and answers look like: it is told at once, by either end.
+#[tokio::test(flavor = "multi_thread")]
+async fn another_version_of_the_protocol_is_refused_at_once() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let store = tempfile::tempdir().unwrap();
+    let log = create(store.path()).await;
+    let client = create(store.path()).await;
+    let socket = store.path().join("socket");
+    let mut line = tokio::net::UnixStream::connect(&socket).await.unwrap();
+    line.write_all(b"TBSK\xff\x7f").await.unwrap();
+    let mut said = Vec::new();
+    line.read_to_end(&mut said).await.unwrap();
+    assert_eq!((said.len(), &said[..4]), (6, &b"TBSK"[..]), "{said:?}");
+
+    // The other way round: somebody else answers where the holder did.
+    std::fs::remove_file(&socket).unwrap();
+    let other = tokio::net::UnixListener::bind(&socket).unwrap();
+    let later = tokio::spawn(async move {
+        let (mut line, _) = other.accept().await.unwrap();
+        line.write_all(b"TBSK\x07\x00").await.unwrap();
+        let mut said = Vec::new();
+        line.read_to_end(&mut said).await.unwrap();
+        said
+    });
+    let refused = client.head().await;
+    assert!(
+        matches!(refused, Err(Error::OtherProtocol { theirs: 7, .. })),
+        "{refused:?}"
+    );
+    assert_eq!(
+        later.await.unwrap(),
+        said,
+        "nothing but the version is said"
+    );
+    client.close().await;
+    log.close().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn claims_and_swaps_race_between_processes() {
     let store = tempfile::tempdir().unwrap();

@@ -49,7 +49,6 @@ use tallybook_agent::steps::{TABLE, find};
 use tallybook_agent::template::Source;
 use tallybook_agent::template::leaks::{Finding, Scanned};
 use tallybook_agent::template::scrub::{Change, Report};
-use tallybook_agent::transfer::local::Reuse;
 use tallybook_agent::transfer::receive::Received;
 use tallybook_events::allocation::{Allocation, Forward, Protocol};
 use tallybook_events::codec;
@@ -423,9 +422,8 @@ fn network() -> Vec<Sample> {
 }
 
 fn trees() -> Vec<Sample> {
-    let receive = |expect, reuse| TreeReceive {
+    let receive = |expect| TreeReceive {
         expect,
-        reuse,
         what: "template base generation 2".to_owned(),
     };
     let finding = || Finding {
@@ -490,11 +488,8 @@ fn trees() -> Vec<Sample> {
         ),
         sample(
             vec![
-                receive(Expect::Id(hash()), Reuse::All),
-                receive(
-                    Expect::Output(OutputOf::step(StepIndex(1))),
-                    Reuse::Only(vec![(name("base"), Generation(1))]),
-                ),
+                receive(Expect::Id(hash())),
+                receive(Expect::Output(OutputOf::step(StepIndex(1)))),
             ],
             vec![Received {
                 manifest: hash(),

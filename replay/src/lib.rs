@@ -3,7 +3,6 @@
 //! Pure: depends on the events alone and never acts. The same events give the same answer on every machine,
 //! whole or one at a time.
 
-pub mod diff;
 pub mod entry;
 pub mod operation;
 pub mod resume;

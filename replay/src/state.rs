@@ -67,6 +67,8 @@ pub struct TemplateGeneration {
     pub size_bytes: u64,
     /// The hosts that have it, whole.
     pub hosts: BTreeSet<HostName>,
+    /// The hosts that reported another tree as this generation, with its manifest's hash: they do not have this one.
+    pub differing: BTreeMap<HostName, Hash>,
     /// The event that first reported it.
     pub created: Seq,
     /// When, in microseconds since 1970 by the controller's clock.
@@ -379,21 +381,10 @@ impl State {
                 origin,
                 backing,
             } => {
-                // Its identity may have been reported before it was whole: keep that.
-                let known = self
-                    .containers
-                    .remove(&(host.clone(), container.clone()))
-                    .unwrap_or_else(|| blank_container(origin, *backing, entry));
+                // Nothing of an earlier one of that name is true of it, also where nobody saw that one go.
                 self.containers.insert(
                     (host.clone(), container.clone()),
-                    Container {
-                        origin: origin.clone(),
-                        backing: *backing,
-                        created: seq,
-                        created_unix_us: entry.header.time_unix_us,
-                        last: seq,
-                        ..known
-                    },
+                    blank_container(origin, *backing, entry),
                 );
                 touched.insert(Key::Container(host.clone(), container.clone()));
             }
@@ -454,10 +445,17 @@ impl State {
                         entries: *entries,
                         size_bytes: *size_bytes,
                         hosts: BTreeSet::new(),
+                        differing: BTreeMap::new(),
                         created: seq,
                         created_unix_us: entry.header.time_unix_us,
                     });
-                known.hosts.insert(host.clone());
+                if known.manifest == *manifest {
+                    known.hosts.insert(host.clone());
+                    known.differing.remove(host);
+                } else {
+                    known.hosts.remove(host);
+                    known.differing.insert(host.clone(), *manifest);
+                }
                 touched.insert(Key::Template(template.clone(), *generation));
             }
             Fact::TemplateAbsent {
@@ -468,7 +466,8 @@ impl State {
                 let key = (template.clone(), *generation);
                 if let Some(known) = self.templates.get_mut(&key) {
                     known.hosts.remove(host);
-                    if known.hosts.is_empty() {
+                    known.differing.remove(host);
+                    if known.hosts.is_empty() && known.differing.is_empty() {
                         self.templates.remove(&key);
                     }
                 }

@@ -446,7 +446,9 @@ fn log_exit(error: &log::Error) -> Exit {
             }
             Refusal::Malformed(_) => Exit::Failed,
         },
-        log::Error::NoHolder(_) | log::Error::Held(_) => Exit::Locked,
+        log::Error::NoHolder(_) | log::Error::Held(_) | log::Error::OtherProtocol { .. } => {
+            Exit::Locked
+        }
         log::Error::TailLost { .. }
         | log::Error::Rewritten { .. }
         | log::Error::Operation { .. } => Exit::Verification,
@@ -492,7 +494,7 @@ fn log_hint(error: &log::Error) -> Option<String> {
         log::Error::NoHolder(_) | log::Error::Held(_) => {
             "find out which process holds the store, and whether it hangs".to_owned()
         }
-        log::Error::Protocol(_) => {
+        log::Error::OtherProtocol { .. } | log::Error::Protocol(_) => {
             "wait until that process has ended, or use the same version".to_owned()
         }
         log::Error::TailLost { .. } | log::Error::Rewritten { .. } => {

@@ -1,6 +1,9 @@
 //! `tallybook state`: the cloud as the log says it is, or was.
 
+use std::collections::BTreeSet;
+
 use tallybook_events::name::{ContainerName, HostName};
+use tallybook_replay::state::State;
 
 use super::argument::Point;
 use super::history::{self, Until};
@@ -40,7 +43,7 @@ impl Args {
         }
         match out.format() {
             Format::Json => out.json(&view)?,
-            Format::Table => show(&view, out)?,
+            Format::Table => show(&view, &state, out)?,
         }
         Ok(Exit::Ok)
     }
@@ -72,7 +75,7 @@ fn narrow(view: &mut StateView, entities: &[Entity]) {
         .retain(|operation| operation.claims.iter().any(|claim| names.contains(claim)));
 }
 
-fn show(view: &StateView, out: &mut Output) -> Written {
+fn show(view: &StateView, state: &State, out: &mut Output) -> Written {
     let head = &view.head;
     let inventory = match &view.inventory {
         Some(InventoryView { seq, hash: _ }) => format!(", inventory of event {seq}"),
@@ -104,10 +107,16 @@ fn show(view: &StateView, out: &mut Output) -> Written {
     for claim in &view.claims {
         claims.row([Cell::from(&claim.subject), claim.operation.short().into()]);
     }
+    let is_open: BTreeSet<String> = state
+        .operations
+        .iter()
+        .filter(|(_, known)| known.is_open())
+        .map(|(id, _)| id.to_string())
+        .collect();
     let open: Vec<_> = view
         .operations
         .iter()
-        .filter(|operation| !operation.status.is_final())
+        .filter(|operation| is_open.contains(&operation.id))
         .cloned()
         .collect();
     let sections = [

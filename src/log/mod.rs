@@ -79,8 +79,16 @@ pub enum Error {
     /// The holder answered with an error.
     #[error("the process that holds the store says: {0}")]
     Holder(String),
-    /// The holder said something that can't be understood: probably another version.
-    #[error("the process that holds the store speaks another version of the protocol")]
+    /// The holder is of another version of the program.
+    #[error("the process that holds the store speaks version {theirs} of the protocol, not {ours}")]
+    OtherProtocol {
+        /// What this program speaks.
+        ours: u16,
+        /// What the holder speaks.
+        theirs: u16,
+    },
+    /// The holder said something that can't be understood.
+    #[error("the process that holds the store says something that can't be understood")]
     Protocol(#[source] codec::Error),
     /// A payload can't be understood.
     #[error("event {seq} can't be understood")]
@@ -159,6 +167,7 @@ impl Error {
             | Error::NoHolder(_)
             | Error::Held(_)
             | Error::Holder(_)
+            | Error::OtherProtocol { .. }
             | Error::Protocol(_)
             | Error::Payload { .. }
             | Error::Operation { .. }

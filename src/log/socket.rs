@@ -1,6 +1,7 @@
 //! The holder's socket: how other processes on this machine read, follow and submit while one holds the store.
 //!
-//! A connection a request. Who is at the other end is what the kernel says; what that end asserts of itself is
+//! A connection a request. Both ends begin with the version they speak, in a form that never changes, and neither
+//! reads anything of another version. Who is at the other end is what the kernel says; what that end asserts of itself is
 //! recorded as asserted.
 
 use std::io;
@@ -29,6 +30,8 @@ use crate::identity;
 const SOCKET: &str = "socket";
 /// Rises when requests or answers change shape.
 const PROTOCOL: u16 = 2;
+/// What both ends say first, before the version in two bytes, little-endian.
+const GREETING: [u8; 4] = *b"TBSK";
 const FRAME_LEN_MAX: u32 = 256 * 1024 * 1024;
 /// How many requests may be served at once; more wait.
 const CONNECTIONS_MAX: usize = 128;
@@ -58,12 +61,6 @@ enum Request {
     Faults,
     Summary(OperationId),
     WaitBeyond(Seq),
-}
-
-#[derive(Serialize, Deserialize)]
-struct Versioned<T> {
-    protocol: u16,
-    body: T,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -120,8 +117,11 @@ pub(super) fn serve(directory: &Path, desk: Desk) -> io::Result<tokio::task::Joi
     Ok(tokio::spawn(async move {
         let mut tasks = JoinSet::new();
         let followers = Arc::new(Semaphore::new(FOLLOWERS_MAX));
+        let mut newest = desk.newest();
         loop {
             tokio::select! {
+                // The writer is gone: who asks has to find the next holder.
+                changed = newest.changed() => if changed.is_err() { break },
                 Some(_) = tasks.join_next(), if !tasks.is_empty() => {}
                 accepted = listener.accept(), if tasks.len() < CONNECTIONS_MAX => match accepted {
                     // Whoever came before the socket's mode was set.
@@ -134,6 +134,9 @@ pub(super) fn serve(directory: &Path, desk: Desk) -> io::Result<tokio::task::Joi
                 },
             }
         }
+        drop(listener);
+        // Who asked before is told how that ended.
+        while tasks.join_next().await.is_some() {}
     }))
 }
 
@@ -146,66 +149,68 @@ fn may_ask(stream: &UnixStream) -> bool {
 }
 
 async fn answer(mut stream: UnixStream, desk: Desk, followers: Arc<Semaphore>) {
-    let Ok(Ok(request)) =
-        tokio::time::timeout(REQUEST_TIMEOUT, read::<Versioned<Request>>(&mut stream)).await
-    else {
+    let asked = tokio::time::timeout(REQUEST_TIMEOUT, async {
+        write(&mut stream, &greeting()).await?;
+        match read_greeting(&mut stream).await? {
+            PROTOCOL => read::<Request>(&mut stream).await,
+            // The other end knows by now, and has to say so.
+            _ => Err(ReadError::Line(io::ErrorKind::Unsupported.into())),
+        }
+    });
+    let Ok(Ok(request)) = asked.await else {
         return;
     };
-    let body = if request.protocol != PROTOCOL {
-        Answer::Failed(format!(
-            "it speaks protocol {PROTOCOL}, not {}",
-            request.protocol
-        ))
-    } else {
-        match request.body {
-            Request::Append {
-                drafts,
-                condition,
-                asserted,
-            } => append_for(&stream, &desk, drafts, condition, asserted).await,
-            Request::Head => Answer::Head(desk.head()),
-            Request::State => Answer::State(Box::new(desk.state())),
-            Request::Records(filter) => match desk.records(&filter).await {
-                Ok(records) => {
-                    drop(desk);
-                    return send_records(&mut stream, &records).await;
-                }
-                Err(error) => Answer::Failed(chain(&error)),
-            },
-            Request::Indexed(filter) => match desk.indexed(&filter).await {
-                Ok(Ok(records)) => {
-                    drop(desk);
-                    return send_records(&mut stream, &records).await;
-                }
-                Ok(Err(what)) => Answer::NotIndexed(what),
-                Err(error) => Answer::Failed(chain(&error)),
-            },
-            Request::Faults => Answer::Faults(desk.faults()),
-            Request::Summary(id) => Answer::Summary(desk.summary(id).map(Box::new)),
-            Request::WaitBeyond(seq) => {
-                let mut newest = desk.newest();
-                // A waiting connection must not keep the writer alive.
+    let body = match request {
+        Request::Append {
+            drafts,
+            condition,
+            asserted,
+        } => append_for(&stream, &desk, drafts, condition, asserted).await,
+        Request::Head => Answer::Head(desk.head()),
+        Request::State => Answer::State(Box::new(desk.state())),
+        Request::Records(filter) => match desk.records(&filter).await {
+            Ok(records) => {
                 drop(desk);
-                let Ok(_place) = followers.try_acquire() else {
-                    return send(&mut stream, Answer::Failed(format!(
-                        "{FOLLOWERS_MAX} others already wait for the next event; try again later"
-                    )))
-                    .await;
-                };
-                let mut end = [0; 1];
-                tokio::select! {
-                    newer = newest.wait_for(|newest| *newest > seq) => match newer {
-                        Ok(_) => Answer::Beyond,
-                        // The writer is gone: so is this holder.
-                        Err(_) => return,
-                    },
-                    // Whoever asked is gone: nobody else writes on this line.
-                    _gone = stream.read(&mut end) => return,
-                }
+                let _gone = send_records(&mut stream, &records).await;
+                return;
+            }
+            Err(error) => Answer::Failed(chain(&error)),
+        },
+        Request::Indexed(filter) => match desk.indexed(&filter).await {
+            Ok(Ok(records)) => {
+                drop(desk);
+                let _gone = send_records(&mut stream, &records).await;
+                return;
+            }
+            Ok(Err(what)) => Answer::NotIndexed(what),
+            Err(error) => Answer::Failed(chain(&error)),
+        },
+        Request::Faults => Answer::Faults(desk.faults()),
+        Request::Summary(id) => Answer::Summary(desk.summary(id).map(Box::new)),
+        Request::WaitBeyond(seq) => {
+            let mut newest = desk.newest();
+            // A waiting connection must not keep the writer alive.
+            drop(desk);
+            let Ok(_place) = followers.try_acquire() else {
+                let many = format!(
+                    "{FOLLOWERS_MAX} others already wait for the next event; try again later"
+                );
+                let _gone = send(&mut stream, Answer::Failed(many)).await;
+                return;
+            };
+            let mut end = [0; 1];
+            tokio::select! {
+                newer = newest.wait_for(|newest| *newest > seq) => match newer {
+                    Ok(_) => Answer::Beyond,
+                    // The writer is gone: so is this holder.
+                    Err(_) => return,
+                },
+                // Whoever asked is gone: nobody else writes on this line.
+                _gone = stream.read(&mut end) => return,
             }
         }
     };
-    send(&mut stream, body).await;
+    let _gone = send(&mut stream, body).await;
 }
 
 async fn append_for(
@@ -219,7 +224,7 @@ async fn append_for(
         Ok(peer) => peer,
         Err(error) => return Answer::Failed(format!("who asks can't be told: {error}")),
     };
-    let actor = identity::actor_of_peer(peer.uid(), peer.pid(), asserted);
+    let actor = identity::actor_of_peer(peer.uid(), asserted);
     match desk.append(drafts, condition, actor).await {
         Ok(appended) => Answer::Appended(appended),
         Err(Error::Refused(refusal)) => Answer::Refused(refusal),
@@ -236,40 +241,35 @@ async fn append_for(
     }
 }
 
+/// The other end is gone, or did not read an answer in time: part of it may be on the line, so nothing may follow.
+struct Gone;
+
 /// Sends an answer. Whoever does not read it in time is gone.
-async fn send(stream: &mut UnixStream, body: Answer) {
-    let versioned = Versioned {
-        protocol: PROTOCOL,
-        body,
-    };
-    let Ok(bytes) = encode(&versioned) else {
-        let versioned = Versioned {
-            protocol: PROTOCOL,
-            body: Answer::Failed("the answer is too large".to_owned()),
-        };
-        if let Ok(bytes) = encode(&versioned) {
-            let _gone = tokio::time::timeout(ANSWER_TIMEOUT, write(stream, &bytes)).await;
-        }
-        return;
-    };
-    let _gone = tokio::time::timeout(ANSWER_TIMEOUT, write(stream, &bytes)).await;
+async fn send(stream: &mut UnixStream, answer: Answer) -> Result<(), Gone> {
+    let bytes = encode(&answer)
+        .or_else(|_| encode(&Answer::Failed("the answer is too large".to_owned())))
+        .map_err(|_| Gone)?;
+    match tokio::time::timeout(ANSWER_TIMEOUT, write(stream, &bytes)).await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(_)) | Err(_) => Err(Gone),
+    }
 }
 
-/// Sends records, in as many answers as they need.
-async fn send_records(stream: &mut UnixStream, records: &[Record]) {
+/// Sends records, in as many answers as they need, as long as they are read.
+async fn send_records(stream: &mut UnixStream, records: &[Record]) -> Result<(), Gone> {
     let mut frames = Vec::new();
     let mut len = 0;
     for record in records {
         if len >= RECORDS_LEN {
             let frames = std::mem::take(&mut frames);
-            send(stream, Answer::Records { frames, more: true }).await;
+            send(stream, Answer::Records { frames, more: true }).await?;
             len = 0;
         }
         len += record.frame_len();
         frames.push(frame(record));
     }
     let more = false;
-    send(stream, Answer::Records { frames, more }).await;
+    send(stream, Answer::Records { frames, more }).await
 }
 
 fn frame(record: &Record) -> Blob {
@@ -288,7 +288,7 @@ pub(super) async fn append(
     let request = Request::Append {
         drafts: drafts.to_vec(),
         condition: condition.clone(),
-        asserted: identity::asserted(),
+        asserted: identity::asserted_to_holder(),
     };
     Ok(match ask(directory, request, Some(HANG_TIMEOUT)).await? {
         None => None,
@@ -439,20 +439,30 @@ struct Line(UnixStream);
 
 impl Line {
     /// Asks. `None` when nobody listens.
-    async fn open(directory: &Path, body: Request) -> Result<Option<Self>, Error> {
-        let bytes = encode(&Versioned {
-            protocol: PROTOCOL,
-            body,
-        })?;
+    async fn open(directory: &Path, request: Request) -> Result<Option<Self>, Error> {
+        let request = encode(&request)?;
         let Ok(address) = address(directory) else {
             return Ok(None);
         };
         let Ok(mut stream) = UnixStream::connect(&address.path).await else {
             return Ok(None);
         };
-        match tokio::time::timeout(HANG_TIMEOUT, write(&mut stream, &bytes)).await {
-            Ok(Ok(())) => Ok(Some(Line(stream))),
-            Ok(Err(_)) => Ok(None),
+        let ask = async {
+            write(&mut stream, &greeting()).await?;
+            let theirs = read_greeting(&mut stream).await?;
+            if theirs == PROTOCOL {
+                write(&mut stream, &request).await?;
+            }
+            Ok::<u16, ReadError>(theirs)
+        };
+        match tokio::time::timeout(HANG_TIMEOUT, ask).await {
+            Ok(Ok(PROTOCOL)) => Ok(Some(Line(stream))),
+            Ok(Ok(theirs)) => Err(Error::OtherProtocol {
+                ours: PROTOCOL,
+                theirs,
+            }),
+            Ok(Err(ReadError::Strange)) => Err(Error::Holder("no greeting".to_owned())),
+            Ok(Err(ReadError::Line(_) | ReadError::Codec(_))) => Ok(None),
             Err(_) => Err(Error::NoHolder(directory.to_owned())),
         }
     }
@@ -463,7 +473,7 @@ impl Line {
         directory: &Path,
         timeout: Option<Duration>,
     ) -> Result<Option<Answer>, Error> {
-        let read = read::<Versioned<Answer>>(&mut self.0);
+        let read = read::<Answer>(&mut self.0);
         let answer = match timeout {
             None => read.await,
             Some(timeout) => match tokio::time::timeout(timeout, read).await {
@@ -472,8 +482,8 @@ impl Line {
             },
         };
         match answer {
-            Ok(answer) => Ok(Some(answer.body)),
-            Err(ReadError::Line(_)) => Ok(None),
+            Ok(answer) => Ok(Some(answer)),
+            Err(ReadError::Line(_) | ReadError::Strange) => Ok(None),
             Err(ReadError::Codec(error)) => Err(Error::Protocol(error)),
         }
     }
@@ -487,7 +497,31 @@ enum ReadError {
         )]
         io::Error,
     ),
+    /// Something else than a greeting.
+    Strange,
     Codec(codec::Error),
+}
+
+impl From<io::Error> for ReadError {
+    fn from(error: io::Error) -> Self {
+        ReadError::Line(error)
+    }
+}
+
+fn greeting() -> [u8; 6] {
+    let [low, high] = PROTOCOL.to_le_bytes();
+    let [a, b, c, d] = GREETING;
+    [a, b, c, d, low, high]
+}
+
+/// The version that the other end speaks.
+async fn read_greeting(stream: &mut UnixStream) -> Result<u16, ReadError> {
+    let mut said = [0; 6];
+    stream.read_exact(&mut said).await?;
+    match said.split_first_chunk() {
+        Some((&GREETING, &[low, high])) => Ok(u16::from_le_bytes([low, high])),
+        _ => Err(ReadError::Strange),
+    }
 }
 
 async fn read<T: DeserializeOwned>(stream: &mut UnixStream) -> Result<T, ReadError> {
@@ -519,4 +553,17 @@ fn encode<T: Serialize>(message: &T) -> Result<Vec<u8>, Error> {
 async fn write(stream: &mut UnixStream, bytes: &[u8]) -> io::Result<()> {
     stream.write_all(bytes).await?;
     stream.flush().await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn nothing_follows_an_answer_that_was_not_read() {
+        let (mut stream, other) = UnixStream::pair().unwrap();
+        assert!(send_records(&mut stream, &[]).await.is_ok());
+        drop(other);
+        assert!(send_records(&mut stream, &[]).await.is_err());
+    }
 }

@@ -33,7 +33,11 @@ pub(in crate::cli) fn table(templates: &[TemplateView]) -> Table {
         Column::left("ON"),
     ]);
     for template in templates {
-        let hosts: Vec<&str> = template.hosts.iter().map(|host| host.as_str()).collect();
+        let mut hosts: Vec<String> = template.hosts.iter().map(ToString::to_string).collect();
+        hosts.extend(template.differing.iter().map(|other| {
+            let manifest = other.manifest.short();
+            format!("{} (another tree: {manifest})", other.host)
+        }));
         table.row([
             Cell::from(&template.name),
             template.generation.into(),

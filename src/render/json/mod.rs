@@ -182,6 +182,15 @@ pub struct ContainerView {
     pub last: Seq,
 }
 
+/// A host with another tree in the place of a generation.
+#[derive(Debug, Clone, Serialize)]
+pub struct DifferingView {
+    /// The host.
+    pub host: HostName,
+    /// The hash of that tree's manifest.
+    pub manifest: Hash,
+}
+
 /// A generation of a template.
 #[derive(Debug, Clone, Serialize)]
 pub struct TemplateView {
@@ -197,6 +206,8 @@ pub struct TemplateView {
     pub size_bytes: u64,
     /// The hosts that have it.
     pub hosts: Vec<HostName>,
+    /// The hosts that have another tree in its place.
+    pub differing: Vec<DifferingView>,
     /// The event that first reported it.
     pub created: At,
 }
@@ -356,6 +367,14 @@ pub fn templates(state: &State) -> Vec<TemplateView> {
             entries: known.entries,
             size_bytes: known.size_bytes,
             hosts: known.hosts.iter().cloned().collect(),
+            differing: known
+                .differing
+                .iter()
+                .map(|(host, manifest)| DifferingView {
+                    host: host.clone(),
+                    manifest: *manifest,
+                })
+                .collect(),
             created: At {
                 seq: known.created,
                 time: rfc3339(known.created_unix_us),
