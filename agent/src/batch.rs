@@ -6,6 +6,7 @@
 use std::any::Any;
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use tallybook_events::ids::{Blob, OperationId, StepIndex};
@@ -14,6 +15,7 @@ use tallybook_events::step::{
 };
 
 use crate::fence;
+use crate::keeper;
 use crate::line::Line;
 use crate::link::LineLink;
 use crate::lock;
@@ -46,6 +48,7 @@ pub(crate) fn run(site: &Site<'_>, line: &Line, batch: Batch) -> Result<(), Step
     };
     // Its own first, then those whose steps it takes back: what a controller that died left running of them must end
     // before it is undone. An operation that is taken back takes nothing back, so nobody waits in a circle.
+    let _busy = keeper::Busy::begin();
     let mut locks = Vec::new();
     for operation in std::iter::once(operation).chain(taken_back(&batch)) {
         locks.push(lock_operation(site, line, operation)?);
@@ -66,6 +69,7 @@ pub(crate) fn run(site: &Site<'_>, line: &Line, batch: Batch) -> Result<(), Step
         journal,
         fence: batch.fence,
         outputs: batch.outputs,
+        running: locks.iter().map(lock::Held::running).collect(),
     };
     let mut goes_on = true;
     let mut unstarted = Vec::new();
@@ -216,6 +220,8 @@ struct Runner<'a> {
     journal: Journal,
     fence: Fence,
     outputs: BTreeMap<StepIndex, Blob>,
+    /// What a lasting program holds until it ends.
+    running: Vec<PathBuf>,
 }
 
 impl Runner<'_> {
@@ -261,7 +267,8 @@ impl Runner<'_> {
     }
 
     fn carry_out(&self, row: &StepKind, call: &Call) -> Result<StepDone, StepFailure> {
-        let mut link = LineLink::new(self.line, Some(call.key));
+        let link = LineLink::new(self.line, Some(call.key));
+        let mut link = link.outlived_by(self.running.clone());
         let mut context = context(self.site, call, &self.outputs, &mut link);
         let result = caught(|| match &call.action {
             Action::Forward => (row.forward)(&call.params, &mut context),

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use crate::keeper;
 use crate::protocol::{self, Reply, Request};
 use crate::queue::{Got, Put, Queue};
 
@@ -102,9 +103,9 @@ impl Line {
         self.shared.gone.load(Ordering::SeqCst)
     }
 
-    /// Whether the other end asked to begin nothing more.
+    /// Whether the other end asked to begin nothing more, or somebody on the host asked the agent to end.
     pub(crate) fn is_stopped(&self) -> bool {
-        self.shared.stop.load(Ordering::SeqCst)
+        self.shared.stop.load(Ordering::SeqCst) || keeper::is_terminated()
     }
 
     /// Says something. Where it can't be said, the line counts as lost.

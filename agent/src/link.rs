@@ -1,14 +1,17 @@
 //! What a running step sees of the world besides the file system, over the line to the controller.
 
+use std::any::Any;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use tallybook_events::step::{Captured, FailureClass, StepFailure, StepKey};
 
+use crate::keeper;
 use crate::line::{FromPeer, Line};
 use crate::program;
 use crate::protocol::{FRAME_LEN_MAX, Reply};
 use crate::queue::Got;
-use crate::step::{Ended, Link, Program, fail};
+use crate::step::{Ended, FrozenWatch, Link, Program, fail};
 
 /// Progress is told no more often than this.
 const PROGRESS_EVERY: Duration = Duration::from_millis(100);
@@ -29,6 +32,8 @@ pub(crate) struct LineLink<'a> {
     line: &'a Line,
     /// The step; the sending end of a transfer is none, and tells no progress.
     key: Option<StepKey>,
+    /// What a program holds that may outlive the agent.
+    running: Vec<PathBuf>,
     has_peer: bool,
     told_at: Option<Instant>,
     untold: Option<(String, u64, u64)>,
@@ -42,12 +47,19 @@ impl<'a> LineLink<'a> {
         LineLink {
             line,
             key,
+            running: Vec::new(),
             has_peer: false,
             told_at: None,
             untold: None,
             captured: Vec::new(),
             captured_len: 0,
         }
+    }
+
+    /// With what a lasting program holds until it ends.
+    pub(crate) fn outlived_by(mut self, running: Vec<PathBuf>) -> Self {
+        self.running = running;
+        self
     }
 
     /// The step ended: tells the last progress, and lets no more of a peer in.
@@ -102,7 +114,10 @@ impl<'a> LineLink<'a> {
 
 impl Link for LineLink<'_> {
     fn run(&mut self, program: &Program) -> Result<Ended, StepFailure> {
-        let run = program::run(program)?;
+        let running = std::mem::take(&mut self.running);
+        let run = program::run_telling(program, &running, &mut |what| self.progress(what, 0, 0));
+        self.running = running;
+        let run = run?;
         self.keep(run.captured);
         run.result
     }
@@ -163,6 +178,10 @@ impl Link for LineLink<'_> {
                 Got::Nothing => {}
             }
         }
+    }
+
+    fn watch_frozen(&mut self, watch: &FrozenWatch) -> Result<Box<dyn Any>, StepFailure> {
+        Ok(Box::new(keeper::watch(watch, &self.running)?))
     }
 
     fn take_captured(&mut self) -> Vec<Captured> {

@@ -2,6 +2,9 @@
 //!
 //! A lock is `flock` on a file below [`Layout::locks`]; the kernel drops it with its process, so none is ever
 //! stale and none is ever broken by force. The file says who holds it (pid, boot id, start time), for people.
+//!
+//! What an operation left running when its agent died holds a second file, `operation-ID.running`: whoever takes the
+//! operation's lock waits for it too. See [`crate::keeper`].
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
@@ -58,8 +61,17 @@ pub struct Held {
     path: PathBuf,
 }
 
+impl Held {
+    /// What a program holds that may outlive this process: the lock is free only once nobody does.
+    pub fn running(&self) -> PathBuf {
+        self.path.with_extension("running")
+    }
+}
+
 impl Drop for Held {
     fn drop(&mut self) {
+        // Nothing runs any more by now; a file that can't be removed is harmless.
+        let _ = nothing_runs(&self.running());
         // Removed while held: whoever opened it before sees, once locked, that its name is gone, and opens anew.
         // A failure leaves an empty file, which is harmless.
         let _ = fs::remove_file(&self.path);
@@ -78,7 +90,72 @@ pub fn operation(
     give_up: &mut dyn FnMut() -> bool,
 ) -> Result<Held, Error> {
     let name = format!("operation-{operation}.lock");
-    take(layout, &name, None, give_up)
+    let held = take(layout, &name, None, give_up)?;
+    let path = held.running();
+    loop {
+        let free = nothing_runs(&path).map_err(|source| Error::File {
+            path: path.clone(),
+            source,
+        })?;
+        if free {
+            return Ok(held);
+        }
+        if give_up() {
+            return Err(Error::GivenUp { path });
+        }
+        thread::sleep(POLL);
+    }
+}
+
+/// Whether nothing is left running of an operation whose lock is held; its file is removed then.
+fn nothing_runs(path: &Path) -> io::Result<bool> {
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(true),
+        Err(error) => return Err(error),
+    };
+    match flock(file.as_fd(), FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => {}
+        Err(rustix::io::Errno::WOULDBLOCK | rustix::io::Errno::INTR) => return Ok(false),
+        Err(error) => return Err(error.into()),
+    }
+    // Whoever opened it before sees that its name is gone, and starts nothing.
+    fs::remove_file(path)?;
+    Ok(true)
+}
+
+/// Holds what keeps an operation's lock from being taken after its agent died. `None` when it is not ours to hold:
+/// the agent, of this process id, is gone already.
+///
+/// # Errors
+/// When the file can't be used.
+pub fn outlive(path: &Path, agent: u32) -> io::Result<Option<File>> {
+    let mut file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(path)?;
+    match flock(file.as_fd(), FlockOperation::NonBlockingLockShared) {
+        Ok(()) => {}
+        Err(rustix::io::Errno::WOULDBLOCK) => return Ok(None),
+        Err(error) => return Err(error.into()),
+    }
+    // Looked at only now: as long as this agent lives nobody else takes the operation's lock, and what it leaves
+    // from here on is seen by whoever does.
+    let parent = rustix::process::getppid().map(|pid| pid.as_raw_nonzero().get());
+    if parent.and_then(|pid| u32::try_from(pid).ok()) != Some(agent) || !is_named(&file, path)? {
+        return Ok(None);
+    }
+    // For people only.
+    let _ = file.write_all(holder().as_bytes());
+    Ok(Some(file))
+}
+
+fn said_of(path: &Path) -> String {
+    let said = fs::read_to_string(path).unwrap_or_default();
+    said.lines().next().unwrap_or_default().trim().to_owned()
 }
 
 /// Takes the lock of something on the host that steps of several operations write, for example `nftables`.
@@ -135,10 +212,9 @@ fn take(
             return Err(Error::GivenUp { path });
         }
         if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
-            let holder = fs::read_to_string(&path).unwrap_or_default();
             return Err(Error::Held {
+                holder: said_of(&path),
                 path,
-                holder: holder.trim().to_owned(),
             });
         }
         thread::sleep(POLL);
@@ -246,6 +322,34 @@ mod tests {
         thread::sleep(POLL * 2);
         drop(held);
         assert!(waiting.join().unwrap().unwrap() > 0);
+    }
+
+    #[test]
+    fn an_operation_is_held_until_the_last_that_it_left_running_ends() {
+        let temp = tempfile::tempdir().unwrap();
+        let layout = Layout::below(temp.path());
+        let id = OperationId::from_bytes([7; 16]);
+        let held = operation(&layout, id, &mut || false).unwrap();
+        let running = held.running();
+        let parent = rustix::process::getppid().unwrap();
+        let parent = u32::try_from(parent.as_raw_nonzero().get()).unwrap();
+        let first = outlive(&running, parent).unwrap().unwrap();
+        let second = outlive(&running, parent).unwrap().unwrap();
+        drop(held);
+        for left in [first, second] {
+            let error = operation(&layout, id, &mut || true).unwrap_err();
+            assert!(
+                matches!(&error, Error::GivenUp { path } if *path == running),
+                "{error}"
+            );
+            drop(left);
+        }
+        let held = operation(&layout, id, &mut || false).unwrap();
+        assert!(!running.exists());
+        // One whose agent is gone by now starts nothing.
+        assert!(outlive(&running, u32::MAX).unwrap().is_none());
+        drop(held);
+        assert_eq!(fs::read_dir(layout.locks()).unwrap().count(), 0);
     }
 
     #[test]

@@ -98,6 +98,21 @@ pub fn state(context: &mut Context<'_>, container: &ContainerName) -> Result<Sta
     }
 }
 
+/// What a container is doing, once it is not on its way any more; what it was last, where that takes too long.
+///
+/// # Errors
+/// When LXC can't be asked.
+pub fn settled(context: &mut Context<'_>, container: &ContainerName) -> Result<State, StepFailure> {
+    let begun = Instant::now();
+    loop {
+        let now = state(context, container)?;
+        if now != State::Changing || begun.elapsed() >= START_TIMEOUT {
+            return Ok(now);
+        }
+        thread::sleep(POLL);
+    }
+}
+
 /// Everything a program printed, on one line.
 pub fn printed(ended: &Ended) -> String {
     let mut text = String::from_utf8_lossy(&ended.stdout).into_owned();
@@ -316,20 +331,25 @@ pub fn freeze(context: &mut Context<'_>, container: &ContainerName) -> Result<()
     .map(drop)
 }
 
-/// Lets a frozen container run on.
+/// Lets a container run on, and waits until it does, or does not run at all.
 ///
 /// # Errors
-/// When LXC can't.
+/// When it is still held then; the message says what LXC said.
 pub fn unfreeze(context: &mut Context<'_>, container: &ContainerName) -> Result<(), StepFailure> {
     let thaw = program(context.layout, "lxc-unfreeze", container);
-    context.run(&thaw.timeout(Duration::from_secs(60)))?;
+    let said = context.link.run(&thaw.timeout(Duration::from_secs(60)))?;
+    // What counts is what it does: it may have gone on, or stopped, by itself.
     wait_for(
         context,
         container,
-        &[State::Running],
+        &[State::Running, State::Stopped, State::Absent],
         Duration::from_secs(10),
     )
     .map(drop)
+    .map_err(|failure| StepFailure {
+        message: format!("{}; lxc-unfreeze: {}", failure.message, printed(&said)),
+        ..failure
+    })
 }
 
 #[cfg(test)]

@@ -2,7 +2,8 @@
 //!
 //! A lost line must not end it while a step runs. Writing into a closed pipe is an error here, not a signal (the
 //! standard library sees to that), and a hangup of the terminal or the SSH session is caught and let pass. Caught,
-//! not ignored: what is ignored would be inherited by every program that a step runs.
+//! not ignored: what is ignored would be inherited by every program that a step runs. A polite signal to end is
+//! obeyed between two steps.
 
 use std::fs::File;
 use std::io;
@@ -15,11 +16,14 @@ use tallybook_agent::layout::Layout;
 use tallybook_agent::protocol::{PROTOCOL, SendSource};
 use tallybook_agent::serve::{Deeds, serve};
 use tallybook_agent::step::Link;
-use tallybook_agent::{steps, transfer};
+use tallybook_agent::{keeper, steps, transfer};
 use tallybook_events::step::StepFailure;
 
 fn main() -> ExitCode {
     let args: Vec<_> = std::env::args_os().skip(1).collect();
+    if let Some(done) = keeper::main(&args) {
+        return done;
+    }
     match args.as_slice() {
         [arg] if arg == "--version" => {
             println!(
@@ -48,6 +52,7 @@ fn main() -> ExitCode {
 fn converse() -> io::Result<bool> {
     let hung_up = Arc::new(AtomicBool::new(false));
     signal_hook::flag::register(signal_hook::consts::SIGHUP, hung_up)?;
+    keeper::install()?;
     let deeds = Deeds {
         table: steps::TABLE,
         send: Some(send),

@@ -22,9 +22,9 @@ pub fn text(origin: Origin) -> String {
     format!("{} {}\n", origin.0, origin.1)
 }
 
-/// Reads a mark's text; `None` when it is none.
+/// Reads a mark's first line; `None` when it is none.
 pub fn parse(text: &str) -> Option<Origin> {
-    let (operation, step) = text.trim_end().split_once(' ')?;
+    let (operation, step) = text.lines().next()?.trim_end().split_once(' ')?;
     Some((operation.parse().ok()?, StepIndex(step.parse().ok()?)))
 }
 
@@ -48,7 +48,7 @@ pub fn read(dir: &Path) -> Result<Option<Origin>, StepFailure> {
     read_file(&dir.join(NAME))
 }
 
-/// Who wrote a file that holds nothing but a mark.
+/// Who wrote a file that begins with a mark.
 ///
 /// # Errors
 /// When it is there and can't be read.

@@ -3,10 +3,12 @@
 //! Never a shell, and never anything of a guest's outside the guest. A program that leaves a daemon behind is
 //! not waited for beyond its own end.
 
+use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
@@ -17,6 +19,7 @@ use tallybook_events::ids::Blob;
 use tallybook_events::step::{Captured, FailureClass, StepFailure};
 
 use crate::capture::Capture;
+use crate::keeper;
 use crate::scrub;
 use crate::step::{Ended, Program, fail};
 
@@ -98,10 +101,27 @@ pub struct Run {
 /// # Errors
 /// When it could not be started or watched; then nothing of it is left running.
 pub fn run(program: &Program) -> Result<Run, Error> {
+    run_telling(program, &[], &mut |_| {})
+}
+
+/// Runs a program, with the locks that a lasting one holds until it ends. What its `watch` answers is told.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_telling(
+    program: &Program,
+    running: &[PathBuf],
+    tell: &mut dyn FnMut(&str),
+) -> Result<Run, Error> {
     let name = program.argv.first().ok_or(Error::Nameless)?;
-    let mut command = Command::new(name);
+    let argv = if program.lasting && is_there(name) {
+        keeper::held(&program.argv, running)
+    } else {
+        program.argv.iter().map(OsString::from).collect()
+    };
+    let mut command = Command::new(&argv[0]);
     command
-        .args(&program.argv[1..])
+        .args(&argv[1..])
         .env_clear()
         .env("PATH", PATH)
         .env("LC_ALL", "C.UTF-8")
@@ -117,11 +137,17 @@ pub fn run(program: &Program) -> Result<Run, Error> {
         source,
     })?;
     let mut watched = Watched::new(child);
-    let outcome = watched.wait(program).map_err(|source| Error::Watch {
+    let outcome = watched.wait(program, tell).map_err(|source| Error::Watch {
         program: name.clone(),
         source,
     })?;
     Ok(outcome.into_run(program))
+}
+
+/// Whether a program is where programs are looked up: one that is not is not even started by a keeper.
+fn is_there(name: &str) -> bool {
+    PATH.split(':')
+        .any(|dir| Path::new(dir).join(name).exists())
 }
 
 /// Signals a child's process group, or the child alone where it has no group of its own yet (`setsid` makes one
@@ -196,12 +222,13 @@ impl Watched {
         }
     }
 
-    fn wait(&mut self, program: &Program) -> io::Result<Outcome> {
+    fn wait(&mut self, program: &Program, tell: &mut dyn FnMut(&str)) -> io::Result<Outcome> {
         let id = self.child.id();
         let pid = i32::try_from(id).ok().and_then(Pid::from_raw);
         let pid = pid.ok_or_else(|| io::Error::other("a process id out of range"))?;
         let pidfd = pidfd_open(pid, PidfdFlags::empty())?;
         let mut pipes = Pipes::new(&mut self.child, &program.stdin)?;
+        let mut lines = Lines::default();
         let mut deadline = Instant::now() + program.timeout;
         let mut signals = [Signal::TERM, Signal::KILL].into_iter();
         let mut timed_out = false;
@@ -210,6 +237,15 @@ impl Watched {
             let until = ended_at.map_or(deadline, |at: Instant| at + LINGER);
             let left = until.saturating_duration_since(Instant::now());
             let has_ended = pipes.turn(ended_at.is_none().then_some(pidfd.as_fd()), left)?;
+            if let Some(watch) = program.watch {
+                lines.take(&mut pipes.news, &mut |line| {
+                    if let Some(what) = watch(line) {
+                        tell(&what);
+                    }
+                });
+            } else {
+                pipes.news.clear();
+            }
             if has_ended && ended_at.is_none() {
                 ended_at = Some(Instant::now());
             }
@@ -242,6 +278,31 @@ impl Watched {
     }
 }
 
+/// The longest line that is looked at; what follows is passed over.
+const LINE_MAX: usize = 4096;
+
+/// Lines of what a child printed.
+#[derive(Default)]
+struct Lines {
+    begun: Vec<u8>,
+}
+
+impl Lines {
+    /// Takes what came; each line that is whole is told.
+    fn take(&mut self, news: &mut Vec<u8>, tell: &mut dyn FnMut(&str)) {
+        for byte in news.drain(..) {
+            match byte {
+                b'\n' | b'\r' => {
+                    tell(&String::from_utf8_lossy(&self.begun));
+                    self.begun.clear();
+                }
+                _ if self.begun.len() < LINE_MAX => self.begun.push(byte),
+                _ => {}
+            }
+        }
+    }
+}
+
 /// One output stream of the child.
 struct Stream {
     from: Option<File>,
@@ -257,7 +318,7 @@ impl Stream {
     }
 
     /// Reads what is there.
-    fn read(&mut self, both: &mut Capture) -> io::Result<()> {
+    fn read(&mut self, both: &mut Capture, news: &mut Vec<u8>) -> io::Result<()> {
         let mut buffer = [0; 64 * 1024];
         let Some(from) = &mut self.from else {
             return Ok(());
@@ -267,6 +328,7 @@ impl Stream {
             Ok(count) => {
                 self.kept.push(&buffer[..count]);
                 both.push(&buffer[..count]);
+                news.extend_from_slice(&buffer[..count]);
             }
             Err(error) if is_not_now(&error) => {}
             Err(error) => return Err(error),
@@ -282,6 +344,8 @@ struct Pipes<'a> {
     stdout: Stream,
     stderr: Stream,
     both: Capture,
+    /// What came since it was last looked at, of both.
+    news: Vec<u8>,
 }
 
 impl<'a> Pipes<'a> {
@@ -297,6 +361,7 @@ impl<'a> Pipes<'a> {
             stdout: Stream::new(child.stdout.take().map(OwnedFd::from))?,
             stderr: Stream::new(child.stderr.take().map(OwnedFd::from))?,
             both: Capture::new(RECORD_HEAD, RECORD_TAIL),
+            news: Vec::new(),
         })
     }
 
@@ -340,10 +405,10 @@ impl<'a> Pipes<'a> {
             self.write();
         }
         if stdout {
-            self.stdout.read(&mut self.both)?;
+            self.stdout.read(&mut self.both, &mut self.news)?;
         }
         if stderr {
-            self.stderr.read(&mut self.both)?;
+            self.stderr.read(&mut self.both, &mut self.news)?;
         }
         Ok(has_ended)
     }
@@ -421,6 +486,17 @@ mod tests {
         let kept = (RECORD_HEAD + RECORD_TAIL) as u64;
         assert_eq!(run.captured.dropped_bytes, 3_000_000 - kept);
         assert!(run.captured.text.0.len() < RECORD_HEAD + RECORD_TAIL + 100);
+    }
+
+    #[test]
+    fn what_its_watch_answers_is_told_as_it_comes() {
+        let program = sh("echo I: one; echo other; printf 'I: t'; printf 'wo\\nI: half' >&2")
+            .watch(|line| line.strip_prefix("I: ").map(str::to_owned));
+        let mut told = Vec::new();
+        let run = run_telling(&program, &[], &mut |what| told.push(what.to_owned())).unwrap();
+        assert_eq!(run.result.unwrap().exit, Some(0));
+        assert_eq!(told.first().unwrap(), "one");
+        assert_eq!(told.len(), 2, "{told:?}");
     }
 
     #[test]

@@ -13,6 +13,7 @@ use tallybook_events::name::HostName;
 use tallybook_events::step::{FailureClass, StepFailure};
 
 use crate::batch;
+use crate::keeper;
 use crate::layout::Layout;
 use crate::line::{Incoming, Line};
 use crate::link::LineLink;
@@ -103,6 +104,9 @@ fn converse(line: &Line, layout: &Layout, deeds: Deeds) -> Result<(), StepFailur
     };
     while let Some(request) = next(line)? {
         answer(&site, line, request)?;
+        if keeper::is_terminated() {
+            break;
+        }
     }
     Ok(())
 }

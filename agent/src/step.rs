@@ -3,9 +3,10 @@
 //! `probe` changes nothing. `forward` and `undo` are safe to repeat, whole or after being cut at any point.
 //! A step never deletes what it can't show to be its own.
 
+use std::any::Any;
 use std::collections::BTreeMap;
 use std::marker::PhantomData;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::de::DeserializeOwned;
@@ -13,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use tallybook_events::codec;
 use tallybook_events::fact::Fact;
 use tallybook_events::ids::{Blob, OperationId, StepIndex};
-use tallybook_events::name::HostName;
+use tallybook_events::name::{ContainerName, HostName};
 use tallybook_events::step::{
     Captured, FailureClass, Reversal, Seen, StepDone, StepFailure, StepKey,
 };
@@ -128,6 +129,9 @@ pub struct Program {
     pub timeout: Duration,
     /// Looks at each line it prints; what it answers is told as progress.
     pub watch: Option<fn(&str) -> Option<String>>,
+    /// Whether the operation's lock stays held until it ends, even where the agent dies before: for what may run long,
+    /// and must not run twice at once.
+    pub lasting: bool,
 }
 
 impl Program {
@@ -139,6 +143,7 @@ impl Program {
             env: BTreeMap::new(),
             timeout: Duration::from_secs(300),
             watch: None,
+            lasting: false,
         }
     }
 
@@ -163,6 +168,13 @@ impl Program {
         self
     }
 
+    /// As one that must not run twice at once, see [`Program::lasting`].
+    #[must_use]
+    pub fn lasting(mut self) -> Self {
+        self.lasting = true;
+        self
+    }
+
     /// With this much time.
     #[must_use]
     pub fn timeout(mut self, timeout: Duration) -> Self {
@@ -180,6 +192,19 @@ pub struct Ended {
     pub stdout: Vec<u8>,
     /// Standard error, bounded.
     pub stderr: Vec<u8>,
+}
+
+/// A container that must not stay frozen when the agent is gone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FrozenWatch {
+    /// LXC's path.
+    pub lxc: PathBuf,
+    /// The container.
+    pub container: ContainerName,
+    /// The file that says who froze it.
+    pub mark: PathBuf,
+    /// What that file holds while the freeze is ours.
+    pub text: String,
 }
 
 /// What a step can do besides the file system: run programs, tell how far it is, talk to the other end of a
@@ -208,6 +233,13 @@ pub trait Link {
     /// # Errors
     /// When the line or the other end is gone ([`FailureClass::Peer`]), or nothing came for too long.
     fn receive_peer(&mut self) -> Result<Vec<u8>, StepFailure>;
+
+    /// Has another process watch a container: should this one be gone while the mark is there, it lets the container
+    /// go on. It watches when this returns, and until what is returned is dropped.
+    ///
+    /// # Errors
+    /// When nothing can watch.
+    fn watch_frozen(&mut self, watch: &FrozenWatch) -> Result<Box<dyn Any>, StepFailure>;
 
     /// What was captured since this was last asked for.
     fn take_captured(&mut self) -> Vec<Captured>;
@@ -273,7 +305,7 @@ impl Context<'_> {
     }
 
     /// This step's staging directory.
-    pub fn staging(&self) -> std::path::PathBuf {
+    pub fn staging(&self) -> PathBuf {
         self.layout.staging(self.origin.0, self.origin.1)
     }
 }

@@ -162,6 +162,7 @@ fn command(
         .env("DEBIAN_FRONTEND", "noninteractive")
         .timeout(TIMEOUT)
         .watch(|line| line.strip_prefix("I: ").map(str::to_owned))
+        .lasting()
 }
 
 fn require_debootstrap(

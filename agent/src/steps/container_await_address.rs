@@ -1,4 +1,5 @@
-//! `container.await_address`: a container has its address and answers for it. Only looks; nothing is entered.
+//! `container.await_address`: a container has its address and answers for it. One that something stopped meanwhile is
+//! started again; besides that it only looks, and nothing is entered.
 
 use std::fs;
 use std::net::{Ipv4Addr, UdpSocket};
@@ -164,7 +165,7 @@ impl Step for ContainerAwaitAddress {
 
     fn reversal(&self) -> Reversal {
         Reversal::Keep {
-            why: "it changes nothing".to_owned(),
+            why: "it waits, and that the container runs is another step's doing".to_owned(),
         }
     }
 

@@ -128,7 +128,9 @@ fn attach(
             program = program.stdin(script.as_bytes());
         }
     }
-    Ok(program.timeout(Duration::from_secs(u64::from(timeout_s).max(1))))
+    Ok(program
+        .timeout(Duration::from_secs(u64::from(timeout_s).max(1)))
+        .lasting())
 }
 
 fn run(

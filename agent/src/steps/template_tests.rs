@@ -1,5 +1,6 @@
 //! A template from a container to retirement, step by step, with every step repeated, probed and taken back.
 
+use std::any::Any;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
@@ -18,26 +19,45 @@ use super::template_scan::TemplateScan;
 use super::template_scrub::{Scrubbed, TemplateScrub};
 use super::tree_stage::{Staged, TreeStage};
 use crate::layout::Layout;
-use crate::step::{Context, Ended, Link, Program, Step, fail, params};
+use crate::step::{Context, Ended, FrozenWatch, Link, Program, Step, fail, params};
 use crate::template::Source;
 
-/// A host where LXC says one state of every container.
+/// A host with LXC and one container.
 struct Lxc {
     state: &'static str,
-    /// The first process of every container; another one after each time it is asked for, where it does not stay.
-    init: u32,
-    init_stays: bool,
+    pid: u32,
     stop: bool,
+    /// What happens while the container is copied.
+    meanwhile: Option<fn(&mut Lxc)>,
+    /// What LXC was told to do, and that somebody watches.
+    did: Vec<&'static str>,
+    /// LXC says FREEZING, and nothing helps.
+    sticks: bool,
+    /// Nothing can watch.
+    unwatched: bool,
 }
 
 impl Link for Lxc {
     fn run(&mut self, program: &Program) -> Result<Ended, StepFailure> {
-        assert_eq!(program.argv[0], "lxc-info");
-        let said = if program.argv.iter().any(|arg| arg == "-p") {
-            self.init += u32::from(!self.init_stays);
-            self.init.to_string()
-        } else {
-            self.state.to_owned()
+        let said = match program.argv[0].as_str() {
+            "lxc-info" if program.argv.contains(&"-p".to_owned()) => match self.state {
+                "STOPPED" => String::new(),
+                _ => self.pid.to_string(),
+            },
+            "lxc-info" => self.state.to_owned(),
+            "lxc-freeze" => {
+                self.did.push("freeze");
+                self.state = "FROZEN";
+                String::new()
+            }
+            "lxc-unfreeze" => {
+                self.did.push("thaw");
+                if !self.sticks {
+                    self.state = "RUNNING";
+                }
+                String::new()
+            }
+            other => panic!("nobody plays {other}"),
         };
         Ok(Ended {
             exit: Some(0),
@@ -46,7 +66,21 @@ impl Link for Lxc {
         })
     }
 
-    fn progress(&mut self, _: &str, _: u64, _: u64) {}
+    fn watch_frozen(&mut self, watch: &FrozenWatch) -> Result<Box<dyn Any>, StepFailure> {
+        if self.unwatched {
+            return Err(fail(FailureClass::Host, "nothing can watch"));
+        }
+        // The mark is durable before anybody watches for it.
+        assert_eq!(fs::read_to_string(&watch.mark).expect("mark"), watch.text);
+        self.did.push("watch");
+        Ok(Box::new(()))
+    }
+
+    fn progress(&mut self, _: &str, _: u64, _: u64) {
+        if let Some(meanwhile) = self.meanwhile.take() {
+            meanwhile(self);
+        }
+    }
 
     fn stop_requested(&mut self) -> bool {
         self.stop
@@ -97,9 +131,12 @@ impl Host {
             layout,
             lxc: Lxc {
                 state: "STOPPED",
-                init: 4242,
-                init_stays: true,
+                pid: 4242,
                 stop: false,
+                meanwhile: None,
+                did: Vec::new(),
+                sticks: false,
+                unwatched: false,
             },
             operation: OperationId::new(1, [1; 10]),
         }
@@ -293,38 +330,102 @@ fn a_container_becomes_a_template_and_the_container_stays_as_it_was() {
 }
 
 #[test]
-fn a_container_that_was_started_anew_meanwhile_is_not_copied() {
+fn a_running_container_is_frozen_while_it_is_copied_and_never_longer() {
     let mut host = Host::new();
-    host.lxc.state = "FROZEN";
-    host.lxc.init_stays = false;
-    let failed = host.forward(0, &stage()).unwrap_err();
-    assert!(failed.message.contains("FROZEN"), "{}", failed.message);
-    assert!(failed.hint.is_some());
-    // What was copied is not taken for whole; the next attempt begins anew.
-    assert_eq!(
-        host.probe(0, &stage()),
-        Seen::Partial {
-            what: format!("an unfinished copy in {}", host.staging().display()),
-        }
-    );
-    host.lxc.init_stays = true;
-    host.forward(0, &stage()).unwrap();
+    let frozen = host.layout.state.join("frozen");
+    let marks = || fs::read_dir(&frozen).map_or(0, |marks| marks.count());
+    host.lxc.state = "RUNNING";
+    host.forward(0, &stage()).expect("stage");
+    assert_eq!(host.lxc.did, ["watch", "freeze", "thaw"]);
+    assert_eq!((host.lxc.state, marks()), ("RUNNING", 0));
+    assert!(host.undo(0, &stage()).expect("undo").changed && !host.staging().exists());
+    assert!(!host.undo(0, &stage()).expect("again").changed);
+
+    // Also when it is asked to stop, when the copy fails, and when nothing can watch: then it is not frozen at all.
+    host.lxc.did.clear();
+    host.lxc.stop = true;
+    let etc = host.layout.lxc.join("web-1/rootfs/etc");
+    for n in 0..300 {
+        fs::write(etc.join(format!("f{n}")), "x").expect("write");
+    }
+    let failed = host.forward(0, &stage()).expect_err("stopped");
+    assert_eq!(failed.class, FailureClass::Interrupted);
+    assert_eq!(host.lxc.did, ["watch", "freeze", "thaw"]);
+    assert_eq!((host.lxc.state, marks()), ("RUNNING", 0));
+    host.lxc.stop = false;
+    let config = host.layout.lxc.join("web-1/config");
+    let text = fs::read(&config).expect("read");
+    fs::remove_file(&config).expect("remove");
+    host.forward(0, &stage()).expect_err("no configuration");
+    assert_eq!((host.lxc.state, marks()), ("RUNNING", 0));
+    fs::write(&config, text).expect("write");
+    host.lxc.did.clear();
+    host.lxc.unwatched = true;
+    host.forward(0, &stage()).expect_err("unwatched");
+    assert!(host.lxc.did.is_empty());
+    assert_eq!(host.lxc.state, "RUNNING");
 }
 
 #[test]
-fn a_running_container_is_not_copied() {
+fn what_an_agent_that_died_left_frozen_is_thawed_by_redo_and_undo() {
     let mut host = Host::new();
-    host.lxc.state = "RUNNING";
-    let failed = host.forward(0, &stage()).expect_err("running");
-    assert!(
-        failed.message.contains("RUNNING") && failed.hint.is_some(),
-        "{failed:?}"
-    );
-    assert!(!host.staging().exists());
+    let frozen = host.layout.state.join("frozen");
+    let mark = frozen.join("web-1");
+    let ours = format!("{} 0\nattempt 1\n", host.operation);
+    fs::create_dir_all(&frozen).expect("mkdir");
+    for state in ["FROZEN", "FREEZING"] {
+        fs::write(&mark, &ours).expect("write");
+        host.lxc.state = state;
+        assert!(matches!(host.probe(0, &stage()), Seen::Partial { .. }));
+        assert_eq!(host.lxc.state, state, "a probe changes nothing");
+        assert!(host.undo(0, &stage()).expect("undo").changed);
+        assert_eq!((host.lxc.state, mark.exists()), ("RUNNING", false));
+    }
+    fs::write(&mark, &ours).expect("write");
+    host.lxc.state = "FREEZING";
+    host.forward(0, &stage()).expect("again");
+    assert_eq!((host.lxc.state, mark.exists()), ("RUNNING", false));
+
+    // As long as it is held, the mark stays: whoever tries again knows that it is ours.
+    fs::write(&mark, &ours).expect("write");
+    host.lxc.state = "FREEZING";
+    host.lxc.sticks = true;
+    host.undo(0, &stage()).expect_err("it sticks");
+    assert!(mark.exists());
+    host.lxc.sticks = false;
+    host.undo(0, &stage()).expect("undo");
+
+    // Another's freeze is another's.
+    let other = format!("{} 0\nattempt 1\n", OperationId::new(1, [9; 10]));
+    fs::write(&mark, &other).expect("write");
     host.lxc.state = "FROZEN";
-    host.forward(0, &stage()).expect("frozen");
-    assert!(host.undo(0, &stage()).expect("undo").changed && !host.staging().exists());
-    assert!(!host.undo(0, &stage()).expect("again").changed);
+    let failed = host.forward(0, &stage()).expect_err("another's");
+    assert!(failed.message.contains("another operation"), "{failed:?}");
+    host.undo(0, &stage()).expect("undo");
+    assert_eq!((host.lxc.state, mark.exists()), ("FROZEN", true));
+}
+
+#[test]
+fn a_copy_of_what_moved_meanwhile_is_refused() {
+    let moves: [(&'static str, fn(&mut Lxc)); 4] = [
+        ("RUNNING", |lxc| lxc.state = "STOPPED"),
+        ("RUNNING", |lxc| lxc.state = "RUNNING"),
+        ("STOPPED", |lxc| lxc.state = "FROZEN"),
+        ("FROZEN", |lxc| lxc.pid += 1),
+    ];
+    for (state, meanwhile) in moves {
+        let mut host = Host::new();
+        let etc = host.layout.lxc.join("web-1/rootfs/etc");
+        for n in 0..300 {
+            fs::write(etc.join(format!("f{n}")), "x").expect("write");
+        }
+        host.lxc.state = state;
+        host.lxc.meanwhile = Some(meanwhile);
+        let failed = host.forward(0, &stage()).expect_err("moved");
+        assert!(host.lxc.meanwhile.is_none(), "nothing moved");
+        assert!(failed.message.contains("not be consistent"), "{failed:?}");
+        assert!(!host.staging().join("rootfs").exists());
+    }
 }
 
 #[test]

@@ -1,19 +1,18 @@
 //! `tree.stage`: copies a container's root file system and configuration into staging, whole and flattened.
 //!
-//! The container must be stopped or frozen before, and the same after: one that was started in between, or stopped after
-//! it was frozen, is not copied. It is only read, from outside. (One that was thawed and frozen again by hand within the copy
-//! looks the same; the operation's claim keeps tallybook's own commands from that.)
+//! One that runs is frozen while it is copied, and goes on when this step ends, however it ends: that is why freezing,
+//! copying and thawing are one step. It is only read, from outside.
 
 use std::ops::ControlFlow;
 use std::os::fd::AsFd;
 use std::path::Path;
-use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tallybook_events::name::ContainerName;
 use tallybook_events::step::{FailureClass, Seen, StepFailure};
 
-use crate::step::{Context, Done, Program, Step, fail, failure};
+use crate::frozen::{self, Still};
+use crate::step::{Context, Done, Step, failure};
 use crate::template::config::{self, Rootfs};
 use crate::template::overlay;
 use crate::template::staged::{self, Identity};
@@ -66,31 +65,6 @@ const OUTPUT: &str = "stage.output";
 const CONFIG_LEN_MAX: usize = 1 << 20;
 
 impl TreeStage {
-    /// Refuses a container that may change while it is copied; else what tells this rest from another one.
-    fn rest(&self, context: &mut Context<'_>) -> Result<Rest, StepFailure> {
-        let lxc = context.layout.lxc.display().to_string();
-        let name = self.container.as_str();
-        let ask = Program::new(["lxc-info", "-P", &lxc, "-n", name, "-s", "-H"]);
-        let ended = context.run(&ask.timeout(Duration::from_secs(30)))?;
-        let state = String::from_utf8_lossy(&ended.stdout).trim().to_owned();
-        if !matches!(state.as_str(), "STOPPED" | "FROZEN") {
-            return Err(self.moving(&format!("is {state}")));
-        }
-        let init = lxc::init_pid(context, &self.container)?;
-        Ok(Rest { state, init })
-    }
-
-    fn moving(&self, what: &str) -> StepFailure {
-        let name = &self.container;
-        StepFailure {
-            hint: Some(format!("stop or freeze container {name}, then resume")),
-            ..fail(
-                FailureClass::Host,
-                format!("container {name} {what}; a copy of it would not be consistent"),
-            )
-        }
-    }
-
     fn open(&self, context: &Context<'_>) -> Result<(Root, u32, Vec<u8>), StepFailure> {
         let home = context.layout.container(&self.container);
         let bytes = Root::open(&home)
@@ -112,6 +86,24 @@ impl TreeStage {
             Rootfs::Overlay(layers) => (overlay::merged(&layers), layers.len() as u32),
         };
         Ok((root.map_err(|error| error.failure(&home))?, layers, bytes))
+    }
+
+    /// Reads it all while it is still.
+    fn copy_still(&self, context: &mut Context<'_>, still: &Still) -> Result<Staged, StepFailure> {
+        let dir = context.staging();
+        durable::create_dirs(&dir)?;
+        mark::write(&dir, context.origin)?;
+        let (source, layers, config) = self.open(context)?;
+        staged::write(&dir, staged::CONFIG_SOURCE, &config)?;
+        staged::store(&dir, staged::IDENTITY, &Identity::of(&source))?;
+        let copied = self.copy(context, &source)?;
+        still.check(context)?;
+        Ok(Staged {
+            entries: copied.entries,
+            size_bytes: copied.size_bytes,
+            sockets_skipped: copied.sockets_skipped,
+            layers,
+        })
     }
 
     fn copy(&self, context: &mut Context<'_>, source: &Root) -> Result<Copied, StepFailure> {
@@ -140,11 +132,19 @@ impl Step for TreeStage {
     type Output = Staged;
 
     fn summary(&self) -> String {
-        format!("copy container {} into staging", self.container)
+        format!(
+            "copy container {} into staging (frozen meanwhile, if it runs)",
+            self.container
+        )
     }
 
     fn probe(&self, context: &mut Context<'_>) -> Result<Seen, StepFailure> {
         let dir = context.staging();
+        if frozen::is_ours(context, &self.container)? {
+            return Ok(Seen::Partial {
+                what: format!("{} may be held still for a copy", self.container),
+            });
+        }
         if !dir.exists() {
             return Ok(Seen::Absent);
         }
@@ -166,26 +166,16 @@ impl Step for TreeStage {
         if dir.join(staged::ROOTFS).exists()
             && let Some(output) = staged::load(&dir, OUTPUT)?
         {
+            frozen::let_go(context, &self.container)?;
             return Ok(done(false, output));
         }
-        let before = self.rest(context)?;
-        durable::create_dirs(&dir)?;
-        mark::write(&dir, context.origin)?;
-        let (source, layers, config) = self.open(context)?;
-        staged::write(&dir, staged::CONFIG_SOURCE, &config)?;
-        staged::store(&dir, staged::IDENTITY, &Identity::of(&source))?;
-        let copied = self.copy(context, &source)?;
-        let after = self.rest(context)?;
-        if after != before {
-            let what = format!("was {before} and is {after}, so it was started meanwhile");
-            return Err(self.moving(&what));
-        }
-        let output = Staged {
-            entries: copied.entries,
-            size_bytes: copied.size_bytes,
-            sockets_skipped: copied.sockets_skipped,
-            layers,
-        };
+        let still = frozen::hold(context, &self.container)?;
+        let copied = self.copy_still(context, &still);
+        let went_on = frozen::let_go(context, &self.container);
+        drop(still);
+        // Why the copy failed says more than why it was not thawed: the keeper tries that again.
+        let output = copied?;
+        went_on?;
         staged::store(&dir, OUTPUT, &output)?;
         durable::sync_file_system(&dir)?;
         // Crash boundary: with this name the copy is whole and durable.
@@ -198,9 +188,11 @@ impl Step for TreeStage {
         context: &mut Context<'_>,
         _output: Option<Staged>,
     ) -> Result<Done<()>, StepFailure> {
+        let went_on = frozen::let_go(context, &self.container)?;
         // The directory's name holds the operation and the step: it is nobody else's.
+        let removed = staging::remove_dir(&context.staging())?;
         Ok(Done {
-            changed: staging::remove_dir(&context.staging())?,
+            changed: went_on || removed,
             output: (),
             facts: Vec::new(),
         })

@@ -1,12 +1,13 @@
 //! A link for tests of steps: it plays LXC and the other programs that the steps of containers run, against a
 //! temporary directory.
 
+use std::any::Any;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use tallybook_agent::layout::Layout;
-use tallybook_agent::step::{Context, Ended, Link, Program, Step, fail};
+use tallybook_agent::step::{Context, Ended, FrozenWatch, Link, Program, Step, fail};
 use tallybook_agent::steps;
 use tallybook_events::codec;
 use tallybook_events::ids::{Attempt, Blob, LogId, OperationId, StepIndex};
@@ -166,6 +167,10 @@ impl Link for Played {
 
     fn receive_peer(&mut self) -> Result<Vec<u8>, StepFailure> {
         Err(fail(FailureClass::Peer, "there is no other end"))
+    }
+
+    fn watch_frozen(&mut self, _: &FrozenWatch) -> Result<Box<dyn Any>, StepFailure> {
+        Ok(Box::new(()))
     }
 
     fn take_captured(&mut self) -> Vec<Captured> {

@@ -93,6 +93,13 @@ impl Link for ChannelLink {
             .map_err(|_| lost())
     }
 
+    fn watch_frozen(
+        &mut self,
+        _: &crate::step::FrozenWatch,
+    ) -> Result<Box<dyn std::any::Any>, StepFailure> {
+        Err(fail(FailureClass::Other, "nothing is frozen here"))
+    }
+
     fn take_captured(&mut self) -> Vec<Captured> {
         Vec::new()
     }
