@@ -4,7 +4,7 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
 use rustix::fs::{CWD, RenameFlags, renameat_with};
@@ -85,26 +85,36 @@ pub fn create_dirs(path: &Path) -> Result<(), Error> {
 }
 
 /// Writes a file whole or not at all: beside it, synced, renamed over it, the directory synced. Only for
-/// directories that no guest can write to.
+/// directories that no guest can write to. It has exactly this mode, whatever the umask of whoever started us.
 ///
 /// # Errors
 /// When it can't be written, synced or renamed.
 pub fn write(path: &Path, mode: u32, bytes: &[u8]) -> Result<(), Error> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let beside = path.with_file_name(format!(".{name}.new-{}", std::process::id()));
+    write_beside(path, &beside, mode, bytes)
+}
+
+/// The same, with the name that the file has until it is whole: whoever writes under a lock takes one that the next
+/// writer overwrites.
+///
+/// # Errors
+/// When it can't be written, synced or renamed.
+pub fn write_beside(path: &Path, beside: &Path, mode: u32, bytes: &[u8]) -> Result<(), Error> {
     OpenOptions::new()
         .write(true)
         .create(true)
         .truncate(true)
         .mode(mode)
-        .open(&beside)
+        .open(beside)
         .and_then(|mut file| {
+            file.set_permissions(fs::Permissions::from_mode(mode))?;
             file.write_all(bytes)?;
             file.sync_all()
         })
-        .map_err(Error::at("writing", &beside))?;
+        .map_err(Error::at("writing", beside))?;
     // Crash here: only the file beside it is there, and nobody reads that.
-    fs::rename(&beside, path).map_err(Error::at("renaming into place", path))?;
+    fs::rename(beside, path).map_err(Error::at("renaming into place", path))?;
     path.parent().map_or(Ok(()), sync_dir)
 }
 
@@ -137,8 +147,6 @@ pub fn rename_new(from: &Path, to: &Path) -> Result<(), Error> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt;
-
     use tallybook_events::step::FailureClass;
 
     use super::*;
@@ -159,6 +167,13 @@ mod tests {
         assert_eq!(count, 1, "nothing else is left");
         let error = create_dirs(&file.join("below")).unwrap_err();
         assert!(error.to_string().contains("file"), "{error}");
+        // What is left beside it by a cut, with another mode, is as what a umask takes away.
+        let beside = dir.join(".file.part");
+        fs::write(&beside, b"torn").unwrap();
+        fs::set_permissions(&beside, fs::Permissions::from_mode(0o600)).unwrap();
+        write_beside(&file, &beside, 0o644, b"new").unwrap();
+        let mode = fs::metadata(&file).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o644);
         assert!(remove(&file).unwrap());
         assert!(!remove(&file).unwrap());
     }

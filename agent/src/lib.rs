@@ -5,12 +5,15 @@
 
 pub mod base;
 mod batch;
+mod before;
 pub mod capture;
 mod changes;
 mod deadline;
 pub mod durable;
 pub mod fence;
+mod frozen;
 pub mod guest;
+pub mod keeper;
 pub mod layout;
 mod line;
 mod link;

@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use tallybook_events::name::ContainerName;
 use tallybook_events::step::{FailureClass, StepFailure};
 
+use crate::durable;
 use crate::layout::Layout;
 use crate::step::{fail, io_failure};
 
@@ -295,6 +296,65 @@ impl Layout {
     }
 }
 
+/// The containers that have an address or forwarded ports here.
+fn reserved(layout: &Layout) -> Result<Vec<String>, StepFailure> {
+    let mut names = managed::list(&layout.reservations())?;
+    names.extend(managed::list(&layout.forwards())?);
+    names.sort();
+    names.dedup();
+    Ok(names)
+}
+
+/// What is attached to a bridge.
+pub fn attached(layout: &Layout, bridge: &Bridge) -> Vec<String> {
+    let ports = layout
+        .root
+        .join("sys/class/net")
+        .join(bridge.as_str())
+        .join("brif");
+    let mut names: Vec<String> = fs::read_dir(ports)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .collect();
+    names.sort();
+    names
+}
+
+/// Refuses to take the network away while any container has an address or a port of it, or anything is attached.
+///
+/// # Errors
+/// [`FailureClass::Exists`], with their names.
+pub fn refuse_used(layout: &Layout, bridge: &Bridge) -> Result<(), StepFailure> {
+    refuse_reserved(layout)?;
+    refuse(
+        "attached to the bridge of this host",
+        &attached(layout, bridge),
+    )
+}
+
+/// The same, by what is reserved alone.
+///
+/// # Errors
+/// [`FailureClass::Exists`], with their names.
+pub fn refuse_reserved(layout: &Layout) -> Result<(), StepFailure> {
+    refuse("on the network of this host", &reserved(layout)?)
+}
+
+fn refuse(how: &str, users: &[String]) -> Result<(), StepFailure> {
+    if users.is_empty() {
+        return Ok(());
+    }
+    Err(StepFailure {
+        hint: Some("stop, move or destroy this host's containers first".to_owned()),
+        ..fail(
+            FailureClass::Exists,
+            format!("still {how}: {}", users.join(", ")),
+        )
+    })
+}
+
 /// The right to change the network's files of this host, until it is dropped.
 #[derive(Debug)]
 pub struct Lock {
@@ -307,7 +367,7 @@ pub struct Lock {
 /// When the lock file can't be made, or another process holds it for a minute.
 pub fn lock(layout: &Layout) -> Result<Lock, StepFailure> {
     let directory = layout.locks();
-    fs::create_dir_all(&directory).map_err(|e| io_failure("making", &directory, &e))?;
+    durable::create_dirs(&directory)?;
     let path = directory.join("network");
     let file = File::options()
         .create(true)

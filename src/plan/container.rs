@@ -6,12 +6,11 @@ use tallybook_agent::steps::base_bootstrap::BaseBootstrap;
 use tallybook_agent::steps::container_await_address::ContainerAwaitAddress;
 use tallybook_agent::steps::container_build::{ContainerBuild, Source as BuildSource};
 use tallybook_agent::steps::container_configure::ContainerConfigure;
-use tallybook_agent::steps::container_freeze::{ContainerFreeze, ContainerThaw};
 use tallybook_agent::steps::container_provision::{
     Command, ContainerProvision, ContainerProvisionUntil,
 };
 use tallybook_agent::steps::container_publish::ContainerPublish;
-use tallybook_agent::steps::container_retire::ContainerRetire;
+use tallybook_agent::steps::container_retire::{ContainerCheckRetire, ContainerRetire};
 use tallybook_agent::steps::container_start::ContainerStart;
 use tallybook_agent::steps::container_stop::ContainerStop;
 use tallybook_agent::steps::dhcp_release::DhcpRelease;
@@ -190,15 +189,7 @@ pub(super) fn stage(
 ) -> Result<StepIndex, Error> {
     known.present(from)?;
     let container = from.container.clone();
-    let frozen = plan.then(from.host, subject, &ContainerFreeze { container })?;
-    let container = from.container.clone();
-    let staged = plan.then(from.host, subject, &TreeStage { container })?;
-    let thaw = ContainerThaw {
-        container: from.container.clone(),
-        froze: OutputOf::step(frozen),
-    };
-    plan.then(from.host, subject, &thaw)?;
-    Ok(staged)
+    plan.then(from.host, subject, &TreeStage { container })
 }
 
 fn scrub(
@@ -398,6 +389,12 @@ pub fn destroy(known: Known<'_>, place: Place<'_>) -> Result<Vec<PlannedStep>, E
     let mut plan = Plan::default();
     let subject = place.subject();
     let container = place.container;
+    // First, while nothing is harmed: whatever could not be taken out of use is refused here.
+    let check = ContainerCheckRetire {
+        container: container.clone(),
+        adopted: false,
+    };
+    plan.then(place.host, &subject, &check)?;
     plan.then(place.host, &subject, &stop_step(place))?;
     if !allocation.forwards.is_empty() {
         let close = ForwardClose {

@@ -4,15 +4,15 @@
 //! it replaced is kept beside it (a hidden `.NAME.before`), so that a step whose outcome was never known can
 //! still be taken back. A file without the header is somebody else's and is never changed.
 
-use std::fs::{self, File};
-use std::io::{ErrorKind, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use tallybook_events::ids::{OperationId, StepIndex};
 use tallybook_events::step::{FailureClass, StepFailure};
 
+use crate::durable;
 use crate::step::{fail, io_failure};
 
 const HEADER: &str = "# Written by tallybook; changes are overwritten.\n";
@@ -112,6 +112,7 @@ pub fn write(path: &Path, made_by: MadeBy, body: &str) -> Result<(bool, Replaced
         Found::Absent => {
             // Crash boundary: a leftover of an older change must not pass for what this step replaced.
             remove(&before)?;
+            remove(&hidden(path, "taken"))?;
             put(path, &format!("{HEADER}{MADE_BY}{}\n{body}", mark(made_by)))?;
         }
         Found::Ours { made_by: other, .. } => {
@@ -186,6 +187,74 @@ pub fn take_back(
     Ok(done)
 }
 
+/// What a step that took a file away reports, for its undo.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Taken {
+    /// The whole text of the file, with the mark of whoever wrote it; `None` where there was none.
+    pub text: Option<String>,
+}
+
+/// Takes a file of the tool's away in the name of a step; says whether it was there, and what undo needs, which is kept
+/// beside it too: a step whose outcome was never known must still put back exactly what there was.
+///
+/// # Errors
+/// When it is somebody else's, or can't be removed.
+pub fn take_away(path: &Path, by: MadeBy) -> Result<(bool, Taken), StepFailure> {
+    match read(path)? {
+        Found::Foreign => Err(foreign(path)),
+        Found::Absent => Ok((false, taken(path, by)?)),
+        Found::Ours { .. } => {
+            let text = read_text(path)?.unwrap_or_default();
+            put(&hidden(path, "taken"), &format!("{}\n{text}", mark(by)))?;
+            // Crash boundary: it is still there, and taking it away again keeps the same.
+            remove(path)?;
+            Ok((true, Taken { text: Some(text) }))
+        }
+    }
+}
+
+/// What a step took away, as far as the host still tells.
+///
+/// # Errors
+/// When it can't be read.
+pub fn taken(path: &Path, by: MadeBy) -> Result<Taken, StepFailure> {
+    let kept = read_text(&hidden(path, "taken"))?;
+    let text = kept.and_then(|kept| {
+        let (who, text) = kept.split_once('\n')?;
+        (who == mark(by)).then(|| text.to_owned())
+    });
+    Ok(Taken { text })
+}
+
+/// Puts back what a step took away, as it was; whether anything was to be put back. What is there by now stays.
+///
+/// # Errors
+/// When it can't be written.
+pub fn give_back(path: &Path, by: MadeBy, text: &str) -> Result<bool, StepFailure> {
+    let absent = read(path)? == Found::Absent;
+    if absent {
+        put(path, text)?;
+    }
+    // Crash boundary: what stays behind is put back again, which changes nothing.
+    forget_taken(path, by.0)?;
+    Ok(absent)
+}
+
+/// Forgets what steps of an operation took away.
+///
+/// # Errors
+/// When it can't be removed.
+pub fn forget_taken(path: &Path, by: OperationId) -> Result<(), StepFailure> {
+    let beside = hidden(path, "taken");
+    if read_text(&beside)?.is_some_and(|text| text.starts_with(&format!("{by} "))) {
+        remove(&beside)?;
+        if read(path)? == Found::Absent {
+            remove(&hidden(path, "before"))?;
+        }
+    }
+    Ok(())
+}
+
 /// Writes a file that is wholly derived from others, and so needs no maker and no undo of its own.
 ///
 /// # Errors
@@ -238,43 +307,20 @@ pub fn list(directory: &Path) -> Result<Vec<String>, StepFailure> {
     Ok(names)
 }
 
-/// Writes a file whole or not at all, durably.
+/// Writes a file whole or not at all, durably. dnsmasq, which is not root, must be able to read it.
 fn put(path: &Path, text: &str) -> Result<(), StepFailure> {
-    let error = |e: std::io::Error| io_failure("writing", path, &e);
-    let directory = path.parent().unwrap_or(Path::new("/"));
-    let part = hidden(path, "part");
-    remove_if_there(&part).map_err(error)?;
-    let mut file = File::options()
-        .write(true)
-        .create_new(true)
-        .mode(0o644)
-        .open(&part)
-        .map_err(error)?;
-    file.write_all(text.as_bytes()).map_err(error)?;
-    file.sync_all().map_err(error)?;
-    fs::rename(&part, path).map_err(error)?;
-    sync_directory(directory)
+    let beside = hidden(path, "part");
+    Ok(durable::write_beside(
+        path,
+        &beside,
+        0o644,
+        text.as_bytes(),
+    )?)
 }
 
 fn remove(path: &Path) -> Result<(), StepFailure> {
-    if remove_if_there(path).map_err(|e| io_failure("removing", path, &e))? {
-        sync_directory(path.parent().unwrap_or(Path::new("/")))?;
-    }
+    durable::remove(path)?;
     Ok(())
-}
-
-fn remove_if_there(path: &Path) -> std::io::Result<bool> {
-    match fs::remove_file(path) {
-        Ok(()) => Ok(true),
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
-        Err(error) => Err(error),
-    }
-}
-
-fn sync_directory(directory: &Path) -> Result<(), StepFailure> {
-    File::open(directory)
-        .and_then(|handle| handle.sync_all())
-        .map_err(|e| io_failure("syncing", directory, &e))
 }
 
 fn read_text(path: &Path) -> Result<Option<String>, StepFailure> {
@@ -359,6 +405,27 @@ mod tests {
             TakenBack::Restored
         );
         assert_eq!(body(&path).unwrap().unwrap(), "one\n");
+    }
+
+    #[test]
+    fn what_was_taken_away_comes_back_as_it_was_wherever_it_was_cut() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("f");
+        write(&path, by(1), "one\n").unwrap();
+        let text = fs::read_to_string(&path).unwrap();
+        let (changed, first) = take_away(&path, by(2)).unwrap();
+        assert!(changed && first.text.as_ref() == Some(&text));
+        assert_eq!(take_away(&path, by(2)).unwrap(), (false, first));
+        assert_eq!(taken(&path, by(3)).unwrap().text, None);
+        assert!(give_back(&path, by(2), &text).unwrap());
+        assert!(!give_back(&path, by(2), &text).unwrap());
+        // Its maker can still take it back, and nothing stays behind.
+        assert_eq!(take_back(&path, by(1), None).unwrap(), TakenBack::Removed);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+        write(&path, by(1), "one\n").unwrap();
+        take_away(&path, by(2)).unwrap();
+        forget_taken(&path, by(2).0).unwrap();
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
     }
 
     #[test]

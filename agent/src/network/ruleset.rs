@@ -38,6 +38,12 @@ impl Nat {
         body
     }
 
+    /// What a whole file says, with what precedes the body.
+    pub fn of_file(text: &str) -> Option<Self> {
+        let body: Vec<&str> = text.lines().filter(|line| !line.starts_with('#')).collect();
+        Self::parse(&body.join("\n"))
+    }
+
     fn parse(body: &str) -> Option<Self> {
         let value = |key| body.lines().find_map(|line| line.strip_prefix(key));
         Some(Nat {

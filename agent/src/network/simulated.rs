@@ -54,6 +54,8 @@ pub(crate) struct SimulatedLink {
     pub(crate) installed: BTreeSet<String>,
     pub(crate) available: BTreeSet<String>,
     pub(crate) available_after_update: BTreeSet<String>,
+    /// What apt would do besides what it was asked for.
+    pub(crate) harm: &'static str,
     active: BTreeSet<String>,
     enabled: BTreeSet<String>,
     read_units: BTreeMap<String, String>,
@@ -74,6 +76,7 @@ impl Simulated {
             installed: BTreeSet::new(),
             available: BTreeSet::from(["lxc".to_owned()]),
             available_after_update: BTreeSet::new(),
+            harm: "",
             active: BTreeSet::new(),
             enabled: BTreeSet::new(),
             read_units: BTreeMap::new(),
@@ -213,6 +216,39 @@ impl Simulated {
             !self.undo(1, step, None).unwrap().changed,
             "{kind} undone again"
         );
+    }
+
+    /// Has a step replace what another operation's wrote, and cuts its undo before each of its programs, and right after
+    /// the file was restored: a repeat brings all back.
+    pub(crate) fn restores_wherever_cut<S: Step>(
+        fresh: fn() -> Simulated,
+        first: &S,
+        second: &S,
+        back: &dyn Fn(&Simulated),
+    ) {
+        for cuts in 0.. {
+            let mut sim = fresh();
+            sim.forward(1, first).unwrap();
+            sim.forward(2, second).unwrap();
+            let cut = sim.cut(cuts, |sim| sim.undo(2, second, None).map(|_| ()));
+            sim.undo(2, second, None).unwrap();
+            let seen = sim.probe(1, first);
+            assert!(
+                matches!(seen, Seen::Done(_)),
+                "{} restored at {cuts}: {seen:?}",
+                S::KIND
+            );
+            back(&sim);
+            assert!(
+                !sim.undo(2, second, None).unwrap().changed,
+                "{} restored again at {cuts}",
+                S::KIND
+            );
+            if !cut {
+                assert!(cuts > 0, "{} runs no program", S::KIND);
+                break;
+            }
+        }
     }
 
     /// Cuts the step before each of its programs, on the way there and back; then completes it, or takes it back
@@ -475,8 +511,18 @@ impl SimulatedLink {
             if !self.available.contains(*package) {
                 return (100, format!("E: Unable to locate package {package}"));
             }
-            self.installed.insert((*package).to_owned());
+            if !argv.contains(&"--simulate") {
+                self.installed.insert((*package).to_owned());
+            }
         }
+        if argv.contains(&"--simulate") {
+            let lines = argv[at + 1..].iter();
+            let lines: String = lines
+                .map(|p| format!("Inst {p} (1.0-1 Debian)\n"))
+                .collect();
+            return (0, format!("{}{lines}", self.harm));
+        }
+        assert!(argv.contains(&"--no-remove"), "{argv:?}");
         (0, String::new())
     }
 }
@@ -531,6 +577,13 @@ impl Link for SimulatedLink {
 
     fn receive_peer(&mut self) -> Result<Vec<u8>, StepFailure> {
         Err(fail(FailureClass::Peer, "there is no other end"))
+    }
+
+    fn watch_frozen(
+        &mut self,
+        _: &crate::step::FrozenWatch,
+    ) -> Result<Box<dyn std::any::Any>, StepFailure> {
+        Err(fail(FailureClass::Other, "nothing is frozen here"))
     }
 
     fn take_captured(&mut self) -> Vec<Captured> {

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use tallybook_events::ids::StepIndex;
 use tallybook_events::name::ContainerName;
-use tallybook_events::step::{FailureClass, Seen, StepFailure};
+use tallybook_events::step::{FailureClass, Reversal, Seen, StepFailure};
 
 use crate::layout::Layout;
 use crate::lxc::{self, State};
@@ -35,29 +35,60 @@ pub(crate) fn trash(layout: &Layout, origin: mark::Origin) -> PathBuf {
         .join(format!("{}-{}", origin.0, origin.1))
 }
 
+/// Looks whether a container can be destroyed, before anything is done to it; see [`ContainerRetire`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ContainerCheckRetire {
+    /// The container.
+    pub container: ContainerName,
+    /// Whether it may be one that this tool adopted and did not make.
+    pub adopted: bool,
+}
+
+/// Nothing more than that nothing is in the way.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Retirable {}
+
+impl Step for ContainerCheckRetire {
+    const KIND: &'static str = "container.check_retire";
+    type Output = Retirable;
+
+    fn summary(&self) -> String {
+        format!("make sure that {} can go", self.container)
+    }
+
+    fn reversal(&self) -> Reversal {
+        Reversal::Keep {
+            why: "it only looks".to_owned(),
+        }
+    }
+
+    /// Never done already: what others lie on it is looked for anew.
+    fn probe(&self, _context: &mut Context<'_>) -> Result<Seen, StepFailure> {
+        Ok(Seen::Absent)
+    }
+
+    fn forward(&self, context: &mut Context<'_>) -> Result<Done<Retirable>, StepFailure> {
+        check(context, &self.container, self.adopted)?;
+        Ok(done(false, Retirable {}))
+    }
+
+    fn undo(
+        &self,
+        _context: &mut Context<'_>,
+        _output: Option<Retirable>,
+    ) -> Result<Done<()>, StepFailure> {
+        Ok(done(false, ()))
+    }
+}
+
 impl ContainerRetire {
     fn trashed(&self, context: &Context<'_>) -> PathBuf {
         trash(context.layout, context.origin).join(self.container.as_str())
     }
 
-    /// Refuses what must not go.
+    /// Refuses what must not go now.
     fn check(&self, context: &mut Context<'_>) -> Result<(), StepFailure> {
-        let home = context.layout.container(&self.container);
-        if !home.is_dir() {
-            return Err(fail(
-                FailureClass::Missing,
-                format!("container {} is not on {}", self.container, context.host),
-            ));
-        }
-        if mark::read(&home)?.is_none() && !self.adopted {
-            return Err(StepFailure {
-                hint: Some("adopt it first, if it is to be destroyed".to_owned()),
-                ..fail(
-                    FailureClass::Exists,
-                    format!("container {} was not made by this tool", self.container),
-                )
-            });
-        }
+        check(context, &self.container, self.adopted)?;
         match lxc::state(context, &self.container)? {
             State::Stopped | State::Absent => {}
             State::Running | State::Frozen | State::Changing => {
@@ -70,45 +101,70 @@ impl ContainerRetire {
                 });
             }
         }
-        let text = lxc_config::read(&home)?.unwrap_or_default();
-        let elsewhere = match lxc_config::rootfs_of(&text) {
-            None => None,
-            Some(Rootfs::Dir(path)) | Some(Rootfs::Overlay(_, path)) => {
-                (!path.starts_with(&home)).then(|| path.display().to_string())
-            }
-            Some(Rootfs::Other(value)) => Some(value),
-        };
-        if let Some(elsewhere) = elsewhere {
-            return Err(StepFailure {
-                hint: Some(format!(
-                    "destroy it on the host with: lxc-destroy -n {}",
-                    self.container
-                )),
-                ..fail(
-                    FailureClass::Host,
-                    format!(
-                        "the root file system of {} is {elsewhere}, outside of its directory",
-                        self.container
-                    ),
-                )
-            });
-        }
-        let dependents = lxc_config::dependents(context.layout, &self.container)?;
-        if !dependents.is_empty() {
-            return Err(StepFailure {
-                hint: Some("destroy those first".to_owned()),
-                ..fail(
-                    FailureClass::Host,
-                    format!(
-                        "containers that lie on {}: {}",
-                        self.container,
-                        dependents.join(", ")
-                    ),
-                )
-            });
-        }
         Ok(())
     }
+}
+
+/// Refuses what must not go.
+fn check(
+    context: &mut Context<'_>,
+    container: &ContainerName,
+    adopted: bool,
+) -> Result<(), StepFailure> {
+    let home = context.layout.container(container);
+    if !home.is_dir() {
+        return Err(fail(
+            FailureClass::Missing,
+            format!("container {} is not on {}", container, context.host),
+        ));
+    }
+    if mark::read(&home)?.is_none() && !adopted {
+        return Err(StepFailure {
+            hint: Some("adopt it first, if it is to be destroyed".to_owned()),
+            ..fail(
+                FailureClass::Exists,
+                format!("container {} was not made by this tool", container),
+            )
+        });
+    }
+    let text = lxc_config::read(&home)?.unwrap_or_default();
+    let elsewhere = match lxc_config::rootfs_of(&text) {
+        None => None,
+        Some(Rootfs::Dir(path)) | Some(Rootfs::Overlay(_, path)) => {
+            (!path.starts_with(&home)).then(|| path.display().to_string())
+        }
+        Some(Rootfs::Other(value)) => Some(value),
+    };
+    if let Some(elsewhere) = elsewhere {
+        return Err(StepFailure {
+            hint: Some(format!(
+                "destroy it on the host with: lxc-destroy -n {}",
+                container
+            )),
+            ..fail(
+                FailureClass::Host,
+                format!(
+                    "the root file system of {} is {elsewhere}, outside of its directory",
+                    container
+                ),
+            )
+        });
+    }
+    let dependents = lxc_config::dependents(context.layout, container)?;
+    if !dependents.is_empty() {
+        return Err(StepFailure {
+            hint: Some("destroy those first".to_owned()),
+            ..fail(
+                FailureClass::Host,
+                format!(
+                    "containers that lie on {}: {}",
+                    container,
+                    dependents.join(", ")
+                ),
+            )
+        });
+    }
+    Ok(())
 }
 
 fn done<T>(changed: bool, output: T) -> Done<T> {

@@ -7,6 +7,7 @@ use tallybook_events::fact::Fact;
 use tallybook_events::name::ContainerName;
 use tallybook_events::step::{FailureClass, Seen, StepFailure};
 
+use crate::before;
 use crate::lxc::{self, State, Stop};
 use crate::mark;
 use crate::step::{Context, Done, Step, fail};
@@ -26,6 +27,8 @@ pub struct ContainerStart {
 pub struct Started {
     /// Whether it ran already; `None` where that was never known.
     pub was_running: Option<bool>,
+    /// Who made the container that was started; `None` where it carries no mark.
+    pub maker: Option<mark::Origin>,
 }
 
 /// That a container started, by name.
@@ -105,11 +108,20 @@ impl Step for ContainerStart {
     fn probe(&self, context: &mut Context<'_>) -> Result<Seen, StepFailure> {
         match lxc::state(context, &self.container)? {
             State::Running | State::Frozen => {
-                let was_running = made_here(context, &self.container)?.then_some(false);
+                let output = match before::kept(context, &self.container)? {
+                    Some(before) => Started {
+                        was_running: Some(before.was_running),
+                        maker: before.maker,
+                    },
+                    None => Started {
+                        was_running: made_here(context, &self.container)?.then_some(false),
+                        maker: mark::read(&context.layout.container(&self.container))?,
+                    },
+                };
                 let facts = started(context, &self.container);
                 Done {
                     changed: true,
-                    output: Started { was_running },
+                    output,
                     facts,
                 }
                 .seen()
@@ -122,21 +134,24 @@ impl Step for ContainerStart {
     }
 
     fn forward(&self, context: &mut Context<'_>) -> Result<Done<Started>, StepFailure> {
-        let was_running = match lxc::state(context, &self.container)? {
+        let state = lxc::settled(context, &self.container)?;
+        match state {
             State::Absent => return Err(no_such(context, &self.container)),
-            State::Running => true,
             State::Frozen => return Err(frozen(&self.container)),
-            State::Stopped | State::Changing => {
-                lxc::start(context, &self.container)?;
-                false
-            }
-        };
+            State::Running | State::Stopped | State::Changing => {}
+        }
+        // Crash boundary: from here on it is known what was before, whatever this step finds when it is started again.
+        let before = before::keep(context, &self.container, state == State::Running)?;
+        if state != State::Running {
+            lxc::start(context, &self.container)?;
+        }
         let facts = started(context, &self.container);
         let output = Started {
-            was_running: Some(was_running),
+            was_running: Some(before.was_running),
+            maker: before.maker,
         };
         Ok(Done {
-            changed: !was_running,
+            changed: state != State::Running,
             output,
             facts,
         })
@@ -147,17 +162,27 @@ impl Step for ContainerStart {
         context: &mut Context<'_>,
         output: Option<Started>,
     ) -> Result<Done<()>, StepFailure> {
+        let unchanged = || Done {
+            changed: false,
+            output: (),
+            facts: Vec::new(),
+        };
+        let kept = before::kept(context, &self.container)?;
+        let known = output.map(|output| (output.was_running, output.maker));
+        let known = known.or(kept.map(|before| (Some(before.was_running), before.maker)));
         match lxc::state(context, &self.container)? {
             State::Absent | State::Stopped => {
-                return Ok(Done {
-                    changed: false,
-                    output: (),
-                    facts: Vec::new(),
-                });
+                before::forget(context, &self.container)?;
+                return Ok(unchanged());
             }
             State::Running | State::Frozen | State::Changing => {}
         }
-        let was_running = match output.and_then(|output| output.was_running) {
+        if let Some((_, maker)) = known
+            && before::is_another(context, &self.container, maker)?
+        {
+            return Ok(unchanged());
+        }
+        let was_running = match known.and_then(|(was_running, _)| was_running) {
             Some(was_running) => was_running,
             None if made_here(context, &self.container)? => false,
             None => {
@@ -174,13 +199,11 @@ impl Step for ContainerStart {
             }
         };
         if was_running {
-            return Ok(Done {
-                changed: false,
-                output: (),
-                facts: Vec::new(),
-            });
+            before::forget(context, &self.container)?;
+            return Ok(unchanged());
         }
         let changed = lxc::stop(context, &self.container, STOP_TIMEOUT)? != Stop::WasStopped;
+        before::forget(context, &self.container)?;
         let facts = stopped(context, &self.container);
         Ok(Done {
             changed,

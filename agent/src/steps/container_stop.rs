@@ -6,7 +6,9 @@ use serde::{Deserialize, Serialize};
 use tallybook_events::name::ContainerName;
 use tallybook_events::step::{FailureClass, Seen, StepFailure};
 
+use crate::before;
 use crate::lxc::{self, State, Stop};
+use crate::mark;
 use crate::step::{Context, Done, Step, fail};
 use crate::steps::container_start::{no_such, started, stopped};
 
@@ -26,6 +28,8 @@ pub struct Stopped {
     pub was_running: Option<bool>,
     /// Whether it did not stop when asked.
     pub killed: bool,
+    /// Who made the container that was stopped; `None` where it carries no mark.
+    pub maker: Option<mark::Origin>,
 }
 
 impl Step for ContainerStop {
@@ -42,9 +46,15 @@ impl Step for ContainerStop {
     fn probe(&self, context: &mut Context<'_>) -> Result<Seen, StepFailure> {
         match lxc::state(context, &self.container)? {
             State::Stopped => {
+                let before = before::kept(context, &self.container)?;
+                let maker = match before {
+                    Some(before) => before.maker,
+                    None => mark::read(&context.layout.container(&self.container))?,
+                };
                 let output = Stopped {
-                    was_running: None,
+                    was_running: before.map(|before| before.was_running),
                     killed: false,
+                    maker,
                 };
                 let facts = stopped(context, &self.container);
                 Done {
@@ -65,14 +75,18 @@ impl Step for ContainerStop {
     }
 
     fn forward(&self, context: &mut Context<'_>) -> Result<Done<Stopped>, StepFailure> {
-        if lxc::state(context, &self.container)? == State::Absent {
+        let state = lxc::settled(context, &self.container)?;
+        if state == State::Absent {
             return Err(no_such(context, &self.container));
         }
+        // Crash boundary: from here on it is known what was before, whatever this step finds when it is started again.
+        let before = before::keep(context, &self.container, state != State::Stopped)?;
         let timeout = Duration::from_secs(u64::from(self.timeout_s));
         let how = lxc::stop(context, &self.container, timeout)?;
         let output = Stopped {
-            was_running: Some(how != Stop::WasStopped),
+            was_running: Some(before.was_running),
             killed: how == Stop::Killed,
+            maker: before.maker,
         };
         let facts = stopped(context, &self.container);
         Ok(Done {
@@ -92,13 +106,27 @@ impl Step for ContainerStop {
             output: (),
             facts: Vec::new(),
         };
+        let kept = before::kept(context, &self.container)?;
+        let known = output.map(|output| (output.was_running, output.maker));
+        let known = known.or(kept.map(|before| (Some(before.was_running), before.maker)));
+        if let Some((_, maker)) = known
+            && before::is_another(context, &self.container, maker)?
+        {
+            return Ok(unchanged());
+        }
         match lxc::state(context, &self.container)? {
-            State::Running | State::Frozen => return Ok(unchanged()),
+            State::Running | State::Frozen => {
+                before::forget(context, &self.container)?;
+                return Ok(unchanged());
+            }
             State::Absent => return Err(no_such(context, &self.container)),
             State::Stopped | State::Changing => {}
         }
-        match output.and_then(|output| output.was_running) {
-            Some(false) => return Ok(unchanged()),
+        match known.and_then(|(was_running, _)| was_running) {
+            Some(false) => {
+                before::forget(context, &self.container)?;
+                return Ok(unchanged());
+            }
             Some(true) => {}
             None => {
                 return Err(StepFailure {
@@ -114,6 +142,7 @@ impl Step for ContainerStop {
             }
         }
         lxc::start(context, &self.container)?;
+        before::forget(context, &self.container)?;
         let facts = started(context, &self.container);
         Ok(Done {
             changed: true,

@@ -5,10 +5,11 @@ use tallybook_events::allocation::Allocation;
 use tallybook_events::name::ContainerName;
 use tallybook_events::step::{FailureClass, Seen, StepFailure};
 
+use crate::network::lock;
+use crate::network::managed::{self, Taken};
 use crate::network::reservation::{self, Reservation};
-use crate::network::{lock, managed};
 use crate::step::{Context, Done, Step, fail};
-use crate::steps::dhcp_reserve::{follow, forget, look, reserve};
+use crate::steps::dhcp_reserve::{follow, forget, look};
 
 /// Gives up a container's reservation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -19,17 +20,17 @@ pub struct DhcpRelease {
     pub allocation: Allocation,
 }
 
-fn done(changed: bool) -> Done<()> {
+fn done<T>(changed: bool, output: T) -> Done<T> {
     Done {
         changed,
-        output: (),
+        output,
         facts: Vec::new(),
     }
 }
 
 impl Step for DhcpRelease {
     const KIND: &'static str = "dhcp.release";
-    type Output = ();
+    type Output = Taken;
 
     fn summary(&self) -> String {
         format!(
@@ -51,13 +52,16 @@ impl Step for DhcpRelease {
                     what: format!("{} still has a name", self.container),
                 },
                 // Another container has the address by now: released all the same.
-                Seen::Absent | Seen::Conflict { .. } => done(false).seen()?,
-                other @ (Seen::Done(_) | Seen::Unknown { .. }) => other,
+                Seen::Absent | Seen::Conflict { .. } | Seen::Done(_) => {
+                    let path = context.layout.reservation(&self.container);
+                    done(false, managed::taken(&path, context.origin)?).seen()?
+                }
+                other @ Seen::Unknown { .. } => other,
             },
         })
     }
 
-    fn forward(&self, context: &mut Context<'_>) -> Result<Done<()>, StepFailure> {
+    fn forward(&self, context: &mut Context<'_>) -> Result<Done<Taken>, StepFailure> {
         let _lock = lock(context.layout)?;
         let wanted = Reservation::from(&self.allocation);
         let there = reservation::of(context.layout, &self.container)?;
@@ -70,18 +74,38 @@ impl Step for DhcpRelease {
                 ),
             ));
         }
-        let removed = managed::remove_ours(&context.layout.reservation(&self.container))?;
+        let path = context.layout.reservation(&self.container);
+        let (removed, taken) = managed::take_away(&path, context.origin)?;
         let followed = follow(context.layout, &self.container)?;
         reservation::tell_dnsmasq(context)?;
         forget(context, &wanted)?;
-        Ok(done(removed || followed))
+        Ok(done(removed || followed, taken))
     }
 
-    /// Reserves again. Whether the reservation was there before does not matter: the log handed it out for life.
-    fn undo(&self, context: &mut Context<'_>, _: Option<()>) -> Result<Done<()>, StepFailure> {
+    /// Puts the file back as it was, under the mark of whoever reserved: that one's undo must still know it as its own.
+    fn undo(
+        &self,
+        context: &mut Context<'_>,
+        output: Option<Taken>,
+    ) -> Result<Done<()>, StepFailure> {
         let _lock = lock(context.layout)?;
+        let path = context.layout.reservation(&self.container);
+        let taken = match output {
+            Some(taken) => taken,
+            None => managed::taken(&path, context.origin)?,
+        };
+        let Some(text) = taken.text else {
+            return Ok(done(false, ()));
+        };
         let wanted = Reservation::from(&self.allocation);
-        Ok(done(reserve(context, &self.container, &wanted)?.0))
+        if let Some(what) = reservation::conflict(context.layout, &self.container, &wanted)? {
+            return Err(fail(FailureClass::Exists, what));
+        }
+        let given = managed::give_back(&path, context.origin, &text)?;
+        let followed = follow(context.layout, &self.container)?;
+        reservation::tell_dnsmasq(context)?;
+        reservation::give_back(context, wanted.address, Some(wanted.mac))?;
+        Ok(done(given || followed, ()))
     }
 }
 
@@ -111,8 +135,16 @@ mod tests {
         assert!(matches!(sim.probe(1, &reserve), Seen::Absent));
         assert!(!sim.forward(2, &release).unwrap().changed);
         assert!(sim.undo(2, &release, None).unwrap().changed);
-        assert!(!sim.undo(2, &release, Some(())).unwrap().changed);
+        assert!(!sim.undo(2, &release, None).unwrap().changed);
         assert!(matches!(sim.probe(1, &reserve), Seen::Done(_)));
+        // Whoever reserved it can still take it back.
+        assert!(sim.undo(1, &reserve, None).unwrap().changed);
+        assert!(matches!(sim.probe(1, &reserve), Seen::Absent));
+        sim.forward(1, &reserve).unwrap();
+        let taken = sim.forward(2, &release).unwrap().output;
+        assert!(sim.undo(2, &release, Some(taken)).unwrap().changed);
+        assert!(sim.undo(1, &reserve, None).unwrap().changed);
+        sim.forward(1, &reserve).unwrap();
 
         let other = DhcpRelease {
             allocation: allocation(3, &[]),

@@ -57,7 +57,7 @@ pub(super) fn look(
 }
 
 /// Reserves, in the name of the step of the context. The caller holds the network's lock.
-pub(super) fn reserve(
+fn reserve(
     context: &mut Context<'_>,
     container: &ContainerName,
     wanted: &Reservation,

@@ -7,9 +7,10 @@ use tallybook_events::allocation::Allocation;
 use tallybook_events::name::ContainerName;
 use tallybook_events::step::{FailureClass, Seen, StepFailure};
 
-use crate::network::{lock, managed, ruleset};
+use crate::network::managed::{self, Taken};
+use crate::network::{lock, ruleset};
 use crate::step::{Context, Done, Step, fail};
-use crate::steps::forward_open::{list, open};
+use crate::steps::forward_open::{in_the_way, list};
 
 /// Closes a container's forwarded ports.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -20,17 +21,17 @@ pub struct ForwardClose {
     pub allocation: Allocation,
 }
 
-fn done(changed: bool) -> Done<()> {
+fn done<T>(changed: bool, output: T) -> Done<T> {
     Done {
         changed,
-        output: (),
+        output,
         facts: Vec::new(),
     }
 }
 
 impl Step for ForwardClose {
     const KIND: &'static str = "forward.close";
-    type Output = ();
+    type Output = Taken;
 
     fn summary(&self) -> String {
         format!(
@@ -52,11 +53,14 @@ impl Step for ForwardClose {
             None if prepared && !ruleset::is_current(context)? => Ok(Seen::Partial {
                 what: "the loaded ruleset is not the written one".to_owned(),
             }),
-            None => done(false).seen(),
+            None => {
+                let path = context.layout.forward(&self.container);
+                done(false, managed::taken(&path, context.origin)?).seen()
+            }
         }
     }
 
-    fn forward(&self, context: &mut Context<'_>) -> Result<Done<()>, StepFailure> {
+    fn forward(&self, context: &mut Context<'_>) -> Result<Done<Taken>, StepFailure> {
         let _lock = lock(context.layout)?;
         let wanted = ruleset::fragment(&self.allocation)?;
         let path = context.layout.forward(&self.container);
@@ -71,15 +75,40 @@ impl Step for ForwardClose {
                 ),
             ));
         }
-        let removed = managed::remove_ours(&path)?;
+        let (removed, taken) = managed::take_away(&path, context.origin)?;
         let applied = ruleset::apply(context)?;
-        Ok(done(removed || applied))
+        Ok(done(removed || applied, taken))
     }
 
-    /// Opens them again. Whether they were open before does not matter: the log handed them out for life.
-    fn undo(&self, context: &mut Context<'_>, _: Option<()>) -> Result<Done<()>, StepFailure> {
+    /// Puts the file back as it was, under the mark of whoever opened them: that one's undo must still know it as its own.
+    fn undo(
+        &self,
+        context: &mut Context<'_>,
+        output: Option<Taken>,
+    ) -> Result<Done<()>, StepFailure> {
         let _lock = lock(context.layout)?;
-        Ok(done(open(context, &self.container, &self.allocation)?.0))
+        let path = context.layout.forward(&self.container);
+        let taken = match output {
+            Some(taken) => taken,
+            None => managed::taken(&path, context.origin)?,
+        };
+        let Some(text) = taken.text else {
+            return Ok(done(false, ()));
+        };
+        let is_there = managed::body(&path)?.is_some();
+        if !is_there
+            && let Some(nat) = ruleset::nat(context.layout)?
+            && let Some(what) = in_the_way(context.layout, &self.container, &self.allocation, &nat)?
+        {
+            return Err(fail(
+                FailureClass::Exists,
+                format!("{}: {what}", self.container),
+            ));
+        }
+        let given = managed::give_back(&path, context.origin, &text)?;
+        // Crash boundary: as in opening them, making the ruleset again completes it.
+        let applied = ruleset::apply(context)?;
+        Ok(done(given || applied, ()))
     }
 }
 
@@ -111,6 +140,10 @@ mod tests {
         assert!(sim.undo(2, &close, None).unwrap().changed);
         assert!(matches!(sim.probe(1, &open), Seen::Done(_)));
         assert!(!sim.undo(2, &close, None).unwrap().changed);
+        // Whoever opened them can still take it back.
+        assert!(sim.undo(1, &open, None).unwrap().changed);
+        assert_eq!(sim.link.table, empty);
+        sim.forward(1, &open).unwrap();
 
         let other = ForwardClose {
             allocation: allocation(2, &[(40001, 22)]),

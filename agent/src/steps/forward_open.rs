@@ -37,7 +37,7 @@ pub(super) fn list(allocation: &Allocation) -> String {
 }
 
 /// What is in the way of a container's ports.
-fn in_the_way(
+pub(super) fn in_the_way(
     layout: &Layout,
     container: &ContainerName,
     allocation: &Allocation,
@@ -71,7 +71,7 @@ fn in_the_way(
 }
 
 /// Opens, in the name of the step of the context. The caller holds the network's lock.
-pub(super) fn open(
+fn open(
     context: &mut Context<'_>,
     container: &ContainerName,
     allocation: &Allocation,
@@ -118,7 +118,7 @@ pub(super) fn open(
 }
 
 /// Looks at a container's forwarded ports.
-pub(super) fn look(
+fn look(
     context: &mut Context<'_>,
     container: &ContainerName,
     allocation: &Allocation,

@@ -10,7 +10,7 @@ use tallybook_events::step::{FailureClass, Seen, StepFailure};
 
 use crate::layout::Layout;
 use crate::network::managed::{self, Found, Replaced};
-use crate::network::{BRIDGE_UNIT, Bridge, Gateway, lock, unit};
+use crate::network::{BRIDGE_UNIT, Bridge, Gateway, attached, lock, refuse_used, unit};
 use crate::step::{Context, Done, Program, Step, fail, failure};
 
 /// Makes a bridge with an address.
@@ -58,23 +58,6 @@ fn addresses(context: &mut Context<'_>) -> Result<Vec<(String, Ipv4Addr, u8)>, S
     Ok(found)
 }
 
-/// What is attached to a bridge.
-fn attached(layout: &Layout, bridge: &Bridge) -> Vec<String> {
-    let ports = layout
-        .root
-        .join("sys/class/net")
-        .join(bridge.as_str())
-        .join("brif");
-    let mut names: Vec<String> = fs::read_dir(ports)
-        .into_iter()
-        .flatten()
-        .flatten()
-        .map(|entry| entry.file_name().to_string_lossy().into_owned())
-        .collect();
-    names.sort();
-    names
-}
-
 /// The unit's text. `ip link add` may fail: the bridge is there when the unit is started again. The bridge has an
 /// Ethernet address of its own, since it would else take over that of whichever container is attached.
 fn unit_body(bridge: &Bridge, gateway: Gateway) -> String {
@@ -116,6 +99,25 @@ struct Looked {
     present: bool,
     /// Whether it has the wanted address.
     right: bool,
+}
+
+/// Makes the bridge what the unit of ours says, where there is one; says whether it was different.
+fn follow(context: &mut Context<'_>) -> Result<bool, StepFailure> {
+    let path = context.layout.unit(BRIDGE_UNIT);
+    let Found::Ours { body, .. } = managed::read(&path)? else {
+        return Ok(false);
+    };
+    let Some((bridge, gateway)) = unit_is_for(&body) else {
+        return Ok(false);
+    };
+    let (state, enabled) = unit::settle(context, BRIDGE_UNIT, false)?;
+    let right =
+        addresses(context)?.contains(&(bridge.to_string(), gateway.address(), gateway.prefix()));
+    let acts = !state.active || !right;
+    if acts {
+        unit::start(context, "restart", BRIDGE_UNIT)?;
+    }
+    Ok(enabled || acts)
 }
 
 fn conflict(message: String, hint: &str) -> StepFailure {
@@ -334,26 +336,24 @@ impl Step for HostBridge {
             facts: Vec::new(),
         };
         if !managed::is_made_by(&path, context.origin)? {
+            // What it had replaced may be back, and an undo before this one cut there.
+            done.changed = follow(context)?;
             return Ok(done);
         }
-        let attached = attached(context.layout, &self.bridge);
-        if !attached.is_empty() {
-            return Err(conflict(
-                format!(
-                    "{} is attached to the bridge {}",
-                    attached.join(", "),
-                    self.bridge
-                ),
-                "stop this host's containers first",
-            ));
+        let previous = managed::previous(&path, output.as_ref())?;
+        let before = previous.as_deref().and_then(unit_is_for);
+        if before != Some((self.bridge.clone(), self.gateway)) {
+            refuse_used(context.layout, &self.bridge)?;
         }
         done.changed = true;
-        if managed::previous(&path, output.as_ref())?.is_some() {
-            // Crash boundary: once the old unit is back this step no longer owns it, so the new address goes first.
-            self.drop_address(context, self.gateway)?;
+        if previous.is_some() {
+            if before.is_some_and(|(_, gateway)| gateway != self.gateway) {
+                // Crash boundary: once the old unit is back this step no longer owns it, so the new address goes first.
+                self.drop_address(context, self.gateway)?;
+            }
             managed::take_back(&path, context.origin, output.as_ref())?;
-            unit::settle(context, BRIDGE_UNIT, true)?;
-            unit::start(context, "restart", BRIDGE_UNIT)?;
+            // Crash boundary: a repeat finds the old unit, and lets the bridge follow it.
+            follow(context)?;
             return Ok(done);
         }
         let link = context
@@ -443,6 +443,14 @@ mod tests {
         assert_eq!(sim.link.addresses["tb0"], ["10.5.0.1/16"]);
         let failure = sim.forward(3, &step("tb1", "10.8.0.1/16")).unwrap_err();
         assert!(failure.message.contains("already has the bridge tb0"));
+    }
+
+    #[test]
+    fn what_it_replaced_comes_back_wherever_the_undo_is_cut() {
+        let (first, second) = (step("tb0", "10.5.0.1/16"), step("tb0", "10.6.0.1/16"));
+        Simulated::restores_wherever_cut(Simulated::installed, &first, &second, &|sim| {
+            assert_eq!(sim.link.addresses["tb0"], ["10.5.0.1/16"]);
+        });
     }
 
     #[test]

@@ -12,7 +12,7 @@ use tallybook_events::step::{FailureClass, Seen, StepFailure};
 
 use crate::layout::Layout;
 use crate::network::managed::{self, Found, Replaced, TakenBack};
-use crate::network::{Bridge, DNSMASQ_UNIT, Domain, Gateway, lock, ports, unit};
+use crate::network::{Bridge, DNSMASQ_UNIT, Domain, Gateway, lock, ports, refuse_used, unit};
 use crate::step::{Context, Done, Program, Step, fail, io_failure};
 use crate::steps::host_directories;
 
@@ -223,25 +223,41 @@ impl Step for HostDnsmasq {
             facts: Vec::new(),
         };
         if !managed::is_made_by(&path, context.origin)? {
+            if let Found::Ours { body, .. } = managed::read(&path)? {
+                // What it had replaced may be back, and an undo before this one cut there.
+                done.changed = follow(context, &body)?;
+            }
             return Ok(done);
         }
+        let previous = managed::previous(&path, output.as_ref())?;
+        let serves = |text: &str| {
+            let line = |begin: &str| {
+                let mut lines = text.lines();
+                lines
+                    .find(|line| line.starts_with(begin))
+                    .map(str::to_owned)
+            };
+            // Where, and for which addresses; how long a lease is does not matter to who has one.
+            let range = line("dhcp-range=").map(|range| {
+                range
+                    .rsplit_once(',')
+                    .map_or(range.clone(), |(range, _)| range.to_owned())
+            });
+            (line("interface="), range)
+        };
+        let now = managed::body(&path)?.unwrap_or_default();
+        if previous.as_deref().map(serves) != Some(serves(&now)) {
+            refuse_used(context.layout, &self.bridge)?;
+        }
         done.changed = true;
-        if managed::previous(&path, output.as_ref())?.is_none() {
-            let reserved = managed::list(&context.layout.reservations())?;
-            if !reserved.is_empty() {
-                let mut failure = fail(
-                    FailureClass::Exists,
-                    format!("addresses are reserved for {}", reserved.join(", ")),
-                );
-                failure.hint = Some("move or destroy this host's containers first".to_owned());
-                return Err(failure);
-            }
+        if previous.is_none() {
             // Crash boundary: the configuration goes last, since its mark shows the unit to be ours to remove.
             unit::remove(context, DNSMASQ_UNIT)?;
         }
         match managed::take_back(&path, context.origin, output.as_ref())? {
             // What dnsmasq wrote under the name that we gave it; nobody reads it any more. A cut here leaves it.
             TakenBack::Restored => {
+                // Crash boundary: a repeat finds the old configuration, and lets the process follow it.
                 let body = managed::body(&path)?.unwrap_or_default();
                 follow(context, &body)?;
             }
@@ -297,6 +313,15 @@ mod tests {
         assert_eq!(sim.link.count("systemctl restart"), 2);
         sim.undo(3, &longer, Some(done.output)).unwrap();
         assert!(matches!(sim.probe(1, &step()), Seen::Done(_)));
+    }
+
+    #[test]
+    fn what_it_replaced_comes_back_wherever_the_undo_is_cut() {
+        let longer = HostDnsmasq {
+            lease_s: 7200,
+            ..step()
+        };
+        Simulated::restores_wherever_cut(Simulated::installed, &step(), &longer, &|_| {});
     }
 
     #[test]

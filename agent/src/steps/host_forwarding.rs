@@ -10,6 +10,7 @@ use tallybook_events::step::{Seen, StepFailure};
 
 use crate::layout::Layout;
 use crate::network::managed::{self, Replaced, TakenBack};
+use crate::network::refuse_reserved;
 use crate::step::{Context, Done, Step, io_failure};
 
 const BODY: &str = "# Containers reach the world, and the world their forwarded ports, through this host.\n\
@@ -122,6 +123,10 @@ impl Step for HostForwarding {
         let ours = managed::is_made_by(&path, context.origin)?;
         let was_off = output.as_ref().is_some_and(|output| !output.was_on);
         let goes = managed::previous(&path, output.as_ref().map(|o| &o.file))?.is_none();
+        if ours && goes {
+            // It knows no bridge: whoever has an address or a port needs it.
+            refuse_reserved(context.layout)?;
+        }
         let mut changed = false;
         // Crash boundary: the kernel first, since the file is what shows that it is ours to switch.
         if ours && goes && was_off && !needed_by_others(context.layout) && is_on(context.layout)? {

@@ -7,13 +7,13 @@ use std::net::Ipv4Addr;
 
 use serde::{Deserialize, Serialize};
 use tallybook_events::fact::Fact;
-use tallybook_events::step::{FailureClass, Seen, StepFailure};
+use tallybook_events::step::{Seen, StepFailure};
 
 use crate::layout::Layout;
 use crate::network::managed::{self, Found, Replaced};
 use crate::network::ruleset::{self, Nat};
-use crate::network::{Bridge, Gateway, NFTABLES_UNIT, lock, unit};
-use crate::step::{Context, Done, Step, fail};
+use crate::network::{Bridge, Gateway, NFTABLES_UNIT, lock, refuse_used, unit};
+use crate::step::{Context, Done, Step};
 use crate::steps::host_directories;
 
 /// Sets up the tool's own table; the last step of preparing a host.
@@ -144,24 +144,34 @@ impl Step for HostNftables {
             facts: Vec::new(),
         };
         if !managed::is_made_by(&path, context.origin)? {
+            // What it had replaced may be back, and an undo before this one cut there: what became true is told again.
+            if let Found::Ours { .. } = managed::read(&path)? {
+                done.changed = follow(context)?;
+                let nat = ruleset::nat(context.layout)?;
+                done.facts.extend(nat.map(|nat| prepared(context, &nat)));
+            }
             return Ok(done);
         }
+        let previous = managed::previous(&path, output.as_ref())?;
+        let now = self.nat();
+        let same = previous
+            .as_deref()
+            .and_then(Nat::of_file)
+            .is_some_and(|before| {
+                (before.bridge, before.gateway) == (now.bridge.clone(), now.gateway)
+            });
+        if !same {
+            // The first that a rollback of `host prepare` takes back: refused here, nothing is harmed.
+            refuse_used(context.layout, &self.bridge)?;
+        }
         done.changed = true;
-        if managed::previous(&path, output.as_ref())?.is_some() {
+        if previous.is_some() {
             managed::take_back(&path, context.origin, output.as_ref())?;
+            // Crash boundary: a repeat finds the old setting, and lets the table follow it.
             follow(context)?;
             let nat = ruleset::nat(context.layout)?;
             done.facts.extend(nat.map(|nat| prepared(context, &nat)));
             return Ok(done);
-        }
-        let open = managed::list(&context.layout.forwards())?;
-        if !open.is_empty() {
-            let mut failure = fail(
-                FailureClass::Exists,
-                format!("ports are forwarded to {}", open.join(", ")),
-            );
-            failure.hint = Some("move or destroy this host's containers first".to_owned());
-            return Err(failure);
         }
         // Crash boundary: the setting goes last, since its mark shows the rest to be ours to remove.
         unit::remove(context, NFTABLES_UNIT)?;
@@ -176,8 +186,14 @@ impl Step for HostNftables {
 
 #[cfg(test)]
 mod tests {
+    use tallybook_events::step::FailureClass;
+
     use super::*;
-    use crate::network::simulated::Simulated;
+    use crate::network::simulated::{Simulated, allocation};
+    use crate::steps::dhcp_reserve::DhcpReserve;
+    use crate::steps::host_bridge::HostBridge;
+    use crate::steps::host_dnsmasq::HostDnsmasq;
+    use crate::steps::host_forwarding::HostForwarding;
 
     fn step() -> HostNftables {
         HostNftables {
@@ -207,6 +223,62 @@ mod tests {
         assert!(matches!(sim.probe(1, &step()), Seen::Partial { .. }));
         assert!(sim.forward(1, &step()).unwrap().changed);
         assert!(sim.link.table.is_some());
+    }
+
+    #[test]
+    fn what_it_replaced_comes_back_wherever_the_undo_is_cut() {
+        let other = HostNftables {
+            gateway: "10.6.0.1/16".parse().unwrap(),
+            ..step()
+        };
+        Simulated::restores_wherever_cut(Simulated::installed, &step(), &other, &|sim| {
+            assert!(sim.link.table.as_ref().unwrap().contains("10.5.0.0/16"));
+        });
+    }
+
+    #[test]
+    fn nothing_is_taken_from_a_container_that_has_an_address() {
+        let mut sim = Simulated::prepared();
+        let reserve = DhcpReserve {
+            container: "web1".parse().unwrap(),
+            allocation: allocation(2, &[]),
+        };
+        sim.forward(1, &reserve).unwrap();
+        let table = sim.link.table.clone();
+        // Without forwarded ports, too; and by each of them, so that the first of a rollback refuses.
+        let failure = sim.undo(202, &step(), None).unwrap_err();
+        assert_eq!(failure.class, FailureClass::Exists);
+        assert!(
+            failure.message.ends_with("host: web1"),
+            "{}",
+            failure.message
+        );
+        assert_eq!(sim.link.table, table);
+        let dnsmasq = HostDnsmasq {
+            bridge: "tb0".parse().unwrap(),
+            gateway: "10.5.0.1/16".parse().unwrap(),
+            domain: None,
+            lease_s: 3600,
+            dns: Vec::new(),
+        };
+        assert_eq!(
+            sim.undo(201, &dnsmasq, None).unwrap_err().class,
+            FailureClass::Exists
+        );
+        let bridge = HostBridge {
+            bridge: "tb0".parse().unwrap(),
+            gateway: "10.5.0.1/16".parse().unwrap(),
+        };
+        sim.forward(3, &bridge).unwrap();
+        assert_eq!(
+            sim.undo(3, &bridge, None).unwrap_err().class,
+            FailureClass::Exists
+        );
+        sim.forward(4, &HostForwarding {}).unwrap();
+        assert_eq!(
+            sim.undo(4, &HostForwarding {}, None).unwrap_err().class,
+            FailureClass::Exists
+        );
     }
 
     #[test]

@@ -93,6 +93,7 @@ fn present(
         "--showformat=${Package} ${db:Status-Status} ${Version}\\n".to_owned(),
     ];
     argv.extend(packages.iter().map(ToString::to_string));
+    argv.extend(packages.iter().filter_map(instead).map(str::to_owned));
     // Status 1 says that some are unknown to dpkg, which is no error here.
     let ended = context.link.run(&Program::new(argv))?;
     let text = String::from_utf8_lossy(&ended.stdout);
@@ -104,6 +105,15 @@ fn present(
             (status == "installed").then(|| (name.to_owned(), version.to_owned()))
         })
         .collect())
+}
+
+/// A package that does as well, and that can't be installed beside it.
+fn instead(package: &Package) -> Option<&'static str> {
+    match package.0.as_str() {
+        "busybox" => Some("busybox-static"),
+        "busybox-static" => Some("busybox"),
+        _ => None,
+    }
 }
 
 fn apt(arguments: &[&str], packages: &[Package]) -> Program {
@@ -131,6 +141,7 @@ fn unattended(program: Program) -> Program {
         .env("APT_LISTCHANGES_FRONTEND", "none")
         .env("NEEDRESTART_SUSPEND", "1")
         .timeout(APT_TIMEOUT)
+        .lasting()
 }
 
 /// Completes what an interrupted dpkg left, where it left anything: apt refuses to work until then.
@@ -195,6 +206,34 @@ fn update(context: &mut Context<'_>) -> Result<Option<String>, StepFailure> {
         .and_then(|()| fs::write(&path, ""))
         .map_err(|e| io_failure("writing", &path, &e))?;
     Ok(None)
+}
+
+/// Refuses where apt would remove or upgrade anything to install these; it is asked, and does nothing.
+fn refuse_harm(said: &str, ended: &Ended) -> Result<(), StepFailure> {
+    let text = String::from_utf8_lossy(&ended.stdout);
+    let mut harm = Vec::new();
+    for line in text.lines() {
+        // `Remv NAME [OLD]`, `Inst NAME [OLD] (NEW ...)`, and without the old version where there is none.
+        let mut words = line.split(' ');
+        match (words.next(), words.next(), words.next()) {
+            (Some("Remv"), Some(name), _) => harm.push(format!("remove {name}")),
+            (Some("Inst"), Some(name), Some(old)) if old.starts_with('[') => {
+                harm.push(format!("upgrade {name}"));
+            }
+            _ => {}
+        }
+    }
+    if harm.is_empty() {
+        return Ok(());
+    }
+    harm.sort();
+    Err(StepFailure {
+        hint: Some("do that yourself first, if you want it".to_owned()),
+        ..fail(
+            FailureClass::Host,
+            format!("{said} would also {}", harm.join(", ")),
+        )
+    })
 }
 
 /// A package that is unknown where lists could not be fetched: the mirror is at fault, and not the name.
@@ -274,7 +313,10 @@ impl HostPackages {
         let mut missing: Vec<Package> = self
             .packages
             .iter()
-            .filter(|package| !present.contains_key(&package.0))
+            .filter(|package| {
+                !present.contains_key(&package.0)
+                    && !instead(package).is_some_and(|other| present.contains_key(other))
+            })
             .cloned()
             .collect();
         missing.sort();
@@ -316,7 +358,7 @@ impl Step for HostPackages {
         if missing.is_empty() {
             return done(BTreeMap::new()).seen();
         }
-        if present.is_empty() {
+        if missing.len() == self.packages.len() {
             return Ok(Seen::Absent);
         }
         Ok(Seen::Partial {
@@ -338,8 +380,18 @@ impl Step for HostPackages {
         let said = format!("apt-get install {}", names(&missing));
         loop {
             context.link.progress(&said, 0, 0);
-            let ended = context.link.run(&apt(&["install"], &missing))?;
-            match judge(&said, &ended) {
+            let asked = context
+                .link
+                .run(&apt(&["--simulate", "install"], &missing))?;
+            let mut outcome = judge(&said, &asked);
+            if outcome.is_ok() {
+                refuse_harm(&said, &asked)?;
+                let ended = context
+                    .link
+                    .run(&apt(&["--no-remove", "install"], &missing))?;
+                outcome = judge(&said, &ended);
+            }
+            match outcome {
                 Ok(()) => break,
                 // Lists of before the mirror's last change name files that are gone from it.
                 Err(failure)
@@ -424,7 +476,7 @@ mod tests {
         assert!(matches!(sim.probe(1, &step), Seen::Partial { .. }));
         let done = sim.forward(1, &step).unwrap();
         assert_eq!(done.output.installed.keys().collect::<Vec<_>>(), ["lxc"]);
-        assert_eq!(sim.link.count("apt-get"), 2, "one update, one install");
+        assert_eq!(sim.link.count("apt-get"), 3, "update, look, install");
         assert!(
             sim.link
                 .ran
@@ -445,17 +497,37 @@ mod tests {
         fs::create_dir_all(&lists).unwrap();
         fs::write(lists.join("mirror_Packages"), "").unwrap();
         sim.forward(1, &step(&["lxc"])).unwrap();
-        assert_eq!(sim.link.count("apt-get"), 1, "the lists are new");
+        assert_eq!(sim.link.count("apt-get"), 2, "the lists are new");
         sim.link.available_after_update.insert("newer".to_owned());
         sim.forward(1, &step(&["newer"])).unwrap();
         assert_eq!(
             sim.link.count("apt-get"),
-            4,
-            "install, update, install again"
+            6,
+            "look, update, look again, install"
         );
         let failure = sim.forward(1, &step(&["nowhere"])).unwrap_err();
         assert_eq!(failure.class, FailureClass::Missing);
         assert!(failure.message.contains("Unable to locate package nowhere"));
+    }
+
+    #[test]
+    fn nothing_is_removed_or_upgraded_for_it() {
+        let mut sim = Simulated::installed();
+        sim.link.harm = "Remv busybox [1:1.35.0-4] []\nInst libc6 [2.36-9] (2.36-10 Debian)\n";
+        let failure = sim.forward(1, &step(&["lxc"])).unwrap_err();
+        assert_eq!(failure.class, FailureClass::Host);
+        let said = "would also remove busybox, upgrade libc6";
+        assert!(failure.message.ends_with(said), "{}", failure.message);
+        assert!(!sim.link.installed.contains("lxc"));
+    }
+
+    #[test]
+    fn either_busybox_does() {
+        let mut sim = Simulated::installed();
+        sim.link.installed.insert("busybox".to_owned());
+        let step = step(&["busybox-static"]);
+        assert!(matches!(sim.probe(1, &step), Seen::Done(_)));
+        assert!(!sim.forward(1, &step).unwrap().changed);
     }
 
     #[test]

@@ -4,7 +4,6 @@ pub mod base_bootstrap;
 pub mod container_await_address;
 pub mod container_build;
 pub mod container_configure;
-pub mod container_freeze;
 pub mod container_provision;
 pub mod container_publish;
 pub mod container_retire;
@@ -40,9 +39,8 @@ pub const TABLE: &[StepKind] = &[
     StepKind::of::<base_bootstrap::BaseBootstrap>(),
     StepKind::of::<container_await_address::ContainerAwaitAddress>(),
     StepKind::of::<container_build::ContainerBuild>(),
+    StepKind::of::<container_retire::ContainerCheckRetire>(),
     StepKind::of::<container_configure::ContainerConfigure>(),
-    StepKind::of::<container_freeze::ContainerFreeze>(),
-    StepKind::of::<container_freeze::ContainerThaw>(),
     StepKind::of::<container_provision::ContainerProvision>(),
     StepKind::of::<container_provision::ContainerProvisionUntil>(),
     StepKind::of::<container_publish::ContainerPublish>(),

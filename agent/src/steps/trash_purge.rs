@@ -8,10 +8,11 @@ use tallybook_events::ids::StepIndex;
 use tallybook_events::name::ContainerName;
 use tallybook_events::step::{FailureClass, Reversal, Seen, StepFailure};
 
+use crate::network::managed;
 use crate::step::{Context, Done, Step, fail};
 use crate::steps::container_build::release_lower;
 use crate::steps::container_retire::{retired, trash};
-use crate::{lxc_config, mark, staging};
+use crate::{before, lxc_config, mark, staging};
 
 /// Removes what an earlier step retired.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -72,6 +73,14 @@ impl Step for TrashPurge {
         context.link.progress("removing", 0, 0);
         let changed =
             staging::remove_dir(&trash(context.layout, (context.origin.0, self.retired)))?;
+        // What other steps kept for taking it back, which nothing can any more.
+        before::forget_all(context.layout, &self.container)?;
+        for path in [
+            context.layout.reservation(&self.container),
+            context.layout.forward(&self.container),
+        ] {
+            managed::forget_taken(&path, context.origin.0)?;
+        }
         Ok(self.done(context, changed))
     }
 

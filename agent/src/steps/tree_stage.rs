@@ -19,7 +19,7 @@ use crate::template::staged::{self, Identity};
 use crate::tree::Root;
 use crate::tree::copy::{Copied, How, copy_tree};
 use crate::tree::walk::Vanished;
-use crate::{durable, lxc, mark, staging};
+use crate::{durable, mark, staging};
 
 /// Copies a container into staging.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,22 +39,6 @@ pub struct Staged {
     pub sockets_skipped: u64,
     /// How many layers were merged; 1 for a plain directory.
     pub layers: u32,
-}
-
-/// A container that does not change: stopped, or frozen since one start of it.
-#[derive(Debug, PartialEq, Eq)]
-struct Rest {
-    state: String,
-    init: Option<u32>,
-}
-
-impl std::fmt::Display for Rest {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self.init {
-            Some(init) => write!(f, "{} (process {init})", self.state),
-            None => f.write_str(&self.state),
-        }
-    }
 }
 
 /// The copy while it is not whole; renamed when it is.

@@ -3,14 +3,12 @@
 use std::fs;
 use std::os::unix::fs::symlink;
 
-use tallybook_agent::step::OutputOf;
 use tallybook_agent::steps::container_await_address::ContainerAwaitAddress;
-use tallybook_agent::steps::container_freeze::{ContainerFreeze, ContainerThaw};
 use tallybook_agent::steps::container_provision::{
     Command, ContainerProvision, ContainerProvisionUntil,
 };
-use tallybook_agent::steps::container_retire::ContainerRetire;
-use tallybook_agent::steps::container_start::ContainerStart;
+use tallybook_agent::steps::container_retire::{ContainerCheckRetire, ContainerRetire};
+use tallybook_agent::steps::container_start::{ContainerStart, Started};
 use tallybook_agent::steps::container_stop::{ContainerStop, Stopped};
 use tallybook_events::codec;
 use tallybook_events::ids::StepIndex;
@@ -76,8 +74,9 @@ fn starting_and_stopping_put_back_what_was() {
     assert!(operation.link.running.is_empty());
     operation.undo(1, &stop).unwrap();
     assert!(operation.link.running.contains_key("web"));
-    // Without a recorded outcome nobody knows whether it ran before, and nothing is guessed.
+    // With neither a recorded outcome nor what was kept on the host nobody knows, and nothing is guessed.
     operation.outputs.clear();
+    assert!(!layout.state.join("before/web").exists());
     assert!(operation.undo(0, &start).is_err());
     assert!(operation.link.running.contains_key("web"));
     operation.link.running.clear();
@@ -86,40 +85,95 @@ fn starting_and_stopping_put_back_what_was() {
 }
 
 #[test]
-fn only_what_this_operation_froze_is_thawed() {
+fn what_was_before_is_known_to_a_second_start_of_the_step() {
     let dir = tempfile::tempdir().unwrap();
     let layout = host(dir.path());
     created(&layout, 1);
-    let freeze = ContainerFreeze { container: name() };
-    let thaw = ContainerThaw {
-        container: name(),
-        froze: OutputOf::step(StepIndex(0)),
-    };
     let mut operation = operation(&layout, 2);
-    assert!(
-        !operation.forward(0, &freeze).unwrap().changed,
-        "it does not run"
-    );
-    operation.link.running.insert("web".into(), true);
-    operation.forward(0, &freeze).unwrap();
-    assert!(
-        !operation.forward(1, &thaw).unwrap().changed,
-        "somebody else froze it"
-    );
-    assert!(operation.link.running["web"]);
+    let start = ContainerStart { container: name() };
+    let stop = ContainerStop {
+        container: name(),
+        timeout_s: 1,
+    };
+    // The agent dies when it had asked it to stop: the second start finds it stopped, and the undo starts it.
     operation.link.running.insert("web".into(), false);
-    assert!(operation.forward(0, &freeze).unwrap().changed);
-    assert!(operation.forward(1, &thaw).unwrap().changed);
-    assert!(!operation.forward(1, &thaw).unwrap().changed);
-    // Frozen, and the outcome lost: the mark tells.
-    operation.forward(0, &freeze).unwrap();
+    operation.forward(0, &stop).unwrap();
     operation.outputs.clear();
-    assert!(operation.undo(0, &freeze).unwrap().changed);
-    assert!(!operation.link.running["web"]);
-    assert_eq!(
-        fs::read_dir(layout.state.join("frozen")).unwrap().count(),
-        0
-    );
+    assert!(!operation.forward(0, &stop).unwrap().changed);
+    let output: Stopped = codec::decode(&operation.outputs[&StepIndex(0)].0).unwrap();
+    assert_eq!(output.was_running, Some(true));
+    operation.undo(0, &stop).unwrap();
+    assert!(operation.link.running.contains_key("web"));
+    // The same without any outcome, and when it was only looked at.
+    operation.forward(0, &stop).unwrap();
+    operation.outputs.clear();
+    let Seen::Done(done) = operation.probe(0, &stop) else {
+        panic!("it is stopped");
+    };
+    let output: Stopped = codec::decode(&done.output.0).unwrap();
+    assert_eq!(output.was_running, Some(true));
+    operation.undo(0, &stop).unwrap();
+    assert!(operation.link.running.contains_key("web"));
+
+    // The mirror.
+    operation.link.running.clear();
+    operation.forward(1, &start).unwrap();
+    operation.outputs.clear();
+    operation.forward(1, &start).unwrap();
+    let output: Started = codec::decode(&operation.outputs[&StepIndex(1)].0).unwrap();
+    assert_eq!(output.was_running, Some(false));
+    operation.undo(1, &start).unwrap();
+    assert!(operation.link.running.is_empty());
+    assert!(!layout.state.join("before/web").exists());
+}
+
+#[test]
+fn taking_back_leaves_another_container_of_the_same_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let layout = host(dir.path());
+    let mut old = created(&layout, 1);
+    let start = ContainerStart { container: name() };
+    let stop = ContainerStop {
+        container: name(),
+        timeout_s: 1,
+    };
+    old.forward(4, &start).unwrap();
+    old.forward(5, &stop).unwrap();
+    fs::remove_dir_all(layout.container(&name())).unwrap();
+    created(&layout, 3);
+    assert!(!old.undo(5, &stop).unwrap().changed);
+    assert!(old.link.running.is_empty(), "the other one was not started");
+    old.link.running.insert("web".into(), false);
+    assert!(!old.undo(4, &start).unwrap().changed);
+    assert!(old.link.running.contains_key("web"), "nor stopped");
+}
+
+#[test]
+fn what_could_not_be_taken_out_of_use_is_refused_before_it_is_stopped() {
+    let dir = tempfile::tempdir().unwrap();
+    let layout = host(dir.path());
+    let mut operation = created(&layout, 1);
+    let check = ContainerCheckRetire {
+        container: name(),
+        adopted: false,
+    };
+    operation.link.running.insert("web".into(), false);
+    assert!(!operation.forward(4, &check).unwrap().changed);
+    let other = layout.lxc.join("clone");
+    fs::create_dir_all(&other).unwrap();
+    let lower = layout.container(&name()).join("rootfs");
+    fs::write(
+        other.join("config"),
+        format!("lxc.rootfs.path = overlay:{}:/x\n", lower.display()),
+    )
+    .unwrap();
+    let failure = operation.forward(4, &check).unwrap_err();
+    assert!(failure.message.contains("lie on web: clone"));
+    fs::remove_dir_all(&other).unwrap();
+    fs::remove_file(layout.container(&name()).join("made-by")).unwrap();
+    let failure = operation.forward(4, &check).unwrap_err();
+    assert!(failure.message.contains("not made by this tool"));
+    assert!(operation.link.running.contains_key("web"));
 }
 
 #[test]
@@ -133,10 +187,9 @@ fn provisioning_stays_in_the_container() {
         command: Command::Script("rm -rf /; $(evil)".into()),
         timeout_s: 5,
     };
-    assert_eq!(
-        operation.forward(4, &script).unwrap_err().class,
-        FailureClass::Host
-    );
+    operation.link.running.insert("web".into(), true);
+    let failure = operation.forward(4, &script).unwrap_err();
+    assert_eq!(failure.class, FailureClass::Host, "it is frozen");
     operation.link.running.insert("web".into(), false);
     operation.forward(4, &script).unwrap();
     let argv = operation.link.ran.last().unwrap();
@@ -223,17 +276,10 @@ fn an_address_is_waited_for_and_what_was_seen_is_told() {
     .unwrap();
     assert_eq!(operation.forward(4, &wait).unwrap().facts.len(), 1);
     assert!(is_done(&mut operation, 4, &wait));
-    // What stopped meanwhile is started again, and that is told.
+    // Something stopped it meanwhile: it is started again, which is told.
     operation.link.running.clear();
-    let facts = operation.forward(4, &wait).unwrap().facts;
-    assert!(
-        matches!(
-            facts[0],
-            tallybook_events::fact::Fact::ContainerStarted { .. }
-        ),
-        "{facts:?}"
-    );
-    assert_eq!(facts.len(), 2);
+    assert_eq!(operation.forward(4, &wait).unwrap().facts.len(), 2);
+    assert!(operation.link.running.contains_key("web"));
 }
 
 #[test]
@@ -253,7 +299,8 @@ fn a_container_is_asked_before_it_is_killed() {
         stopped,
         Stopped {
             was_running: Some(true),
-            killed: true
+            killed: true,
+            maker: stopped.maker,
         }
     );
     let words: Vec<&str> = operation
