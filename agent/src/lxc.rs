@@ -2,7 +2,7 @@
 //! hard-killed before it was asked to stop.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -35,15 +35,6 @@ pub enum State {
     Frozen,
     /// On its way between two of the others.
     Changing,
-}
-
-/// The root that everything else on this host is below: `/`, and a temporary directory in tests.
-pub fn host_root(layout: &Layout) -> PathBuf {
-    layout
-        .etc
-        .ancestors()
-        .nth(2)
-        .map_or_else(|| PathBuf::from("/"), Path::to_path_buf)
 }
 
 /// One of LXC's programs, about one container.
@@ -371,14 +362,5 @@ mod tests {
         assert!(lost_a_race(&lines), "{lines:?}");
         assert!(!lost_a_race(&["network - No such device".to_owned()]));
         assert!(log_errors(&dir.path().join("none")).is_empty());
-    }
-
-    #[test]
-    fn the_root_of_the_host_is_found_from_the_layout() {
-        assert_eq!(host_root(&Layout::default()), Path::new("/"));
-        assert_eq!(
-            host_root(&Layout::below(Path::new("/t/x"))),
-            Path::new("/t/x")
-        );
     }
 }

@@ -8,12 +8,11 @@ use std::path::{Path, PathBuf};
 
 use tallybook_events::allocation::Mac;
 use tallybook_events::name::ContainerName;
-use tallybook_events::step::StepFailure;
+use tallybook_events::step::{FailureClass, StepFailure};
 
 use crate::guest::{Guest, ROOTFS, UPPER};
 use crate::layout::Layout;
-use crate::lxc::host_root;
-use crate::step::io_failure;
+use crate::step::{fail, io_failure};
 
 /// LXC's file in a container's directory.
 pub const NAME: &str = "config";
@@ -76,14 +75,14 @@ impl Config<'_> {
     /// The file's text. Every path in it is the final one.
     pub fn render(&self, layout: &Layout) -> String {
         let home = layout.container(self.container);
-        let host = host_root(layout);
+        let host = &layout.root;
         let mut text = format!(
             "# Written by tallybook; changes are overwritten. Your own settings belong into {OPERATOR}.\n"
         );
         let mut line = |key: &str, value: &str| {
             text.push_str(&format!("{key} = {value}\n"));
         };
-        if let Some(common) = common_config(&host, self.init) {
+        if let Some(common) = common_config(host, self.init) {
             line("lxc.include", &common.display().to_string());
         }
         match self.lower {
@@ -112,7 +111,7 @@ impl Config<'_> {
             }
             Init::Systemd | Init::Other => {}
         }
-        if has_apparmor(&host) {
+        if has_apparmor(host) {
             line("lxc.apparmor.profile", "generated");
             line("lxc.apparmor.allow_nesting", "1");
         }
@@ -198,12 +197,77 @@ pub fn read(dir: &Path) -> Result<Option<String>, StepFailure> {
     }
 }
 
+/// The same, with what it includes in its place, as LXC reads it: a key in an included file counts as much.
+///
+/// # Errors
+/// When one is there and can't be read, or they include each other without end.
+pub fn read_whole(dir: &Path) -> Result<Option<String>, StepFailure> {
+    read(dir)?.map(|text| whole(&text)).transpose()
+}
+
+/// A configuration's text with what it includes in its place.
+///
+/// # Errors
+/// As [`read_whole`].
+pub fn whole(text: &str) -> Result<String, StepFailure> {
+    let mut whole = String::new();
+    include(text, 0, &mut whole)?;
+    Ok(whole)
+}
+
+/// How deep files may include others, and how long it all may be.
+const INCLUDES_MAX: u32 = 16;
+const WHOLE_LEN_MAX: usize = 4 << 20;
+
+fn include(text: &str, depth: u32, whole: &mut String) -> Result<(), StepFailure> {
+    for line in text.lines() {
+        let setting = line
+            .split_once('=')
+            .map(|(key, value)| (key.trim(), value.trim()));
+        let Some(("lxc.include", path)) = setting else {
+            whole.push_str(line);
+            whole.push('\n');
+            continue;
+        };
+        if depth >= INCLUDES_MAX || whole.len() > WHOLE_LEN_MAX {
+            return Err(fail(
+                FailureClass::Host,
+                format!("LXC configurations include each other without end, at last {path}"),
+            ));
+        }
+        for path in included(Path::new(path))? {
+            match fs::read(&path) {
+                Ok(bytes) => include(&String::from_utf8_lossy(&bytes), depth + 1, whole)?,
+                // LXC would not start it; what is not there says nothing.
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                Err(e) => return Err(io_failure("reading", &path, &e)),
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The files that an include names: one, or all of a directory that end in `.conf`, lxc.container.conf(5).
+fn included(path: &Path) -> Result<Vec<PathBuf>, StepFailure> {
+    if !path.is_dir() {
+        return Ok(vec![path.to_owned()]);
+    }
+    let entries = fs::read_dir(path).map_err(|e| io_failure("listing", path, &e))?;
+    let mut paths: Vec<PathBuf> = entries
+        .flatten()
+        .map(|entry| entry.path())
+        .filter(|path| path.extension().is_some_and(|end| end == "conf"))
+        .collect();
+    paths.sort();
+    Ok(paths)
+}
+
 /// The layer below a container that is an overlay.
 ///
 /// # Errors
 /// When its `config` can't be read.
 pub fn lower_of(dir: &Path) -> Result<Option<PathBuf>, StepFailure> {
-    let text = read(dir)?.unwrap_or_default();
+    let text = read_whole(dir)?.unwrap_or_default();
     Ok(match rootfs_of(&text) {
         Some(Rootfs::Overlay(mut lowers, _)) => lowers.pop(),
         Some(Rootfs::Dir(_) | Rootfs::Other(_)) | None => None,
@@ -225,7 +289,7 @@ pub fn dependents(layout: &Layout, container: &ContainerName) -> Result<Vec<Stri
         if name == container.as_str() || name.starts_with('.') || !entry.path().is_dir() {
             continue;
         }
-        let text = read(&entry.path())?.unwrap_or_default();
+        let text = read_whole(&entry.path())?.unwrap_or_default();
         let depends = match rootfs_of(&text) {
             Some(Rootfs::Dir(path)) => path.starts_with(&home),
             Some(Rootfs::Overlay(lowers, _)) => lowers.iter().any(|lower| lower.starts_with(&home)),
@@ -262,6 +326,31 @@ pub fn in_network(address: Ipv4Addr, gateway: Ipv4Addr, prefix: u8) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_included_counts_as_if_it_stood_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name).display().to_string();
+        fs::create_dir(dir.path().join("more")).unwrap();
+        fs::write(path("more/b.conf"), "lxc.rootfs.path = dir:/elsewhere\n").unwrap();
+        fs::write(path("more/b.txt"), "lxc.rootfs.path = dir:/nowhere\n").unwrap();
+        fs::write(path("a"), format!("lxc.include = {}\n", path("more"))).unwrap();
+        let text = format!(
+            "lxc.rootfs.path = dir:/here\nlxc.include={}\nlxc.include = {}\n# lxc.include = x\n",
+            path("a"),
+            path("missing")
+        );
+        fs::write(path(NAME), &text).unwrap();
+        let whole = read_whole(dir.path()).unwrap().unwrap();
+        assert_eq!(rootfs_of(&whole), Some(Rootfs::Dir("/elsewhere".into())));
+        fs::write(path("a"), format!("lxc.include = {}\n", path("a"))).unwrap();
+        let failure = read_whole(dir.path()).unwrap_err();
+        assert!(
+            failure.message.contains("without end"),
+            "{}",
+            failure.message
+        );
+    }
 
     fn config(name: &ContainerName) -> Config<'_> {
         Config {

@@ -8,7 +8,6 @@ use std::path::{Component, Path, PathBuf};
 
 use tallybook_events::step::{FailureClass, StepFailure};
 
-use crate::lxc::host_root;
 use crate::step::{Context, Program, fail, io_failure};
 use crate::tree::Root;
 
@@ -86,7 +85,7 @@ exit 0
 /// When the host has no static busybox, or the tree can't be written.
 pub fn bootstrap(context: &mut Context<'_>, rootfs: &Path) -> Result<(), StepFailure> {
     let other = |e: crate::tree::Error| e.failure(rootfs);
-    let binary = host_binary(&host_root(context.layout), context.host.as_str())?;
+    let binary = host_binary(&context.layout.root, context.host.as_str())?;
     let listed = context.run(&Program::new(["busybox", "--list-full"]))?;
     let root = Root::open(rootfs).map_err(other)?;
     for dir in DIRECTORIES {

@@ -11,7 +11,7 @@ use tallybook_events::step::{FailureClass, StepFailure};
 
 use super::apt::{self, Source};
 use super::{Mirror, Package, Release};
-use crate::lxc::{host_root, printed};
+use crate::lxc::printed;
 use crate::step::{Context, Ended, Program, fail};
 use crate::tree::Root;
 
@@ -104,7 +104,7 @@ pub fn bootstrap(
     rootfs: &Path,
     lock: &Path,
 ) -> Result<(), StepFailure> {
-    let host = host_root(context.layout);
+    let host = context.layout.root.clone();
     let etc_apt = host.join("etc/apt");
     require_debootstrap(context, &host, wanted.release)?;
     require_space(context)?;

@@ -12,7 +12,7 @@ use tallybook_events::name::ContainerName;
 use tallybook_events::step::{FailureClass, Reversal, Seen, StepFailure};
 
 use crate::layout::Layout;
-use crate::lxc::{self, host_root};
+use crate::lxc;
 use crate::step::{Context, Done, Program, Step, fail};
 use crate::steps::container_start::keep_running;
 
@@ -61,7 +61,7 @@ fn local_addresses(fib_trie: &str) -> Vec<Ipv4Addr> {
 
 /// The addresses in the network of a process.
 fn addresses(layout: &Layout, pid: u32) -> Option<Vec<Ipv4Addr>> {
-    let path = host_root(layout).join(format!("proc/{pid}/net/fib_trie"));
+    let path = layout.root.join(format!("proc/{pid}/net/fib_trie"));
     fs::read_to_string(path)
         .ok()
         .map(|text| local_addresses(&text))
@@ -75,7 +75,7 @@ pub(crate) fn has_address(layout: &Layout, pid: u32) -> bool {
 impl ContainerAwaitAddress {
     /// Whether it answers: to an echo request where the host has `ping`, else to the host's ARP request.
     fn answers(&self, context: &mut Context<'_>) -> Result<bool, StepFailure> {
-        let root = host_root(context.layout);
+        let root = &context.layout.root;
         if ["bin/ping", "usr/bin/ping"]
             .iter()
             .any(|path| root.join(path).exists())

@@ -16,7 +16,7 @@ use tallybook_events::name::ContainerName;
 use tallybook_events::step::{FailureClass, Reversal, Seen, StepFailure};
 
 use crate::deadline;
-use crate::lxc::{self, host_root};
+use crate::lxc;
 use crate::step::{Context, Done, Program, Step, fail, io_failure};
 use crate::steps::container_await_address::has_address;
 use crate::steps::container_start::keep_running;
@@ -246,7 +246,7 @@ impl ContainerProvisionUntil {
         let Some(pid) = lxc::init_pid(context, &self.container)? else {
             return Ok(None);
         };
-        let root = host_root(context.layout).join(format!("proc/{pid}/root"));
+        let root = context.layout.root.join(format!("proc/{pid}/root"));
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root_dir = rustix::fs::open(&root, flags, Mode::empty())
             .map_err(|e| io_failure("opening", &root, &e.into()))?;

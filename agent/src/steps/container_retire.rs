@@ -127,7 +127,7 @@ fn check(
             )
         });
     }
-    let text = lxc_config::read(&home)?.unwrap_or_default();
+    let text = lxc_config::read_whole(&home)?.unwrap_or_default();
     let elsewhere = match lxc_config::rootfs_of(&text) {
         None => None,
         Some(Rootfs::Dir(path)) | Some(Rootfs::Overlay(_, path)) => {

@@ -21,7 +21,6 @@ pub mod host_nftables;
 pub mod host_observe;
 pub mod host_packages;
 pub mod template_publish;
-pub mod template_retire;
 pub mod template_scan;
 pub mod template_scrub;
 #[cfg(test)]
@@ -59,7 +58,6 @@ pub const TABLE: &[StepKind] = &[
     StepKind::of::<host_observe::HostObserve>(),
     StepKind::of::<host_packages::HostPackages>(),
     StepKind::of::<template_publish::TemplatePublish>(),
-    StepKind::of::<template_retire::TemplateRetire>(),
     StepKind::of::<template_scan::TemplateScan>(),
     StepKind::of::<template_scrub::TemplateScrub>(),
     StepKind::of::<trash_purge::TrashPurge>(),

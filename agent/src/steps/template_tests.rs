@@ -1,4 +1,4 @@
-//! A template from a container to retirement, step by step, with every step repeated, probed and taken back.
+//! A template from a container to its publication, step by step, with every step repeated, probed and taken back.
 
 use std::any::Any;
 use std::collections::BTreeMap;
@@ -14,7 +14,6 @@ use tallybook_events::step::{Captured, FailureClass, Seen, StepDone, StepFailure
 
 use super::find;
 use super::template_publish::{Published, TemplatePublish};
-use super::template_retire::TemplateRetire;
 use super::template_scan::TemplateScan;
 use super::template_scrub::{Scrubbed, TemplateScrub};
 use super::tree_stage::{Staged, TreeStage};
@@ -239,13 +238,6 @@ fn publish(generation: u32) -> TemplatePublish {
     }
 }
 
-fn retire(generation: u32) -> TemplateRetire {
-    TemplateRetire {
-        template: TemplateName::new("base").expect("name"),
-        generation: Generation(generation),
-    }
-}
-
 fn output<T: serde::de::DeserializeOwned>(done: &StepDone) -> T {
     codec::decode(&done.output.0).expect("output")
 }
@@ -317,13 +309,6 @@ fn a_container_becomes_a_template_and_the_container_stays_as_it_was() {
     );
     assert!(home.join("etc/ssh/ssh_host_rsa_key").exists());
 
-    let retired = host.forward(4, &retire(1)).expect("retire");
-    assert!(matches!(retired.facts[0], Fact::TemplateAbsent { .. }) && !place.exists());
-    assert!(matches!(host.probe(4, &retire(1)), Seen::Done(_)));
-    let back = host.undo(4, &retire(1)).expect("give it back");
-    assert_eq!(back.facts, published.facts);
-    assert!(!host.undo(4, &retire(1)).expect("again").changed);
-    assert_eq!(host.probe(4, &retire(1)), Seen::Absent);
     let undone = host.undo(3, &publish(1)).expect("undo");
     assert!(undone.changed && !place.exists());
     assert!(!host.undo(3, &publish(1)).expect("again").changed);
@@ -406,8 +391,24 @@ fn what_an_agent_that_died_left_frozen_is_thawed_by_redo_and_undo() {
 }
 
 #[test]
+fn shifted_ids_in_an_included_file_are_seen() {
+    let mut host = Host::new();
+    let home = host.layout.lxc.join("web-1");
+    fs::write(home.join("operator.conf"), "lxc.idmap = u 0 100000 65536\n").expect("write");
+    let mut text = fs::read_to_string(home.join("config")).expect("read");
+    text.push_str(&format!(
+        "lxc.include = {}\n",
+        home.join("operator.conf").display()
+    ));
+    fs::write(home.join("config"), text).expect("write");
+    let failed = host.forward(0, &stage()).expect_err("unprivileged");
+    assert!(failed.message.contains("shifted ids"), "{failed:?}");
+}
+
+#[test]
 fn a_copy_of_what_moved_meanwhile_is_refused() {
-    let moves: [(&'static str, fn(&mut Lxc)); 4] = [
+    type Move = (&'static str, fn(&mut Lxc));
+    let moves: [Move; 4] = [
         ("RUNNING", |lxc| lxc.state = "STOPPED"),
         ("RUNNING", |lxc| lxc.state = "RUNNING"),
         ("STOPPED", |lxc| lxc.state = "FROZEN"),
@@ -520,14 +521,10 @@ fn a_generation_is_never_replaced_and_never_removed_by_others_or_while_used() {
     assert!(!host.undo(3, &publish(1)).expect("not its own").changed);
     assert!(place.join("rootfs/etc/kept").exists());
     fs::create_dir_all(place.join("users/web-2")).expect("user");
-    for failed in [host.forward(4, &retire(1)), {
-        host.operation = OperationId::new(1, [1; 10]);
-        host.undo(3, &publish(1))
-    }] {
-        let failed = failed.expect_err("in use");
-        assert_eq!(failed.class, FailureClass::Exists);
-        assert!(failed.message.contains("web-2"), "{failed:?}");
-    }
+    host.operation = OperationId::new(1, [1; 10]);
+    let failed = host.undo(3, &publish(1)).expect_err("in use");
+    assert_eq!(failed.class, FailureClass::Exists);
+    assert!(failed.message.contains("web-2"), "{failed:?}");
     fs::remove_dir(place.join("users/web-2")).expect("user gone");
     assert!(host.undo(3, &publish(1)).expect("undo").changed);
     assert!(!place.exists());

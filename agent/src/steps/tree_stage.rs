@@ -19,7 +19,7 @@ use crate::template::staged::{self, Identity};
 use crate::tree::Root;
 use crate::tree::copy::{Copied, How, copy_tree};
 use crate::tree::walk::Vanished;
-use crate::{durable, mark, staging};
+use crate::{durable, lxc_config, mark, staging};
 
 /// Copies a container into staging.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -54,9 +54,11 @@ impl TreeStage {
         let bytes = Root::open(&home)
             .and_then(|root| root.read(Path::new("config"), CONFIG_LEN_MAX))
             .map_err(|error| error.failure(&home))?;
-        let place = config::rootfs(&String::from_utf8_lossy(&bytes)).map_err(|error| {
+        // As LXC reads it: ids may be shifted, or its files be elsewhere, by what the configuration includes.
+        let whole = lxc_config::whole(&String::from_utf8_lossy(&bytes))?;
+        let place = config::rootfs(&whole).map_err(|error| {
             let hint = match &error {
-                config::Error::NoRootfs => "set lxc.rootfs.path in its own config file",
+                config::Error::NoRootfs => "set lxc.rootfs.path in its configuration",
                 config::Error::Backing(_) => "copy it to a container backed by a directory first",
                 config::Error::IdMap => "make the template from a privileged container",
             };
