@@ -2,7 +2,7 @@
 //! hard-killed before it was asked to stop.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 

@@ -90,7 +90,7 @@ where
 }
 
 fn hash() -> Hash {
-    Hash::of(b"golden")
+    Hash([0x5a; 32])
 }
 
 fn allocation() -> Allocation {
