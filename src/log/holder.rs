@@ -11,6 +11,7 @@ use tallybook_events::record::Record;
 use tallybook_replay::state::{Head, OperationSummary, State};
 use tokio::sync::{mpsc, oneshot, watch};
 
+use super::admit::Admission;
 use super::lock::Lock;
 use super::open::Opened;
 use super::view::{self, Answer, View};
@@ -111,6 +112,7 @@ impl Holder {
             journal,
             shared: Arc::clone(&shared),
             recent: None,
+            admission: Admission::default(),
             queue,
             head: head_sender,
             identity: identity::writer(),

@@ -4,6 +4,7 @@
 //! It never acknowledges an event before the journal did, and never lets a condition be decided by anyone but the
 //! single writer.
 
+mod admit;
 mod anchor;
 mod draft;
 mod filter;

@@ -9,15 +9,16 @@ use std::sync::{Arc, PoisonError};
 use tallybook_events::actor::Actor;
 use tallybook_events::event::{Event, fixed};
 use tallybook_events::header::{Header, Writer};
-use tallybook_events::ids::{EventId, Hash, Seq};
+use tallybook_events::ids::{EventId, Hash, OperationId, Seq};
 use tallybook_events::record::Record;
 use tallybook_events::subject::Subject;
 use tallybook_replay::operation::OperationStatus;
 use tallybook_replay::state::State;
 use tokio::sync::{mpsc, oneshot, watch};
 
+use super::admit::Admission;
 use super::holder::Shared;
-use super::{Appended, Condition, Draft, Error, Filter, Refusal, chain};
+use super::{Appended, Condition, Draft, Error, Filter, Refusal, chain, entry};
 use crate::clock;
 use crate::journal::{self, Journal, Link};
 
@@ -84,6 +85,7 @@ pub(super) struct WriterThread {
     pub(super) shared: Arc<Shared>,
     /// Read when the first append comes: who only reads does not need them.
     pub(super) recent: Option<Recent>,
+    pub(super) admission: Admission,
     pub(super) queue: mpsc::Receiver<Request>,
     pub(super) head: watch::Sender<Seq>,
     pub(super) identity: Writer,
@@ -156,13 +158,26 @@ impl WriterThread {
     fn admit(&mut self, request: Request, batch: &mut Batch) {
         let answer = match self.repeated(&request.drafts) {
             Ok(Some(appended)) => Ok(appended),
-            Ok(None) => match self.place(&request, batch) {
-                Ok(appended) => {
-                    batch.answers.push((request.answer, appended));
-                    return;
+            Ok(None) => {
+                let placed = self
+                    .know(&request, batch)
+                    .and_then(|()| self.place(&request, batch));
+                match placed {
+                    Ok(appended) => {
+                        batch.answers.push((request.answer, appended));
+                        return;
+                    }
+                    Err(error) => {
+                        // Some of its events may have been folded; what remains is read again when it is asked for.
+                        let about = |id: &OperationId| {
+                            let of = |draft: &Draft| draft.operation == Some(*id);
+                            request.drafts.iter().any(of)
+                        };
+                        self.admission.forget(about);
+                        Err(error)
+                    }
                 }
-                Err(error) => Err(error),
-            },
+            }
             Err(error) => Err(error),
         };
         let _gone = request.answer.send(answer);
@@ -193,7 +208,45 @@ impl WriterThread {
         }
     }
 
-    fn place(&self, request: &Request, batch: &mut Batch) -> Result<Vec<Appended>, Error> {
+    /// Takes in the operations that an append is about, as far as the log has them.
+    fn know(&mut self, request: &Request, batch: &Batch) -> Result<(), Error> {
+        let mut wanted: BTreeSet<OperationId> = BTreeSet::new();
+        {
+            let view = self
+                .shared
+                .view
+                .read()
+                .unwrap_or_else(PoisonError::into_inner);
+            let operations = &view.state.operations;
+            for draft in &request.drafts {
+                wanted.extend(draft.operation);
+                let decoded = Event::decode(&draft.kind, draft.kind_version, &draft.payload.0);
+                if let Ok(Event::OperationRolledBack(rolled_back)) = decoded {
+                    wanted.insert(rolled_back.by);
+                }
+                if let (None, Some(claim)) = (draft.operation, draft.claim) {
+                    let made = operations
+                        .iter()
+                        .find(|(_, known)| known.first == claim.seq);
+                    wanted.extend(made.map(|(id, _)| *id));
+                }
+            }
+            wanted.retain(|id| {
+                let of = |record: &Record| record.header.operation == Some(*id);
+                let is_there = operations.contains_key(id) || batch.records.iter().any(of);
+                is_there && !self.admission.knows(id)
+            });
+        }
+        for id in wanted {
+            let mut records = self.shared.records(&Filter::of_operation(id))?;
+            let of = |record: &&Record| record.header.operation == Some(id);
+            records.extend(batch.records.iter().filter(of).cloned());
+            self.admission.learn(id, &records)?;
+        }
+        Ok(())
+    }
+
+    fn place(&mut self, request: &Request, batch: &mut Batch) -> Result<Vec<Appended>, Error> {
         let view = self
             .shared
             .view
@@ -231,6 +284,7 @@ impl WriterThread {
                 &request.actor,
                 &self.identity,
             )?;
+            self.admission.admit(&entry(&record)?)?;
             link = Link::of(&record);
             links.insert(draft.subject.clone(), (link.seq, link.hash));
             changes_claims |= draft.kind.starts_with("operation.");
@@ -259,6 +313,7 @@ impl WriterThread {
         let positions = match self.journal.append(&batch.records) {
             Ok(positions) => positions,
             Err(error) => {
+                self.admission.forget(|_| true);
                 refuse(batch, error);
                 return;
             }
@@ -270,6 +325,7 @@ impl WriterThread {
                 .iter()
                 .for_each(|record| recent.insert(record));
         }
+        self.admission.settle();
         let newest = self.journal.link().seq;
         let taken = {
             let mut view = self
