@@ -8,10 +8,11 @@ use tallybook::log::{
     Condition, Draft, Error, Filter, HEAD, INDEX, JOURNAL, Log, Open, PROJECTION,
 };
 use tallybook::store::{Projection, Stored};
-use tallybook_events::event::StepStarted;
-use tallybook_events::ids::Seq;
+use tallybook_events::event::OutputCaptured;
+use tallybook_events::ids::{Blob, Seq};
 use tallybook_events::record::Record;
 use tallybook_events::segment;
+use tallybook_events::step::Captured;
 use tallybook_events::subject::Subject;
 use tallybook_testkit::samples;
 use tallybook_testkit::story::Story;
@@ -185,9 +186,13 @@ async fn another_history_is_noticed_without_the_databases() {
 
 fn draft(name: &str) -> Draft {
     let subject = Subject::Container(samples::host("cn1"), samples::container(name));
-    let kind = "k".to_owned();
-    let journal = None;
-    Draft::new(subject, StepStarted { kind, journal }).unwrap()
+    let captured = Captured {
+        command: "true".to_owned(),
+        exit: Some(0),
+        text: Blob(Vec::new()),
+        dropped_bytes: 0,
+    };
+    Draft::new(subject, OutputCaptured { captured }).unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]

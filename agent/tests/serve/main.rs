@@ -111,7 +111,7 @@ fn the_first_failure_ends_it_and_says_what_ran() {
     let failure = failed(&phase);
     assert_eq!(failure.class, FailureClass::Host);
     assert_eq!(failure.message, "wrong: password=[removed]");
-    assert_eq!(failure.captured[0].command, "echo said before");
+    assert_eq!(failure.captured[0].command, "echo 'said before'");
     assert_eq!(agent.unstarted(), [1, 2]);
     assert!(host.notes().is_empty());
     assert_eq!(host.phase(1), None);
