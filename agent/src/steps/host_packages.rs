@@ -1,6 +1,7 @@
 //! `host.packages`: the distribution's packages that a host needs.
 //!
-//! It installs what is missing and nothing else; it never upgrades, removes, or replaces a changed configuration file.
+//! It installs what is missing; what is there is upgraded only where a missing package depends on a newer one, which is told. It
+//! never removes anything or replaces a changed configuration file.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -208,32 +209,35 @@ fn update(context: &mut Context<'_>) -> Result<Option<String>, StepFailure> {
     Ok(None)
 }
 
-/// Refuses where apt would remove or upgrade anything to install these; it is asked, and does nothing.
-fn refuse_harm(said: &str, ended: &Ended) -> Result<(), StepFailure> {
+/// Refuses where apt would remove anything to install these, and tells what it would upgrade; it was asked, and did nothing.
+fn refuse_harm(context: &mut Context<'_>, said: &str, ended: &Ended) -> Result<(), StepFailure> {
     let text = String::from_utf8_lossy(&ended.stdout);
-    let mut harm = Vec::new();
+    let (mut removed, mut upgraded) = (Vec::new(), Vec::new());
     for line in text.lines() {
         // `Remv NAME [OLD]`, `Inst NAME [OLD] (NEW ...)`, and without the old version where there is none.
         let mut words = line.split(' ');
         match (words.next(), words.next(), words.next()) {
-            (Some("Remv"), Some(name), _) => harm.push(format!("remove {name}")),
-            (Some("Inst"), Some(name), Some(old)) if old.starts_with('[') => {
-                harm.push(format!("upgrade {name}"));
-            }
+            (Some("Remv"), Some(name), _) => removed.push(name),
+            (Some("Inst"), Some(name), Some(old)) if old.starts_with('[') => upgraded.push(name),
             _ => {}
         }
     }
-    if harm.is_empty() {
-        return Ok(());
+    upgraded.sort_unstable();
+    removed.sort_unstable();
+    if !removed.is_empty() {
+        return Err(StepFailure {
+            hint: Some("do that yourself first, if you want it".to_owned()),
+            ..fail(
+                FailureClass::Host,
+                format!("{said} would also remove {}", removed.join(", ")),
+            )
+        });
     }
-    harm.sort();
-    Err(StepFailure {
-        hint: Some("do that yourself first, if you want it".to_owned()),
-        ..fail(
-            FailureClass::Host,
-            format!("{said} would also {}", harm.join(", ")),
-        )
-    })
+    if !upgraded.is_empty() {
+        let what = format!("what is missing needs newer {}", upgraded.join(", "));
+        context.link.progress(&what, 0, 0);
+    }
+    Ok(())
 }
 
 /// A package that is unknown where lists could not be fetched: the mirror is at fault, and not the name.
@@ -385,7 +389,7 @@ impl Step for HostPackages {
                 .run(&apt(&["--simulate", "install"], &missing))?;
             let mut outcome = judge(&said, &asked);
             if outcome.is_ok() {
-                refuse_harm(&said, &asked)?;
+                refuse_harm(context, &said, &asked)?;
                 let ended = context
                     .link
                     .run(&apt(&["--no-remove", "install"], &missing))?;
@@ -511,14 +515,16 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_removed_or_upgraded_for_it() {
+    fn nothing_is_removed_for_it_and_only_dependencies_are_upgraded() {
         let mut sim = Simulated::installed();
         sim.link.harm = "Remv busybox [1:1.35.0-4] []\nInst libc6 [2.36-9] (2.36-10 Debian)\n";
         let failure = sim.forward(1, &step(&["lxc"])).unwrap_err();
         assert_eq!(failure.class, FailureClass::Host);
-        let said = "would also remove busybox, upgrade libc6";
+        let said = "would also remove busybox";
         assert!(failure.message.ends_with(said), "{}", failure.message);
         assert!(!sim.link.installed.contains("lxc"));
+        sim.link.harm = "Inst libc6 [2.36-9] (2.36-10 Debian)\n";
+        assert!(sim.forward(1, &step(&["lxc"])).unwrap().changed);
     }
 
     #[test]
