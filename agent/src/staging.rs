@@ -13,6 +13,9 @@ use crate::mark;
 use crate::step::{Context, io_failure};
 use crate::tree::Root;
 
+/// How often a rename is tried whose directory others remove while it is empty.
+const RENAME_TRIES_MAX: u32 = 5;
+
 /// An empty staging directory for this step, marked; what an earlier, cut attempt left is removed first.
 ///
 /// # Errors
@@ -59,8 +62,12 @@ pub fn remove_dir(path: &Path) -> Result<bool, StepFailure> {
     Ok(removed)
 }
 
-/// Removes the directories above a path that hold nothing, up to the tool's own at the top and with it.
-fn prune(path: &Path) -> Result<(), StepFailure> {
+/// Removes the directories above a path that hold nothing, up to the tool's own at the top and with it. Whoever renames
+/// something out of a staging directory calls it afterwards.
+///
+/// # Errors
+/// When one that is empty can't be removed.
+pub fn prune(path: &Path) -> Result<(), StepFailure> {
     let is_ours = |dir: &&Path| dir.iter().any(|name| name == layout::OWN);
     for dir in path.ancestors().skip(1).take_while(is_ours) {
         match fs::remove_dir(dir) {
@@ -73,9 +80,41 @@ fn prune(path: &Path) -> Result<(), StepFailure> {
     Ok(())
 }
 
+/// Renames to a staging directory what was published from it, for its step to take back.
+///
+/// # Errors
+/// When the directory is there, or it can't be renamed.
+pub fn put_back(published: &Path, staging: &Path) -> Result<(), durable::Error> {
+    let mut tries = RENAME_TRIES_MAX;
+    loop {
+        staging.parent().map_or(Ok(()), durable::create_dirs)?;
+        tries -= 1;
+        match durable::rename_new(published, staging) {
+            // Another operation may have removed the empty directory above it meanwhile.
+            Err(_) if tries > 0 && staging.parent().is_some_and(|dir| !dir.exists()) => {}
+            outcome => return outcome,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_was_published_goes_back_where_the_directory_is_gone() {
+        let temp = tempfile::tempdir().unwrap();
+        let own = temp.path().join("lxc").join(layout::OWN);
+        let (home, staged) = (temp.path().join("lxc/web"), own.join("staging/1-0"));
+        fs::create_dir_all(&staged).unwrap();
+        durable::rename_new(&staged, &home).unwrap();
+        prune(&staged).unwrap();
+        assert!(!own.exists());
+        put_back(&home, &staged).unwrap();
+        assert!(staged.exists() && !home.exists());
+        fs::create_dir(&home).unwrap();
+        assert!(put_back(&home, &staged).is_err(), "it is there");
+    }
 
     #[test]
     fn directories_that_became_empty_go_up_to_the_tool_s_own_and_no_further() {

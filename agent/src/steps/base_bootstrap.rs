@@ -168,6 +168,7 @@ impl Step for BaseBootstrap {
             return Err(failed);
         }
         durable::rename_new(&staging, &cached)?;
+        staging::prune(&staging)?;
         Ok(done(true))
     }
 

@@ -12,7 +12,7 @@ use crate::lxc::{self, State};
 use crate::step::{Context, Done, OutputOf, Step, fail};
 use crate::steps::container_build::Built;
 use crate::steps::container_configure::Identity;
-use crate::{durable, lxc_config, mark};
+use crate::{durable, lxc_config, mark, staging};
 
 /// How long a container may take to stop when its creation is taken back.
 const STOP_TIMEOUT: Duration = Duration::from_secs(60);
@@ -102,11 +102,12 @@ impl Step for ContainerPublish {
     }
 
     fn forward(&self, context: &mut Context<'_>) -> Result<Done<Published>, StepFailure> {
-        if self.is_ours(context)? {
-            return self.done(context, false);
-        }
         let home = context.layout.container(&self.container);
         let staged = context.layout.staging(context.origin.0, self.staged);
+        if self.is_ours(context)? {
+            staging::prune(&staged)?;
+            return self.done(context, false);
+        }
         if home.symlink_metadata().is_ok() {
             return Err(StepFailure {
                 hint: Some(
@@ -123,6 +124,7 @@ impl Step for ContainerPublish {
         }
         durable::sync_file_system(&staged)?;
         durable::rename_new(&staged, &home)?;
+        staging::prune(&staged)?;
         self.done(context, true)
     }
 
@@ -149,7 +151,7 @@ impl Step for ContainerPublish {
         let home = context.layout.container(&self.container);
         let staged = context.layout.staging(context.origin.0, self.staged);
         // Before the rename: after it, a repeat would not know the container as ours.
-        durable::rename_new(&home, &staged)?;
+        staging::put_back(&home, &staged)?;
         let fact = Fact::ContainerDestroyed {
             host: context.host.clone(),
             container: self.container.clone(),

@@ -159,6 +159,7 @@ impl Step for TemplatePublish {
                 });
             }
             let output = described(&place)?;
+            staging::prune(&context.layout.staging(context.origin.0, self.staged))?;
             return Ok(self.done(context, false, output));
         }
         let tree = Staged::open(context, self.staged)?;
@@ -175,6 +176,7 @@ impl Step for TemplatePublish {
         durable::sync_file_system(&tree.dir)?;
         // Crash boundary: with this name the generation is whole, verified and durable; before, it is not there.
         durable::rename_new(&tree.dir, &place)?;
+        staging::prune(&tree.dir)?;
         Ok(self.done(context, true, output))
     }
 
