@@ -9,7 +9,7 @@ use super::history::{self, Until};
 use super::{Context, Error, Exit};
 use crate::log::Open;
 use crate::render::difference::{self, EntityDifference};
-use crate::render::{Format, Ink, Output, Written};
+use crate::render::{Format, Ink, Output, Written, count};
 
 /// Fold all events from nothing and compare with the live state
 #[derive(Debug, clap::Args)]
@@ -100,7 +100,19 @@ pub(super) fn compare(folded: &State, live: &State) -> Result<Replayed, Error> {
 
 fn show(replayed: &Replayed, out: &mut Output) -> Written {
     let counts = &replayed.counts;
-    out.line(format!("folded {} events: {} hosts, {} containers, {} template generations, {} allocations, {} operations, {} claims", counts.events, counts.hosts, counts.containers, counts.templates, counts.allocations, counts.operations, counts.claims))?;
+    let parts = [
+        count(counts.hosts, "host"),
+        count(counts.containers, "container"),
+        count(counts.templates, "template generation"),
+        count(counts.allocations, "allocation"),
+        count(counts.operations, "operation"),
+        count(counts.claims, "claim"),
+    ];
+    out.line(format!(
+        "folded {} events: {}",
+        counts.events,
+        parts.join(", ")
+    ))?;
     out.table(&diff::table(&replayed.differences))?;
     for what in &replayed.internal {
         out.line(format!("the live state differs in: {what}"))?;

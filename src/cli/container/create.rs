@@ -207,17 +207,23 @@ fn spec<'a>(
     if let Some(spec) = spec.filter(|spec| on.is_none_or(|host| spec.host == *host)) {
         return Ok(spec);
     }
-    let elsewhere = spec.map(|spec| format!("the inventory has it on {}", spec.host));
-    match (on, elsewhere) {
+    match (on, spec) {
         (Some(host), None) => Err(plan::Error::ContainerUnknown {
             host: host.clone(),
             container: name.clone(),
         }
         .into()),
-        (_, elsewhere) => Err(Error::Unknown {
+        (Some(host), Some(spec)) => Err(Error::Unknown {
             what: "container",
             name: name.to_string(),
-            place: Some(elsewhere.unwrap_or_else(|| "in the inventory".to_owned())),
+            place: Some(format!("on {host}: the inventory has it on {}", spec.host)),
+            nearest: None,
+            hint: Some("leave `--on` out, or change its host in cloud.toml"),
+        }),
+        (None, _) => Err(Error::Unknown {
+            what: "container",
+            name: name.to_string(),
+            place: Some("in the inventory".to_owned()),
             nearest: super::super::resolve::nearest(
                 name.as_str(),
                 inventory.containers.keys().map(ContainerName::as_str),
