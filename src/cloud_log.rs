@@ -169,7 +169,7 @@ pub struct Made {
     pub condition: Condition,
 }
 
-/// Works out an allocation at one point of the log: [`allocate`] appends it by itself, an operation with its plan.
+/// Works out an allocation at one point of the log: [`allocate()`] appends it by itself, an operation with its plan.
 ///
 /// # Errors
 /// [`Error::InventoryReplaced`] when another inventory is the newest one there; else as [`plan`].
