@@ -22,6 +22,7 @@ pub mod lxc;
 pub mod lxc_config;
 pub mod mark;
 pub mod network;
+pub mod packages;
 pub mod program;
 pub mod protocol;
 mod queue;

@@ -13,8 +13,8 @@ use tallybook_events::step::{FailureClass, Seen, StepFailure};
 
 use crate::layout::Layout;
 use crate::network::managed::{self, Replaced};
+use crate::packages;
 use crate::step::{Context, Done, Step, fail, io_failure};
-use crate::steps::host_packages;
 
 /// Makes the tool's directories.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -155,7 +155,7 @@ impl Step for HostDirectories {
             remove_empty(path)?;
         }
         // A stamp of no worth without the rest.
-        let stamp = host_packages::stamp(context.layout);
+        let stamp = packages::stamp(context.layout);
         if stamp.exists() {
             fs::remove_file(&stamp).map_err(|e| io_failure("removing", &stamp, &e))?;
         }
