@@ -205,6 +205,110 @@ pub struct SessionRecorded {
     pub changes_dropped: u64,
 }
 
+/// Events from one to another, both included.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct SeqRange {
+    /// The first.
+    pub first: Seq,
+    /// The last; not before the first.
+    pub last: Seq,
+}
+
+impl SeqRange {
+    /// Whether an event is one of them.
+    pub fn contains(&self, seq: Seq) -> bool {
+        (self.first..=self.last).contains(&seq)
+    }
+
+    /// How many there are.
+    pub const fn count(&self) -> u64 {
+        (self.last.0 + 1).saturating_sub(self.first.0)
+    }
+
+    /// The fewest ranges that hold these, which must be in order.
+    pub fn of(seqs: impl IntoIterator<Item = Seq>) -> Vec<SeqRange> {
+        let mut ranges: Vec<SeqRange> = Vec::new();
+        for seq in seqs {
+            match ranges.last_mut() {
+                Some(range) if range.last.next() == seq => range.last = seq,
+                Some(_) | None => ranges.push(SeqRange {
+                    first: seq,
+                    last: seq,
+                }),
+            }
+        }
+        ranges
+    }
+}
+
+/// Why payloads are overwritten.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum ErasureCause {
+    /// Somebody asked for just these: they hold what nobody must read.
+    Redaction,
+    /// They are captured output that is older than it was to be kept.
+    Retention,
+}
+
+/// Payloads will be overwritten with zeros, in every copy. From here on nobody may rely on them, and whoever opens the
+/// store goes on with it until [`ErasureCompleted`] says that it is done.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ErasureAnnounced {
+    /// Why.
+    pub cause: ErasureCause,
+    /// Why, for people.
+    pub reason: String,
+    /// Whose payloads: of kinds that may be erased, all before this event, in order.
+    pub events: Vec<SeqRange>,
+}
+
+/// All that was announced is overwritten.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ErasureCompleted {
+    /// The `erasure.announced`.
+    pub announced: Seq,
+    /// How many payloads that is, those that were erased before included.
+    pub payloads: u64,
+}
+
+/// Segments were put into the archive, and are there whole. Their copies beside the others may go.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SegmentsArchived {
+    /// The archive's directory, as it was then.
+    pub directory: String,
+    /// The events in each of them.
+    pub segments: Vec<SeqRange>,
+}
+
+/// Segments came back from the archive.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SegmentsRestored {
+    /// The events in each of them.
+    pub segments: Vec<SeqRange>,
+}
+
+/// What a recovery could not keep.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Loss {
+    /// Which events.
+    pub events: SeqRange,
+    /// The header hash of the last of them: what the chain goes on from.
+    pub hash: Hash,
+    /// Whether the header is there and only the payload is lost.
+    pub header_kept: bool,
+    /// What was found in their place, for people.
+    pub why: String,
+}
+
+/// An operator decided to go on with a log that had lost something. Begins a new epoch: hosts refuse older ones.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogRecovered {
+    /// Why, for people.
+    pub reason: String,
+    /// All that is lost, in order. Gaps in the journal stand in its place.
+    pub losses: Vec<Loss>,
+}
+
 /// A payload that could not be encoded or decoded.
 #[derive(Debug, thiserror::Error)]
 #[error("payload of kind {kind:?} version {version}")]
@@ -263,6 +367,11 @@ macro_rules! events {
         }
 
         impl Event {
+            /// What stands for a payload that nobody looks into.
+            pub const fn nothing() -> Self {
+                Event::Unknown(Blob(Vec::new()))
+            }
+
             /// The kind and version to store; `None` for an unknown one, which is never written.
             pub const fn kind(&self) -> Option<(&'static str, u16)> {
                 match self {
@@ -352,4 +461,9 @@ events! {
     StepUnstarted = "step.unstarted" @ 1 => None, Kept;
     OutputCaptured = "output.captured" @ 1 => None, Erasable;
     SessionRecorded = "session.recorded" @ 1 => None, Erasable;
+    ErasureAnnounced = "erasure.announced" @ 1 => None, Kept;
+    ErasureCompleted = "erasure.completed" @ 1 => Succeeded, Kept;
+    SegmentsArchived = "segments.archived" @ 1 => None, Kept;
+    SegmentsRestored = "segments.restored" @ 1 => None, Kept;
+    LogRecovered = "log.recovered" @ 1 => None, Kept;
 }

@@ -5,9 +5,13 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::actor::{Actor, ActorClaim, ClaimSource};
+use crate::actor::Actor;
 use crate::ids::{Attempt, BootId, Epoch, EventId, Hash, LogId, OperationId, Seq, StepIndex};
 use crate::subject::Subject;
+
+mod view;
+
+pub use view::HeaderView;
 
 /// The layout that this module writes.
 pub const FORMAT: u16 = 1;
@@ -227,50 +231,7 @@ impl Header {
     /// # Errors
     /// When the bytes are not exactly one header of a known format.
     pub fn decode(bytes: &[u8]) -> Result<Self, Error> {
-        let mut input = Input { bytes, at: 0 };
-        let format = input.u16("format")?;
-        if format != FORMAT {
-            return Err(Error::Format(format));
-        }
-        let header = Header {
-            log: LogId::from_bytes(input.array("log")?),
-            epoch: Epoch(input.u32("epoch")?),
-            seq: Seq(input.u64("seq")?),
-            previous: Hash(input.array("previous")?),
-            subject: input.parsed("subject")?,
-            subject_previous_seq: Seq(input.u64("subject_previous_seq")?),
-            subject_previous: Hash(input.array("subject_previous")?),
-            event: EventId::from_bytes(input.array("event")?),
-            kind: input.text("kind")?,
-            kind_version: input.u16("kind_version")?,
-            time_unix_us: input.u64("time")?,
-            actor: input.actor()?,
-            writer: Writer {
-                controller: input.text("writer controller")?,
-                boot: BootId::from_bytes(input.array("writer boot")?),
-            },
-            claim: input.claim()?,
-            operation: match input.array("operation")? {
-                [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0] => None,
-                id => Some(OperationId::from_bytes(id)),
-            },
-            step: match input.u32("step")? {
-                STEP_NONE => None,
-                step => Some(StepIndex(step)),
-            },
-            attempt: Attempt(input.u32("attempt")?),
-            more: input.u16("more")?,
-            write: Seq(input.u64("write")?),
-            cause: Seq(input.u64("cause")?),
-            outcome: input.outcome()?,
-            erasable: input.bool("erasable")?,
-            payload_len: input.u32("payload_len")?,
-            commitment: Hash(input.array("commitment")?),
-        };
-        match bytes.len() - input.at {
-            0 => Ok(header),
-            extra => Err(Error::Trailing { extra }),
-        }
+        HeaderView::decode(bytes)?.to_header()
     }
 }
 
@@ -296,103 +257,4 @@ fn put_actor(out: &mut Vec<u8>, actor: &Actor) -> Result<(), Error> {
         out.push(claim.source.code());
     }
     Ok(())
-}
-
-/// The bytes still to be read, and how far we are.
-struct Input<'a> {
-    bytes: &'a [u8],
-    at: usize,
-}
-
-impl<'a> Input<'a> {
-    fn take(&mut self, field: &'static str, len: usize) -> Result<&'a [u8], Error> {
-        let short = Error::Short { field, at: self.at };
-        let end = self.at.checked_add(len).ok_or(short.clone())?;
-        let part = self.bytes.get(self.at..end).ok_or(short)?;
-        self.at = end;
-        Ok(part)
-    }
-
-    fn array<const N: usize>(&mut self, field: &'static str) -> Result<[u8; N], Error> {
-        let mut array = [0; N];
-        array.copy_from_slice(self.take(field, N)?);
-        Ok(array)
-    }
-
-    fn bool(&mut self, field: &'static str) -> Result<bool, Error> {
-        let at = self.at;
-        match self.array(field)? {
-            [0] => Ok(false),
-            [1] => Ok(true),
-            [_] => Err(Error::Value { field, at }),
-        }
-    }
-
-    fn u16(&mut self, field: &'static str) -> Result<u16, Error> {
-        self.array(field).map(u16::from_le_bytes)
-    }
-
-    fn u32(&mut self, field: &'static str) -> Result<u32, Error> {
-        self.array(field).map(u32::from_le_bytes)
-    }
-
-    fn u64(&mut self, field: &'static str) -> Result<u64, Error> {
-        self.array(field).map(u64::from_le_bytes)
-    }
-
-    fn text(&mut self, field: &'static str) -> Result<String, Error> {
-        let at = self.at;
-        let len = usize::from(self.u16(field)?);
-        std::str::from_utf8(self.take(field, len)?)
-            .map(str::to_owned)
-            .map_err(|_| Error::Value { field, at })
-    }
-
-    fn parsed<T: std::str::FromStr>(&mut self, field: &'static str) -> Result<T, Error> {
-        let at = self.at;
-        self.text(field)?
-            .parse()
-            .map_err(|_| Error::Value { field, at })
-    }
-
-    fn actor(&mut self) -> Result<Actor, Error> {
-        let [count] = self.array("actor")?;
-        let mut claims = Vec::with_capacity(usize::from(count));
-        for _ in 0..count {
-            let name = self.text("actor claim")?;
-            let value = self.text("actor claim")?;
-            let at = self.at;
-            let [code] = self.array("actor claim source")?;
-            let source = ClaimSource::from_code(code).ok_or(Error::Value {
-                field: "actor claim source",
-                at,
-            })?;
-            claims.push(ActorClaim {
-                name,
-                value,
-                source,
-            });
-        }
-        Ok(Actor(claims))
-    }
-
-    fn claim(&mut self) -> Result<Option<ClaimRef>, Error> {
-        let at = self.at;
-        let seq = Seq(self.u64("claim")?);
-        let hash = Hash(self.array("claim")?);
-        match (seq, hash) {
-            (Seq::NONE, Hash::ZERO) => Ok(None),
-            (Seq::NONE, _) => Err(Error::Value { field: "claim", at }),
-            (seq, hash) => Ok(Some(ClaimRef { seq, hash })),
-        }
-    }
-
-    fn outcome(&mut self) -> Result<Outcome, Error> {
-        let at = self.at;
-        let [code] = self.array("outcome")?;
-        Outcome::from_code(code).ok_or(Error::Value {
-            field: "outcome",
-            at,
-        })
-    }
 }

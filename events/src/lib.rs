@@ -9,6 +9,7 @@ pub mod argv;
 pub mod codec;
 pub mod event;
 pub mod fact;
+pub mod gap;
 pub mod header;
 pub mod ids;
 pub mod intent;

@@ -55,7 +55,23 @@ pub enum Error {
     },
 }
 
+/// Whether a text is a name of at most so many bytes.
+fn is_name(max: usize, text: &str) -> bool {
+    let bytes = text.as_bytes();
+    let allowed = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+    let edge = |byte: Option<&u8>| byte.is_some_and(u8::is_ascii_alphanumeric);
+    bytes.len() <= max
+        && bytes.iter().all(allowed)
+        && edge(bytes.first())
+        && edge(bytes.last())
+        && !bytes.windows(2).any(|pair| pair == b"..")
+}
+
+/// Takes a name, or says what is wrong with it.
 fn check(what: &'static str, max: usize, text: &str) -> Result<(), Error> {
+    if is_name(max, text) {
+        return Ok(());
+    }
     if text.is_empty() {
         return Err(Error::Empty { what });
     }
@@ -76,14 +92,10 @@ fn check(what: &'static str, max: usize, text: &str) -> Result<(), Error> {
             at,
         });
     }
-    let edge = |c: Option<char>| c.is_some_and(|c| c.is_ascii_alphanumeric());
-    if !edge(text.chars().next()) || !edge(text.chars().next_back()) || text.contains("..") {
-        return Err(Error::Shape {
-            what,
-            text: text.to_owned(),
-        });
-    }
-    Ok(())
+    Err(Error::Shape {
+        what,
+        text: text.to_owned(),
+    })
 }
 
 macro_rules! name {
@@ -104,6 +116,11 @@ macro_rules! name {
             pub fn new(text: &str) -> Result<Self, Error> {
                 check($what, $max, text)?;
                 Ok(Self(text.to_owned()))
+            }
+
+            /// Whether a text is such a name.
+            pub fn is_name(text: &str) -> bool {
+                is_name($max, text)
             }
 
             /// The name.

@@ -3,7 +3,11 @@
 //! The chain covers the header's stored bytes only; the header commits to the payload with a salted keyed hash,
 //! so that overwriting salt and payload (redaction) leaves the chain whole and the payload unguessable.
 
-use crate::header::{self, Header};
+use std::sync::LazyLock;
+
+use blake3::hazmat::{ContextKey, HasherExt, hash_derive_key_context};
+
+use crate::header::{self, Header, HeaderView};
 use crate::ids::Hash;
 
 /// The first bytes of every frame.
@@ -17,8 +21,11 @@ pub const TRAILER_LEN: usize = 32;
 /// The most bytes a payload may have. What is larger is cut before it becomes an event.
 pub const PAYLOAD_LEN_MAX: usize = 8 * 1024 * 1024;
 
-const CONTEXT_HEADER: &str = "tallybook 2026-11 event header";
-const CONTEXT_COMMITMENT: &str = "tallybook 2026-11 payload commitment";
+/// The keys that BLAKE3's `derive_key` mode derives from its context strings: once, not for each event.
+static CONTEXT_HEADER: LazyLock<ContextKey> =
+    LazyLock::new(|| hash_derive_key_context("tallybook 2026-11 event header"));
+static CONTEXT_COMMITMENT: LazyLock<ContextKey> =
+    LazyLock::new(|| hash_derive_key_context("tallybook 2026-11 payload commitment"));
 
 /// The salt and the bytes of a payload after redaction are all zero; this is the salt.
 pub const SALT_ERASED: [u8; SALT_LEN] = [0; SALT_LEN];
@@ -36,7 +43,7 @@ pub enum Body {
 
 /// The hash of a header's stored bytes: the link that the next event carries.
 pub fn header_hash(header: &[u8]) -> Hash {
-    blake3::Hasher::new_derive_key(CONTEXT_HEADER)
+    blake3::Hasher::new_from_context_key(&CONTEXT_HEADER)
         .update(header)
         .finalize()
         .into()
@@ -44,7 +51,7 @@ pub fn header_hash(header: &[u8]) -> Hash {
 
 /// The commitment to a payload under a salt.
 pub fn commitment(salt: &[u8; SALT_LEN], payload: &[u8]) -> Hash {
-    blake3::Hasher::new_derive_key(CONTEXT_COMMITMENT)
+    blake3::Hasher::new_from_context_key(&CONTEXT_COMMITMENT)
         .update(salt)
         .update(payload)
         .finalize()
@@ -130,14 +137,18 @@ impl Record {
 
     /// Holds salt and payload against the header.
     pub fn body(&self) -> Body {
-        let zeros = self.salt == SALT_ERASED && self.payload.iter().all(|byte| *byte == 0);
-        if zeros && self.header.erasable {
-            Body::Erased
-        } else if commitment(&self.salt, &self.payload) == self.header.commitment {
-            Body::Intact
-        } else {
-            Body::Changed
-        }
+        body(
+            &self.salt,
+            &self.payload,
+            self.header.erasable,
+            &self.header.commitment,
+        )
+    }
+
+    /// Overwrites salt and payload with zeros. What is left is a record of its kind only where that is erasable.
+    pub fn erase(&mut self) {
+        self.salt = SALT_ERASED;
+        self.payload.fill(0);
     }
 
     /// The length of the frame in bytes.
@@ -167,38 +178,105 @@ impl Record {
     /// # Errors
     /// When the bytes are not a whole, undamaged frame.
     pub fn read_frame(bytes: &[u8]) -> Result<(Self, usize), Error> {
+        let frame = Frame::read(bytes)?;
+        let record = frame.to_record(&frame.header()?)?;
+        Ok((record, frame.len()))
+    }
+}
+
+/// A frame over its stored bytes: lengths and header hash hold.
+#[derive(Debug, Clone, Copy)]
+pub struct Frame<'a> {
+    /// The whole frame.
+    pub bytes: &'a [u8],
+    /// The header's bytes.
+    pub header_bytes: &'a [u8],
+    /// Their hash.
+    pub hash: Hash,
+    /// The salt of the commitment.
+    pub salt: &'a [u8; SALT_LEN],
+    /// The payload's bytes.
+    pub payload: &'a [u8],
+}
+
+impl<'a> Frame<'a> {
+    /// Reads the frame at the start of `bytes`. Its header is not decoded yet.
+    ///
+    /// # Errors
+    /// When the bytes are not a whole frame with a header that has the hash stored behind it.
+    pub fn read(bytes: &'a [u8]) -> Result<Self, Error> {
         let (header_len, payload_len) = read_prefix(bytes)?;
         let need = PREFIX_LEN + header_len + SALT_LEN + payload_len + TRAILER_LEN;
-        let Some(frame) = bytes.get(..need) else {
-            return Err(Error::Short {
-                have: bytes.len(),
-                need,
-            });
+        let short = Error::Short {
+            have: bytes.len(),
+            need,
         };
-        let (header_bytes, rest) = frame[PREFIX_LEN..].split_at(header_len);
-        let (salt_bytes, rest) = rest.split_at(SALT_LEN);
+        let bytes = bytes.get(..need).ok_or_else(|| short.clone())?;
+        let (header_bytes, rest) = bytes[PREFIX_LEN..].split_at(header_len);
+        let (salt, rest) = rest.split_first_chunk().ok_or(short)?;
         let (payload, trailer) = rest.split_at(payload_len);
         let hash = header_hash(header_bytes);
         if hash.0 != trailer {
             return Err(Error::HeaderHash);
         }
-        let header = Header::decode(header_bytes).map_err(Error::Header)?;
-        if header.payload_len as usize != payload_len {
+        Ok(Frame {
+            bytes,
+            header_bytes,
+            hash,
+            salt,
+            payload,
+        })
+    }
+
+    /// The header, in place.
+    ///
+    /// # Errors
+    /// When it is none, or gives the payload another length than the frame does.
+    pub fn header(&self) -> Result<HeaderView<'a>, Error> {
+        let header = HeaderView::decode(self.header_bytes).map_err(Error::Header)?;
+        if header.payload_len as usize != self.payload.len() {
             return Err(Error::Length {
-                frame: u32::try_from(payload_len).unwrap_or(u32::MAX),
+                frame: u32::try_from(self.payload.len()).unwrap_or(u32::MAX),
                 header: header.payload_len,
             });
         }
-        let mut salt = [0; SALT_LEN];
-        salt.copy_from_slice(salt_bytes);
-        let record = Record {
-            header,
-            hash,
-            salt,
-            payload: payload.to_vec(),
-            header_bytes: header_bytes.to_vec(),
-        };
-        Ok((record, need))
+        Ok(header)
+    }
+
+    /// Holds salt and payload against the frame's header.
+    pub fn body(&self, header: &HeaderView<'_>) -> Body {
+        body(self.salt, self.payload, header.erasable, &header.commitment)
+    }
+
+    /// The record with bytes of its own.
+    ///
+    /// # Errors
+    /// Never for the header that was decoded from this frame.
+    pub fn to_record(&self, header: &HeaderView<'_>) -> Result<Record, Error> {
+        Ok(Record {
+            header: header.to_header().map_err(Error::Header)?,
+            hash: self.hash,
+            salt: *self.salt,
+            payload: self.payload.to_vec(),
+            header_bytes: self.header_bytes.to_vec(),
+        })
+    }
+
+    /// The length of the frame in bytes.
+    #[expect(clippy::len_without_is_empty, reason = "no frame is empty")]
+    pub const fn len(&self) -> usize {
+        self.bytes.len()
+    }
+}
+
+fn body(salt: &[u8; SALT_LEN], payload: &[u8], erasable: bool, committed: &Hash) -> Body {
+    let is_zero = || *salt == SALT_ERASED && payload.iter().all(|byte| *byte == 0);
+    if erasable && is_zero() {
+        Body::Erased
+    } else if commitment(salt, payload) == *committed {
+        Body::Intact
+    } else {
+        Body::Changed
     }
 }
 

@@ -107,6 +107,19 @@ impl FromStr for Subject {
     }
 }
 
+/// Whether a text is a subject: whether it would parse, without making one.
+pub fn is_subject(text: &str) -> bool {
+    match text.split_once(':') {
+        None => text == "cloud",
+        Some(("host", host)) => HostName::is_name(host),
+        Some(("container", rest)) => rest.split_once('/').is_some_and(|(host, container)| {
+            HostName::is_name(host) && ContainerName::is_name(container)
+        }),
+        Some(("template", template)) => TemplateName::is_name(template),
+        Some(_) => false,
+    }
+}
+
 impl TryFrom<String> for Subject {
     type Error = Error;
 
@@ -134,6 +147,7 @@ mod tests {
             "template:base",
         ] {
             assert_eq!(text.parse::<Subject>().unwrap().to_string(), text);
+            assert!(is_subject(text));
         }
         for bad in [
             "",
@@ -145,6 +159,7 @@ mod tests {
             "x:y",
         ] {
             assert!(bad.parse::<Subject>().is_err(), "{bad:?} was taken");
+            assert!(!is_subject(bad), "{bad:?} was taken");
         }
     }
 }

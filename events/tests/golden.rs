@@ -13,8 +13,9 @@ use std::fmt::Write as _;
 use std::path::PathBuf;
 
 use tallybook_events::event::{Event, KINDS};
+use tallybook_events::gap::Gap;
 use tallybook_events::ids::{Epoch, Hash, Seq};
-use tallybook_events::record::{Body, Record};
+use tallybook_events::record::{Body, Record, header_hash};
 use tallybook_events::segment::SegmentHead;
 use tallybook_events::step::Receipt;
 use tallybook_events::{codec, fact::Fact, intent::Intent};
@@ -115,6 +116,36 @@ fn a_segment_head() {
         };
         let stored = pinned(name, &head.encode());
         assert_eq!(SegmentHead::decode(&stored).unwrap(), head);
+    }
+}
+
+#[test]
+fn a_gap() {
+    let event = &samples::events()[0];
+    let header = samples::header(event, 8).encode().unwrap();
+    let without = Gap {
+        first: Seq(4),
+        last: Seq(6),
+        hash: Hash([0x44; 32]),
+        header: Vec::new(),
+    };
+    let with = Gap {
+        first: Seq(8),
+        last: Seq(8),
+        hash: header_hash(&header),
+        header,
+    };
+    for (name, gap) in [("gap.lost", without), ("gap.header", with)] {
+        let stored = pinned(name, &gap.encode());
+        assert_eq!(Gap::read(&stored), Some((gap, stored.len())));
+        for bit in 0..stored.len() * 8 {
+            let mut flipped = stored.clone();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            assert_eq!(Gap::read(&flipped), None, "{name}, bit {bit}");
+        }
+        for len in 0..stored.len() {
+            assert_eq!(Gap::read(&stored[..len]), None, "{name}, cut to {len}");
+        }
     }
 }
 

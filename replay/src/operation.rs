@@ -398,6 +398,11 @@ impl Operation {
             | Event::AllocationMade(_)
             | Event::AllocationReleased(_)
             | Event::OutputCaptured(_)
+            | Event::ErasureAnnounced(_)
+            | Event::ErasureCompleted(_)
+            | Event::SegmentsArchived(_)
+            | Event::SegmentsRestored(_)
+            | Event::LogRecovered(_)
             | Event::Unknown(_) => {}
         }
         Ok(())
@@ -428,6 +433,11 @@ impl Operation {
             | Event::StepUnstarted(_)
             | Event::OutputCaptured(_)
             | Event::SessionRecorded(_)
+            | Event::ErasureAnnounced(_)
+            | Event::ErasureCompleted(_)
+            | Event::SegmentsArchived(_)
+            | Event::SegmentsRestored(_)
+            | Event::LogRecovered(_)
             | Event::Unknown(_) => claim == Some(self.claim),
         };
         match holds {
@@ -529,7 +539,13 @@ pub fn check_place(entry: &Entry) -> Result<(), Error> {
         | Event::StepFailed(_)
         | Event::StepDoubted(_)
         | Event::StepUnstarted(_) => of_operation && of_step,
-        Event::LogCreated(_) | Event::InventoryRecorded(_) => !of_operation,
+        Event::LogCreated(_)
+        | Event::InventoryRecorded(_)
+        | Event::ErasureAnnounced(_)
+        | Event::ErasureCompleted(_)
+        | Event::SegmentsArchived(_)
+        | Event::SegmentsRestored(_)
+        | Event::LogRecovered(_) => !of_operation,
         Event::AllocationMade(_)
         | Event::AllocationReleased(_)
         | Event::OutputCaptured(_)
@@ -606,6 +622,11 @@ pub(crate) fn operation_status(event: &Event) -> Option<OperationStatus> {
         | Event::StepUnstarted(_)
         | Event::OutputCaptured(_)
         | Event::SessionRecorded(_)
+        | Event::ErasureAnnounced(_)
+        | Event::ErasureCompleted(_)
+        | Event::SegmentsArchived(_)
+        | Event::SegmentsRestored(_)
+        | Event::LogRecovered(_)
         | Event::Unknown(_) => None,
     }
 }
@@ -677,6 +698,11 @@ pub fn next_status(current: &StepStatus, event: &Event) -> Next {
         | Event::OperationSucceeded(_)
         | Event::OperationFailed(_)
         | Event::OperationRolledBack(_)
-        | Event::OperationStuck(_) => Next::Impossible,
+        | Event::OperationStuck(_)
+        | Event::ErasureAnnounced(_)
+        | Event::ErasureCompleted(_)
+        | Event::SegmentsArchived(_)
+        | Event::SegmentsRestored(_)
+        | Event::LogRecovered(_) => Next::Impossible,
     }
 }

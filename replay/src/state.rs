@@ -5,18 +5,20 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 use tallybook_events::actor::Actor;
 use tallybook_events::allocation::Allocation;
-use tallybook_events::event::{Event, OperationIntended};
+use tallybook_events::event::{self, Event, OperationIntended, SeqRange};
 use tallybook_events::fact::{Backing, Fact, Origin};
+use tallybook_events::header::HeaderView;
 use tallybook_events::ids::{Epoch, Generation, Hash, LogId, OperationId, Seq};
 use tallybook_events::intent::Intent;
 use tallybook_events::name::{ContainerName, HostName, TemplateName};
+use tallybook_events::record::{Frame, SALT_ERASED};
 use tallybook_events::subject::Subject;
 
 use crate::entry::Entry;
 use crate::operation::{OperationStatus, operation_status};
 
 /// Rises whenever the same events would fold to something else: stored projections of another version are rebuilt.
-pub const CODE_VERSION: u32 = 2;
+pub const CODE_VERSION: u32 = 3;
 
 /// A host, as the facts say.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -117,15 +119,6 @@ impl OperationSummary {
     }
 }
 
-/// The newest event of a subject.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Link {
-    /// Its position; 0 when there is none.
-    pub seq: Seq,
-    /// Its header hash.
-    pub hash: Hash,
-}
-
 /// The head of a log: where it ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Head {
@@ -156,8 +149,6 @@ impl Default for Head {
 /// Which entity of the state an event changed: what a store must write again.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Key {
-    /// The newest event of a subject.
-    Link(Subject),
     /// A host.
     Host(HostName),
     /// A container.
@@ -172,15 +163,18 @@ pub enum Key {
     Claim(Subject),
     /// The newest inventory.
     Inventory,
+    /// An erasure that was announced by this event.
+    Erasure(Seq),
 }
 
 /// The state of the cloud.
+///
+/// A fold from the first event has all operations. What a store keeps is the *live* state: it forgets operations that
+/// are over, so that it grows with the cloud and not with its history ([`State::forget_past`]).
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct State {
     /// Where the log ends.
     pub head: Head,
-    /// The newest event of each subject.
-    pub links: BTreeMap<Subject, Link>,
     /// Hosts.
     pub hosts: BTreeMap<HostName, Host>,
     /// Containers, by host and name.
@@ -195,6 +189,51 @@ pub struct State {
     pub claims: BTreeMap<Subject, OperationId>,
     /// The newest `inventory.recorded` and the hash of its text.
     pub inventory: Option<(Seq, Hash)>,
+    /// Erasures that were announced and are not completed, by the event that did so.
+    pub erasures: BTreeMap<Seq, Vec<SeqRange>>,
+}
+
+/// What a fold needs of an event besides what happened.
+struct About<'a> {
+    log: LogId,
+    epoch: Epoch,
+    seq: Seq,
+    hash: Hash,
+    time_unix_us: u64,
+    operation: Option<OperationId>,
+    // Few events are asked for these.
+    subject: &'a dyn Fn() -> Option<Subject>,
+    actor: &'a dyn Fn() -> Actor,
+}
+
+/// What a fold changed; `None` where nobody asks.
+struct Touched(Option<BTreeSet<Key>>);
+
+impl Touched {
+    fn add(&mut self, key: impl FnOnce() -> Key) {
+        if let Some(touched) = &mut self.0 {
+            touched.insert(key());
+        }
+    }
+}
+
+/// Whether a fold looks into the payloads of a kind. For the others it is enough that they happened.
+fn is_looked_into(kind: &str) -> bool {
+    match kind.split_once('.') {
+        Some(("operation", verb)) => !matches!(verb, "planned" | "resumed" | "succeeded"),
+        Some(("step", verb)) => verb == "succeeded",
+        Some(("output" | "session" | "segments", _)) => false,
+        Some(_) | None => true,
+    }
+}
+
+/// The status of an operation by an event that is not looked into.
+fn status_by_kind(kind: &str) -> Option<OperationStatus> {
+    match kind {
+        "operation.planned" | "operation.resumed" => Some(OperationStatus::Running),
+        "operation.succeeded" => Some(OperationStatus::Succeeded),
+        _ => None,
+    }
 }
 
 impl State {
@@ -204,47 +243,116 @@ impl State {
     /// `verify` names them, a fold never fails.
     pub fn apply(&mut self, entry: &Entry) -> BTreeSet<Key> {
         let header = &entry.header;
-        let mut touched = BTreeSet::new();
-        self.head = Head {
-            log: Some(header.log),
+        let about = About {
+            log: header.log,
             epoch: header.epoch,
             seq: header.seq,
             hash: entry.hash,
-            unknown: self.head.unknown + u64::from(matches!(entry.event, Event::Unknown(_))),
+            time_unix_us: header.time_unix_us,
+            operation: header.operation,
+            subject: &|| Some(header.subject.clone()),
+            actor: &|| header.actor.clone(),
         };
-        self.links.insert(
-            header.subject.clone(),
-            Link {
-                seq: header.seq,
-                hash: entry.hash,
-            },
-        );
-        touched.insert(Key::Link(header.subject.clone()));
-        if let Some(id) = header.operation {
-            self.apply_to_operation(id, entry, &mut touched);
+        let mut touched = Touched(Some(BTreeSet::new()));
+        self.advance(&about, matches!(entry.event, Event::Unknown(_)));
+        if let Some(id) = about.operation {
+            let status = operation_status(&entry.event);
+            self.apply_to_operation(id, &about, &entry.event, status, &mut touched);
         }
-        match &entry.event {
+        self.apply_event(&about, &entry.event, &mut touched);
+        touched.0.unwrap_or_default()
+    }
+
+    /// Takes the next event as it is stored: as [`State::apply`] does, without saying what changed, and without
+    /// decoding what no state depends on.
+    ///
+    /// # Errors
+    /// When a payload that counts is not what its kind and version say.
+    pub fn apply_frame(
+        &mut self,
+        frame: &Frame<'_>,
+        header: &HeaderView<'_>,
+    ) -> Result<(), event::Error> {
+        let about = About {
+            log: header.log,
+            epoch: header.epoch,
+            seq: header.seq,
+            hash: frame.hash,
+            time_unix_us: header.time_unix_us,
+            operation: header.operation,
+            subject: &|| header.subject().ok(),
+            actor: &|| header.actor().unwrap_or_default(),
+        };
+        let is_known = event::fixed(header.kind, header.kind_version).is_some();
+        let is_erased = header.erasable && *frame.salt == SALT_ERASED;
+        let mut touched = Touched(None);
+        if is_known && !is_erased && !is_looked_into(header.kind) {
+            self.advance(&about, false);
+            if let Some(id) = about.operation {
+                let (event, status) = (Event::nothing(), status_by_kind(header.kind));
+                self.apply_to_operation(id, &about, &event, status, &mut touched);
+            }
+            return Ok(());
+        }
+        let event = match is_known && !is_erased {
+            true => Event::decode(header.kind, header.kind_version, frame.payload)?,
+            false => Event::nothing(),
+        };
+        self.advance(&about, matches!(event, Event::Unknown(_)));
+        if let Some(id) = about.operation {
+            let status = operation_status(&event);
+            self.apply_to_operation(id, &about, &event, status, &mut touched);
+        }
+        self.apply_event(&about, &event, &mut touched);
+        Ok(())
+    }
+
+    /// Forgets the operations that are over.
+    pub fn forget_past(&mut self) {
+        self.operations.retain(|_, known| known.is_open());
+    }
+
+    fn advance(&mut self, about: &About<'_>, is_unknown: bool) {
+        self.head = Head {
+            log: Some(about.log),
+            epoch: about.epoch,
+            seq: about.seq,
+            hash: about.hash,
+            unknown: self.head.unknown + u64::from(is_unknown),
+        };
+    }
+
+    fn apply_event(&mut self, about: &About<'_>, event: &Event, touched: &mut Touched) {
+        match event {
             Event::InventoryRecorded(recorded) => {
-                self.inventory = Some((header.seq, recorded.hash));
-                touched.insert(Key::Inventory);
+                self.inventory = Some((about.seq, recorded.hash));
+                touched.add(|| Key::Inventory);
             }
             Event::AllocationMade(made) => {
-                if let Subject::Container(host, container) = &header.subject {
-                    let key = (host.clone(), container.clone());
-                    self.allocations.insert(key, made.allocation.clone());
-                    touched.insert(Key::Allocation(host.clone(), container.clone()));
+                if let Some(Subject::Container(host, container)) = (about.subject)() {
+                    touched.add(|| Key::Allocation(host.clone(), container.clone()));
+                    self.allocations
+                        .insert((host, container), made.allocation.clone());
                 }
             }
             Event::AllocationReleased(_) => {
-                if let Subject::Container(host, container) = &header.subject {
-                    self.allocations.remove(&(host.clone(), container.clone()));
-                    touched.insert(Key::Allocation(host.clone(), container.clone()));
+                if let Some(Subject::Container(host, container)) = (about.subject)() {
+                    touched.add(|| Key::Allocation(host.clone(), container.clone()));
+                    self.allocations.remove(&(host, container));
                 }
             }
             Event::StepSucceeded(succeeded) => {
                 for fact in &succeeded.done.facts {
-                    self.apply_fact(fact, entry, &mut touched);
+                    self.apply_fact(fact, about, touched);
                 }
+            }
+            Event::ErasureAnnounced(announced) => {
+                self.erasures.insert(about.seq, announced.events.clone());
+                touched.add(|| Key::Erasure(about.seq));
+            }
+            Event::ErasureCompleted(completed) => {
+                self.erasures.remove(&completed.announced);
+                touched.add(|| Key::Erasure(completed.announced));
             }
             Event::LogCreated(_)
             | Event::OperationIntended(_)
@@ -261,65 +369,46 @@ impl State {
             | Event::StepUnstarted(_)
             | Event::OutputCaptured(_)
             | Event::SessionRecorded(_)
+            | Event::SegmentsArchived(_)
+            | Event::SegmentsRestored(_)
+            | Event::LogRecovered(_)
             | Event::Unknown(_) => {}
         }
-        touched
     }
 
-    fn apply_to_operation(&mut self, id: OperationId, entry: &Entry, touched: &mut BTreeSet<Key>) {
-        let header = &entry.header;
-        touched.insert(Key::Operation(id));
-        if let Event::OperationIntended(intended) = &entry.event {
-            self.begin_operation(id, intended, entry, touched);
+    fn apply_to_operation(
+        &mut self,
+        id: OperationId,
+        about: &About<'_>,
+        event: &Event,
+        status: Option<OperationStatus>,
+        touched: &mut Touched,
+    ) {
+        touched.add(|| Key::Operation(id));
+        if let Event::OperationIntended(intended) = event {
+            self.begin_operation(id, intended, about, touched);
             return;
         }
         let Some(summary) = self.operations.get_mut(&id) else {
             return;
         };
-        summary.last = header.seq;
-        summary.last_unix_us = header.time_unix_us;
+        summary.last = about.seq;
+        summary.last_unix_us = about.time_unix_us;
         summary.events += 1;
-        let Some(status) = operation_status(&entry.event) else {
+        let Some(status) = status else {
             return;
         };
         summary.status = status;
-        match &entry.event {
-            Event::OperationInterrupted(interrupted) => {
-                summary.reason = Some(interrupted.reason.clone());
-            }
-            Event::OperationFailed(failed) => summary.reason = Some(failed.reason.clone()),
-            Event::OperationStuck(stuck) => summary.reason = Some(stuck.reason.clone()),
-            Event::OperationRolledBack(rolled_back) => {
-                summary.reason = Some(format!("rolled back by {}", rolled_back.by.short()));
-            }
-            Event::OperationPlanned(_)
-            | Event::OperationResumed(_)
-            | Event::OperationSucceeded(_) => summary.reason = None,
-            Event::LogCreated(_)
-            | Event::InventoryRecorded(_)
-            | Event::AllocationMade(_)
-            | Event::AllocationReleased(_)
-            | Event::OperationIntended(_)
-            | Event::StepStarted(_)
-            | Event::StepSucceeded(_)
-            | Event::StepFailed(_)
-            | Event::StepDoubted(_)
-            | Event::StepUnstarted(_)
-            | Event::OutputCaptured(_)
-            | Event::SessionRecorded(_)
-            | Event::Unknown(_) => {}
-        }
+        summary.reason = reason(event);
         if status.is_final() {
-            let held: Vec<Subject> = self
-                .claims
-                .iter()
-                .filter(|(_, holder)| **holder == id)
-                .map(|(subject, _)| subject.clone())
-                .collect();
-            for subject in held {
-                self.claims.remove(&subject);
-                touched.insert(Key::Claim(subject));
+            let claims = std::mem::take(&mut summary.claims);
+            for subject in &claims {
+                if self.claims.get(subject) == Some(&id) {
+                    self.claims.remove(subject);
+                    touched.add(|| Key::Claim(subject.clone()));
+                }
             }
+            summary.claims = claims;
         }
     }
 
@@ -327,40 +416,39 @@ impl State {
         &mut self,
         id: OperationId,
         intended: &OperationIntended,
-        entry: &Entry,
-        touched: &mut BTreeSet<Key>,
+        about: &About<'_>,
+        touched: &mut Touched,
     ) {
-        let header = &entry.header;
         for subject in &intended.claims {
             self.claims.insert(subject.clone(), id);
-            touched.insert(Key::Claim(subject.clone()));
+            touched.add(|| Key::Claim(subject.clone()));
         }
         if let Intent::Rollback { operation } = &intended.intent
             && let Some(original) = self.operations.get_mut(operation)
         {
             original.status = OperationStatus::RollingBack;
             original.reason = Some(format!("being rolled back by {}", id.short()));
-            touched.insert(Key::Operation(*operation));
+            touched.add(|| Key::Operation(*operation));
         }
         self.operations.insert(
             id,
             OperationSummary {
                 intent: intended.intent.clone(),
-                actor: header.actor.clone(),
+                actor: (about.actor)(),
                 status: OperationStatus::Intended,
                 reason: None,
-                first: header.seq,
-                last: header.seq,
+                first: about.seq,
+                last: about.seq,
                 events: 1,
-                started_unix_us: header.time_unix_us,
-                last_unix_us: header.time_unix_us,
+                started_unix_us: about.time_unix_us,
+                last_unix_us: about.time_unix_us,
                 claims: intended.claims.clone(),
             },
         );
     }
 
-    fn apply_fact(&mut self, fact: &Fact, entry: &Entry, touched: &mut BTreeSet<Key>) {
-        let seq = entry.header.seq;
+    fn apply_fact(&mut self, fact: &Fact, about: &About<'_>, touched: &mut Touched) {
+        let seq = about.seq;
         match fact {
             Fact::HostObserved { host, properties } => {
                 self.host(host, seq, touched).properties = properties.clone();
@@ -384,13 +472,13 @@ impl State {
                 // Nothing of an earlier one of that name is true of it, also where nobody saw that one go.
                 self.containers.insert(
                     (host.clone(), container.clone()),
-                    blank_container(origin, *backing, entry),
+                    blank_container(origin, *backing, about),
                 );
-                touched.insert(Key::Container(host.clone(), container.clone()));
+                touched.add(|| Key::Container(host.clone(), container.clone()));
             }
             Fact::ContainerDestroyed { host, container } => {
                 self.containers.remove(&(host.clone(), container.clone()));
-                touched.insert(Key::Container(host.clone(), container.clone()));
+                touched.add(|| Key::Container(host.clone(), container.clone()));
             }
             Fact::ContainerIdentified {
                 host,
@@ -447,7 +535,7 @@ impl State {
                         hosts: BTreeSet::new(),
                         differing: BTreeMap::new(),
                         created: seq,
-                        created_unix_us: entry.header.time_unix_us,
+                        created_unix_us: about.time_unix_us,
                     });
                 if known.manifest == *manifest {
                     known.hosts.insert(host.clone());
@@ -456,7 +544,7 @@ impl State {
                     known.hosts.remove(host);
                     known.differing.insert(host.clone(), *manifest);
                 }
-                touched.insert(Key::Template(template.clone(), *generation));
+                touched.add(|| Key::Template(template.clone(), *generation));
             }
             Fact::TemplateAbsent {
                 host,
@@ -471,13 +559,13 @@ impl State {
                         self.templates.remove(&key);
                     }
                 }
-                touched.insert(Key::Template(template.clone(), *generation));
+                touched.add(|| Key::Template(template.clone(), *generation));
             }
         }
     }
 
-    fn host(&mut self, name: &HostName, seq: Seq, touched: &mut BTreeSet<Key>) -> &mut Host {
-        touched.insert(Key::Host(name.clone()));
+    fn host(&mut self, name: &HostName, seq: Seq, touched: &mut Touched) -> &mut Host {
+        touched.add(|| Key::Host(name.clone()));
         let host = self.hosts.entry(name.clone()).or_default();
         host.last = seq;
         host
@@ -488,13 +576,13 @@ impl State {
         host: &HostName,
         container: &ContainerName,
         seq: Seq,
-        touched: &mut BTreeSet<Key>,
+        touched: &mut Touched,
         change: impl FnOnce(&mut Container),
     ) {
         if let Some(known) = self.containers.get_mut(&(host.clone(), container.clone())) {
             change(known);
             known.last = seq;
-            touched.insert(Key::Container(host.clone(), container.clone()));
+            touched.add(|| Key::Container(host.clone(), container.clone()));
         }
     }
 
@@ -512,7 +600,22 @@ impl State {
     }
 }
 
-fn blank_container(origin: &Origin, backing: Backing, entry: &Entry) -> Container {
+/// Why an operation stands where an event put it. Being planned, resumed or done has no reason.
+fn reason(event: &Event) -> Option<String> {
+    if let Event::OperationInterrupted(interrupted) = event {
+        Some(interrupted.reason.clone())
+    } else if let Event::OperationFailed(failed) = event {
+        Some(failed.reason.clone())
+    } else if let Event::OperationStuck(stuck) = event {
+        Some(stuck.reason.clone())
+    } else if let Event::OperationRolledBack(rolled_back) = event {
+        Some(format!("rolled back by {}", rolled_back.by.short()))
+    } else {
+        None
+    }
+}
+
+fn blank_container(origin: &Origin, backing: Backing, about: &About<'_>) -> Container {
     Container {
         origin: origin.clone(),
         backing,
@@ -521,8 +624,8 @@ fn blank_container(origin: &Origin, backing: Backing, entry: &Entry) -> Containe
         machine_id: String::new(),
         host_keys: Vec::new(),
         keys: Vec::new(),
-        created: entry.header.seq,
-        created_unix_us: entry.header.time_unix_us,
-        last: entry.header.seq,
+        created: about.seq,
+        created_unix_us: about.time_unix_us,
+        last: about.seq,
     }
 }

@@ -8,11 +8,12 @@ use std::net::Ipv4Addr;
 use tallybook_events::actor::{Actor, ActorClaim, ClaimSource};
 use tallybook_events::allocation::{Allocation, Forward, Mac, Protocol};
 use tallybook_events::event::{
-    AllocationMade, AllocationReleased, ChangeKind, Event, InventoryRecorded, LogCreated,
-    OperationFailed, OperationIntended, OperationInterrupted, OperationPlanned, OperationResumed,
+    AllocationMade, AllocationReleased, ChangeKind, ErasureAnnounced, ErasureCause,
+    ErasureCompleted, Event, InventoryRecorded, LogCreated, LogRecovered, Loss, OperationFailed,
+    OperationIntended, OperationInterrupted, OperationPlanned, OperationResumed,
     OperationRolledBack, OperationStuck, OperationSucceeded, OutputCaptured, PathChange,
-    Resolution, SessionRecorded, StepDoubted, StepFailed, StepStarted, StepSucceeded,
-    StepUnstarted, fixed,
+    Resolution, SegmentsArchived, SegmentsRestored, SeqRange, SessionRecorded, StepDoubted,
+    StepFailed, StepStarted, StepSucceeded, StepUnstarted, fixed,
 };
 use tallybook_events::fact::{Backing, Fact, Origin};
 use tallybook_events::header::{ClaimRef, Header, Writer};
@@ -306,7 +307,53 @@ pub fn events() -> Vec<Event> {
             changes_dropped: 1,
         }
         .into(),
+        ErasureAnnounced {
+            cause: ErasureCause::Redaction,
+            reason: "a password was printed".to_owned(),
+            events: vec![range(3, 3), range(7, 9)],
+        }
+        .into(),
+        ErasureCompleted {
+            announced: Seq(21),
+            payloads: 4,
+        }
+        .into(),
+        SegmentsArchived {
+            directory: "/srv/archive".to_owned(),
+            segments: vec![range(1, 5), range(6, 10)],
+        }
+        .into(),
+        SegmentsRestored {
+            segments: vec![range(1, 5)],
+        }
+        .into(),
+        LogRecovered {
+            reason: "the disk lost a block".to_owned(),
+            losses: vec![
+                Loss {
+                    events: range(4, 6),
+                    hash: Hash([0x44; 32]),
+                    header_kept: false,
+                    why: "the record can't be read".to_owned(),
+                },
+                Loss {
+                    events: range(9, 9),
+                    hash: Hash([0x55; 32]),
+                    header_kept: true,
+                    why: "the payload is another".to_owned(),
+                },
+            ],
+        }
+        .into(),
     ]
+}
+
+/// Events from one to another.
+pub fn range(first: u64, last: u64) -> SeqRange {
+    SeqRange {
+        first: Seq(first),
+        last: Seq(last),
+    }
 }
 
 /// Every variant of [`Intent`], with every variant inside.

@@ -5,9 +5,10 @@
 use std::collections::BTreeMap;
 
 use tallybook_events::event::{
-    AllocationMade, AllocationReleased, Event, InventoryRecorded, LogCreated, OperationFailed,
-    OperationIntended, OperationInterrupted, OperationPlanned, OperationResumed,
-    OperationRolledBack, OperationStuck, OperationSucceeded, OutputCaptured, Resolution,
+    AllocationMade, AllocationReleased, ErasureAnnounced, ErasureCause, ErasureCompleted, Event,
+    InventoryRecorded, LogCreated, LogRecovered, OperationFailed, OperationIntended,
+    OperationInterrupted, OperationPlanned, OperationResumed, OperationRolledBack, OperationStuck,
+    OperationSucceeded, OutputCaptured, Resolution, SegmentsArchived, SegmentsRestored,
     SessionRecorded, StepDoubted, StepFailed, StepStarted, StepSucceeded, StepUnstarted, fixed,
 };
 use tallybook_events::header::{ClaimRef, Header};
@@ -19,6 +20,15 @@ use tallybook_events::subject::Subject;
 
 use crate::samples;
 
+/// The kinds that the log's own upkeep writes.
+const UPKEEP: &[&str] = &[
+    "erasure.announced",
+    "erasure.completed",
+    "segments.archived",
+    "segments.restored",
+    "log.recovered",
+];
+
 /// A history being told.
 #[derive(Clone)]
 pub struct Story {
@@ -27,6 +37,7 @@ pub struct Story {
     links: BTreeMap<Subject, (Seq, Hash)>,
     choices: u64,
     operations: u8,
+    epoch: Epoch,
     /// How many appends a write has, and how many are in the last one.
     write_appends: usize,
     appends: usize,
@@ -47,6 +58,7 @@ impl Story {
             links: BTreeMap::new(),
             choices: choices | 1,
             operations: 0,
+            epoch: Epoch(1),
             write_appends: 1,
             appends: 0,
         };
@@ -107,14 +119,55 @@ impl Story {
                     .iter()
                     .any(|record| record.header.kind == kind)
             };
+            let is_upkeep = |kind: &str| UPKEEP.iter().any(|upkeep| kind == *upkeep);
             if tallybook_events::event::KINDS
                 .iter()
-                .all(|(kind, _)| has(kind))
+                .all(|(kind, _)| has(kind) || is_upkeep(kind))
             {
-                return story;
+                return story.kept_up();
             }
             choices += 2;
         }
+    }
+
+    /// The same history, and behind it what the log's own upkeep writes: output is erased, segments come and go, and
+    /// the log is recovered without having lost anything.
+    ///
+    /// # Panics
+    /// When nothing in it can be erased.
+    #[must_use]
+    pub fn kept_up(mut self) -> Self {
+        let erasable = |record: &&Record| record.header.erasable && record.header.seq > Seq(2);
+        let seq = self.records.iter().find(erasable).unwrap().header.seq;
+        let announced = ErasureAnnounced {
+            cause: ErasureCause::Redaction,
+            reason: "it was not to be kept".to_owned(),
+            events: vec![samples::range(seq.0, seq.0)],
+        };
+        self.upkeep(announced);
+        let announced = self.records.last().unwrap().header.seq;
+        self.records[seq.0 as usize - 1].erase();
+        self.upkeep(ErasureCompleted {
+            announced,
+            payloads: 1,
+        });
+        self.upkeep(SegmentsArchived {
+            directory: "/srv/archive".to_owned(),
+            segments: vec![samples::range(1, 5)],
+        });
+        self.upkeep(SegmentsRestored {
+            segments: vec![samples::range(1, 5)],
+        });
+        self.epoch = Epoch(self.epoch.0 + 1);
+        self.upkeep(LogRecovered {
+            reason: "a host refused it".to_owned(),
+            losses: Vec::new(),
+        });
+        self
+    }
+
+    fn upkeep(&mut self, event: impl Into<Event>) {
+        self.append(Place::default(), Subject::Cloud, vec![event.into()]);
     }
 
     fn choose(&mut self, among: u64) -> u64 {
@@ -146,7 +199,7 @@ impl Story {
             unique[2..].copy_from_slice(&seq.to_be_bytes());
             let header = Header {
                 log: samples::log(),
-                epoch: Epoch(1),
+                epoch: self.epoch,
                 seq: Seq(seq),
                 previous: self.records.last().map_or(Hash::ZERO, |last| last.hash),
                 subject: subject.clone(),
