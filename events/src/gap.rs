@@ -17,6 +17,8 @@ pub const MAGIC: [u8; 4] = *b"TBG1";
 pub const PREFIX_LEN: usize = 4 + 4 + 8 + 8 + 32;
 /// The check.
 pub const TRAILER_LEN: usize = 32;
+/// The most bytes a gap may have.
+pub const LEN_MAX: usize = PREFIX_LEN + header::LEN_MAX + TRAILER_LEN;
 
 static CONTEXT: LazyLock<ContextKey> =
     LazyLock::new(|| hash_derive_key_context("tallybook 2026-11 gap"));

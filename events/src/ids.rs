@@ -86,7 +86,19 @@ uuid_id!(
     "receipts journal id"
 );
 
+impl EventId {
+    /// When it was chosen, in milliseconds since 1970 by the chooser's clock: the first six bytes.
+    pub fn unix_ms(&self) -> u64 {
+        let mut time = [0; 8];
+        time[2..].copy_from_slice(&self.as_bytes()[..6]);
+        u64::from_be_bytes(time)
+    }
+}
+
 impl OperationId {
+    /// How many of its last bytes [`OperationId::short`] shows.
+    pub const SHORT_LEN: usize = 6;
+
     /// The last twelve hex digits: what tables show, and enough to name an operation on the command line.
     pub fn short(&self) -> String {
         let text = self.to_string();

@@ -5,6 +5,7 @@
 
 pub mod actor;
 pub mod allocation;
+pub mod archive;
 pub mod argv;
 pub mod codec;
 pub mod event;

@@ -153,7 +153,7 @@ impl Record {
 
     /// The length of the frame in bytes.
     pub fn frame_len(&self) -> usize {
-        PREFIX_LEN + self.header_bytes.len() + SALT_LEN + self.payload.len() + TRAILER_LEN
+        frame_len(self.header_bytes.len(), self.payload.len())
     }
 
     /// Appends the frame to `out`.
@@ -206,7 +206,7 @@ impl<'a> Frame<'a> {
     /// When the bytes are not a whole frame with a header that has the hash stored behind it.
     pub fn read(bytes: &'a [u8]) -> Result<Self, Error> {
         let (header_len, payload_len) = read_prefix(bytes)?;
-        let need = PREFIX_LEN + header_len + SALT_LEN + payload_len + TRAILER_LEN;
+        let need = frame_len(header_len, payload_len);
         let short = Error::Short {
             have: bytes.len(),
             need,
@@ -278,6 +278,11 @@ fn body(salt: &[u8; SALT_LEN], payload: &[u8], erasable: bool, committed: &Hash)
     } else {
         Body::Changed
     }
+}
+
+/// The length of a frame with a header and a payload of these lengths.
+pub const fn frame_len(header: usize, payload: usize) -> usize {
+    PREFIX_LEN + header + SALT_LEN + payload + TRAILER_LEN
 }
 
 /// The lengths of header and payload that a frame's first [`PREFIX_LEN`] bytes give.

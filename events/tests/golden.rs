@@ -197,7 +197,13 @@ fn no_golden_file_is_left_over() {
     expected.extend(counted("intent", samples::intents().len()));
     expected.extend(counted("fact", samples::facts().len()));
     expected.extend(counted("receipt", samples::receipts().len()));
-    for name in ["record.minimal", "segment.first", "segment.later"] {
+    for name in [
+        "gap.header",
+        "gap.lost",
+        "record.minimal",
+        "segment.first",
+        "segment.later",
+    ] {
         expected.insert(format!("{name}.hex"));
     }
     let found: BTreeSet<String> = std::fs::read_dir(directory())

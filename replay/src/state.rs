@@ -7,11 +7,11 @@ use tallybook_events::actor::Actor;
 use tallybook_events::allocation::Allocation;
 use tallybook_events::event::{self, Event, OperationIntended, SeqRange};
 use tallybook_events::fact::{Backing, Fact, Origin};
-use tallybook_events::header::HeaderView;
+use tallybook_events::header::{self, HeaderView};
 use tallybook_events::ids::{Epoch, Generation, Hash, LogId, OperationId, Seq};
 use tallybook_events::intent::Intent;
 use tallybook_events::name::{ContainerName, HostName, TemplateName};
-use tallybook_events::record::{Frame, SALT_ERASED};
+use tallybook_events::record::{Body, Frame, SALT_ERASED};
 use tallybook_events::subject::Subject;
 
 use crate::entry::Entry;
@@ -193,6 +193,91 @@ pub struct State {
     pub erasures: BTreeMap<Seq, Vec<SeqRange>>,
 }
 
+/// What a fold takes of an event, read from its bytes. What no state depends on is not decoded.
+#[derive(Debug, Clone)]
+pub struct Folding {
+    log: LogId,
+    epoch: Epoch,
+    seq: Seq,
+    hash: Hash,
+    time_unix_us: u64,
+    operation: Option<OperationId>,
+    what: What,
+}
+
+#[derive(Debug, Clone)]
+enum What {
+    /// It is enough that it happened.
+    Passed(Option<OperationStatus>),
+    /// Of a kind that is not known here, or erased.
+    Unknown,
+    Happened {
+        event: Box<Event>,
+        subject: Option<Subject>,
+        actor: Option<Actor>,
+    },
+}
+
+/// An event that can't be folded.
+#[derive(Debug, thiserror::Error)]
+pub enum NotFolded {
+    /// Its payload is not the one that its header commits to.
+    #[error("its payload is not the one that its header commits to")]
+    Changed,
+    /// Its payload is not what its kind and version say.
+    #[error(transparent)]
+    Payload(#[from] event::Error),
+    /// Its header can't be read.
+    #[error(transparent)]
+    Header(#[from] header::Error),
+}
+
+impl Folding {
+    /// Takes of an event what a fold needs. Its payload is held against the commitment where it counts.
+    ///
+    /// # Errors
+    /// When a payload that counts is another, or not what its kind and version say.
+    pub fn of(frame: &Frame<'_>, header: &HeaderView<'_>) -> Result<Self, NotFolded> {
+        let is_known = event::fixed(header.kind, header.kind_version).is_some();
+        let is_erased = header.erasable && *frame.salt == SALT_ERASED;
+        let what = if !is_known || is_erased {
+            What::Unknown
+        } else if is_looked_into(header.kind) {
+            if frame.body(header) == Body::Changed {
+                return Err(NotFolded::Changed);
+            }
+            let event = Event::decode(header.kind, header.kind_version, frame.payload)?;
+            What::Happened {
+                subject: match header.kind.starts_with("allocation.") {
+                    true => Some(header.subject()?),
+                    false => None,
+                },
+                actor: match matches!(event, Event::OperationIntended(_)) {
+                    true => Some(header.actor()?),
+                    false => None,
+                },
+                event: Box::new(event),
+            }
+        } else {
+            What::Passed(status_by_kind(header.kind))
+        };
+        Ok(Folding {
+            log: header.log,
+            epoch: header.epoch,
+            seq: header.seq,
+            hash: frame.hash,
+            time_unix_us: header.time_unix_us,
+            operation: header.operation,
+            what,
+        })
+    }
+
+    /// When it happened, in microseconds since 1970 by the controller's clock.
+    pub const fn time_unix_us(&self) -> u64 {
+        self.time_unix_us
+    }
+}
+
 /// What a fold needs of an event besides what happened.
 struct About<'a> {
     log: LogId,
@@ -242,6 +327,17 @@ impl State {
     /// Events that a sound log can't hold (an operation event without its beginning) change nothing here:
     /// `verify` names them, a fold never fails.
     pub fn apply(&mut self, entry: &Entry) -> BTreeSet<Key> {
+        let mut touched = Touched(Some(BTreeSet::new()));
+        self.apply_noting(entry, &mut touched);
+        touched.0.unwrap_or_default()
+    }
+
+    /// The same, without saying what changed.
+    pub fn apply_quietly(&mut self, entry: &Entry) {
+        self.apply_noting(entry, &mut Touched(None));
+    }
+
+    fn apply_noting(&mut self, entry: &Entry, touched: &mut Touched) {
         let header = &entry.header;
         let about = About {
             log: header.log,
@@ -253,58 +349,53 @@ impl State {
             subject: &|| Some(header.subject.clone()),
             actor: &|| header.actor.clone(),
         };
-        let mut touched = Touched(Some(BTreeSet::new()));
         self.advance(&about, matches!(entry.event, Event::Unknown(_)));
         if let Some(id) = about.operation {
             let status = operation_status(&entry.event);
-            self.apply_to_operation(id, &about, &entry.event, status, &mut touched);
+            self.apply_to_operation(id, &about, &entry.event, status, touched);
         }
-        self.apply_event(&about, &entry.event, &mut touched);
-        touched.0.unwrap_or_default()
+        self.apply_event(&about, &entry.event, touched);
     }
 
-    /// Takes the next event as it is stored: as [`State::apply`] does, without saying what changed, and without
-    /// decoding what no state depends on.
-    ///
-    /// # Errors
-    /// When a payload that counts is not what its kind and version say.
-    pub fn apply_frame(
-        &mut self,
-        frame: &Frame<'_>,
-        header: &HeaderView<'_>,
-    ) -> Result<(), event::Error> {
+    /// Takes the next event as it was read from its bytes: as [`State::apply`] does, without saying what changed.
+    pub fn take(&mut self, folding: Folding) {
+        let Folding {
+            log,
+            epoch,
+            seq,
+            hash,
+            time_unix_us,
+            operation,
+            what,
+        } = folding;
+        let (subject, actor) = match &what {
+            What::Happened { subject, actor, .. } => (subject.as_ref(), actor.as_ref()),
+            What::Passed(_) | What::Unknown => (None, None),
+        };
         let about = About {
-            log: header.log,
-            epoch: header.epoch,
-            seq: header.seq,
-            hash: frame.hash,
-            time_unix_us: header.time_unix_us,
-            operation: header.operation,
-            subject: &|| header.subject().ok(),
-            actor: &|| header.actor().unwrap_or_default(),
+            log,
+            epoch,
+            seq,
+            hash,
+            time_unix_us,
+            operation,
+            subject: &|| subject.cloned(),
+            actor: &|| actor.cloned().unwrap_or_default(),
         };
-        let is_known = event::fixed(header.kind, header.kind_version).is_some();
-        let is_erased = header.erasable && *frame.salt == SALT_ERASED;
         let mut touched = Touched(None);
-        if is_known && !is_erased && !is_looked_into(header.kind) {
-            self.advance(&about, false);
-            if let Some(id) = about.operation {
-                let (event, status) = (Event::nothing(), status_by_kind(header.kind));
-                self.apply_to_operation(id, &about, &event, status, &mut touched);
-            }
-            return Ok(());
-        }
-        let event = match is_known && !is_erased {
-            true => Event::decode(header.kind, header.kind_version, frame.payload)?,
-            false => Event::nothing(),
+        self.advance(&about, matches!(what, What::Unknown));
+        let nothing = Event::nothing();
+        let (event, status) = match &what {
+            What::Happened { event, .. } => (&**event, operation_status(event)),
+            What::Passed(status) => (&nothing, *status),
+            What::Unknown => (&nothing, None),
         };
-        self.advance(&about, matches!(event, Event::Unknown(_)));
-        if let Some(id) = about.operation {
-            let status = operation_status(&event);
-            self.apply_to_operation(id, &about, &event, status, &mut touched);
+        if let Some(id) = operation {
+            self.apply_to_operation(id, &about, event, status, &mut touched);
         }
-        self.apply_event(&about, &event, &mut touched);
-        Ok(())
+        if let What::Happened { event, .. } = &what {
+            self.apply_event(&about, event, &mut touched);
+        }
     }
 
     /// Forgets the operations that are over.

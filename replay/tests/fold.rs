@@ -11,7 +11,7 @@ use tallybook_events::step::{StepDone, StepFailure};
 use tallybook_replay::entry::Entry;
 use tallybook_replay::operation::{Operation, OperationStatus, StepStatus};
 use tallybook_replay::resume::{self, Running};
-use tallybook_replay::state::State;
+use tallybook_replay::state::{Folding, State};
 use tallybook_replay::undo;
 use tallybook_testkit::samples;
 use tallybook_testkit::story::Story;
@@ -112,7 +112,7 @@ fn folds_as_it_is_stored(story: &Story) {
         let mut bytes = Vec::new();
         record.write_frame(&mut bytes);
         let frame = Frame::read(&bytes).unwrap();
-        quick.apply_frame(&frame, &frame.header().unwrap()).unwrap();
+        quick.take(Folding::of(&frame, &frame.header().unwrap()).unwrap());
         assert_eq!(quick, whole, "behind event {}", record.header.seq);
     }
 }

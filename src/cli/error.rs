@@ -451,6 +451,7 @@ fn log_exit(error: &log::Error) -> Exit {
         }
         log::Error::TailLost { .. }
         | log::Error::Rewritten { .. }
+        | log::Error::Fold { .. }
         | log::Error::Operation { .. } => Exit::Verification,
         log::Error::NotWritten {
             disk_full: true, ..
@@ -498,11 +499,13 @@ fn log_hint(error: &log::Error) -> Option<String> {
             "wait until that process has ended, or use the same version".to_owned()
         }
         log::Error::TailLost { .. } | log::Error::Rewritten { .. } => {
-            "do not go on with this log: bring its newest copy back".to_owned()
+            "bring the newest copy of this log back; if there is none, `tallybook log recover` shows what is lost and goes on without it".to_owned()
         }
-        log::Error::Operation { .. } => "`tallybook verify` says what is wrong".to_owned(),
-        log::Error::Journal(journal::Error::Head { .. }) => {
-            "`tallybook verify` lists all damage".to_owned()
+        log::Error::Operation { .. } | log::Error::Fold { .. } => {
+            "`tallybook verify` says what is wrong".to_owned()
+        }
+        log::Error::Journal(journal::Error::Head { .. } | journal::Error::Damaged { .. }) => {
+            "`tallybook verify` lists all damage; bring a good copy back, or see `tallybook log recover --help`".to_owned()
         }
         log::Error::NotWritten { in_doubt: true, .. }
         | log::Error::Journal(journal::Error::Unsynced { .. }) => {
@@ -520,9 +523,7 @@ fn log_hint(error: &log::Error) -> Option<String> {
         log::Error::NotWritten { .. }
         | log::Error::TooLarge(_)
         | log::Error::Directory { .. }
-        | log::Error::Journal(
-            journal::Error::Io { .. } | journal::Error::Damaged { .. } | journal::Error::Stopped,
-        )
+        | log::Error::Journal(journal::Error::Io { .. } | journal::Error::Stopped)
         | log::Error::Store(_)
         | log::Error::Refused(Refusal::ClaimLost(_) | Refusal::Malformed(_))
         | log::Error::Holder(_)

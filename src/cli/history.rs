@@ -1,25 +1,15 @@
-//! The log as it was: states folded from the journal up to an event or a time. Needs no lock and changes nothing.
+//! The log as it was, up to an event or a time that an operator gives.
 
 use std::path::Path;
 
-use tallybook_events::ids::Seq;
 use tallybook_replay::state::State;
 
 use super::argument::Point;
 use super::error::Error;
-use crate::journal::Reader;
-use crate::{clock, log};
+use crate::clock;
+use crate::log::history;
 
-/// How far to fold.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Until {
-    /// Up to the newest event.
-    Newest,
-    /// Up to and with this event, which must be there.
-    Seq(Seq),
-    /// Up to the last event before the first one with a later time.
-    Time(u64),
-}
+pub(super) use crate::log::history::Until;
 
 impl From<Point> for Until {
     fn from(point: Point) -> Self {
@@ -30,32 +20,17 @@ impl From<Point> for Until {
     }
 }
 
-/// Folds a journal from nothing.
+/// Folds a journal from nothing: all of the state, with what is over.
 ///
 /// # Errors
 /// When it can't be read, is damaged on the way, or ends before the event.
 pub(super) fn fold(journal: &Path, until: Until) -> Result<State, Error> {
-    let mut state = State::default();
-    if until == Until::Seq(Seq::NONE) {
-        return Ok(state);
-    }
-    let mut reader = Reader::from_start(journal).map_err(log::Error::from)?;
-    while let Some((_, record)) = reader.next().map_err(log::Error::from)? {
-        if let Until::Time(unix_us) = until
-            && record.header.time_unix_us > unix_us
-        {
-            return Ok(state);
-        }
-        state.apply(&log::entry(&record)?);
-        if until == Until::Seq(state.head.seq) {
-            return Ok(state);
-        }
-    }
+    let state = history::fold(journal, until)?.state;
     match until {
-        Until::Seq(seq) => Err(Error::NoEvent {
+        Until::Seq(seq) if state.head.seq < seq => Err(Error::NoEvent {
             seq,
             head: state.head.seq,
         }),
-        Until::Newest | Until::Time(_) => Ok(state),
+        Until::Seq(_) | Until::Newest | Until::Time(_) => Ok(state),
     }
 }

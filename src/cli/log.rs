@@ -64,11 +64,11 @@ impl Args {
     pub(super) async fn run(self, context: &Context, out: &mut Output) -> Result<Exit, Error> {
         let log = context.open_log(Open::Existing).await?;
         let state = log.state().await?;
-        let filter = self.filter(&state)?;
+        let filter = self.filter(log).await?;
         let mut printer = Printer::default();
         let found = print_past(log, &filter, &state, &mut printer, out).await?;
         if found == 0 && !self.follow {
-            self.explain(&state)?;
+            self.explain(log, &state).await?;
         }
         if self.follow {
             follow(log, filter, state.head.seq, &mut printer, out).await?;
@@ -76,7 +76,7 @@ impl Args {
         Ok(Exit::Ok)
     }
 
-    fn filter(&self, state: &State) -> Result<Filter, Error> {
+    async fn filter(&self, log: &Log) -> Result<Filter, Error> {
         let now = clock::now_unix_us();
         let (container, subject) = match &self.container {
             Some(ContainerArgument {
@@ -87,7 +87,7 @@ impl Args {
             None => (None, None),
         };
         let operation = match &self.operation {
-            Some(argument) => Some(resolve::operation(state, argument)?),
+            Some(argument) => Some(resolve::operation(log, argument).await?),
             None => None,
         };
         Ok(Filter {
@@ -107,7 +107,7 @@ impl Args {
     }
 
     /// Nothing was found: an error when a name was given that the log has never seen.
-    fn explain(&self, state: &State) -> Result<(), Error> {
+    async fn explain(&self, log: &Log, state: &State) -> Result<(), Error> {
         let unknown = |what, name: String, nearest| {
             Err(Error::Unknown {
                 what,
@@ -117,41 +117,39 @@ impl Args {
                 hint: None,
             })
         };
-        let subjects = || state.links.keys();
-        if let Some(host) = &self.host {
-            let known: Vec<&str> = subjects()
-                .filter_map(Subject::host)
-                .map(HostName::as_str)
-                .collect();
-            if !known.contains(&host.as_str()) {
-                return unknown(
-                    "host",
-                    host.to_string(),
-                    resolve::nearest(host.as_str(), known),
-                );
-            }
+        let containers = || state.containers.keys().chain(state.allocations.keys());
+        if let Some(host) = &self.host
+            && !was_seen(log, |filter| filter.host = Some(host.clone())).await?
+        {
+            let hosts = state.hosts.keys().chain(containers().map(|(host, _)| host));
+            let nearest = resolve::nearest(host.as_str(), hosts.map(HostName::as_str));
+            return unknown("host", host.to_string(), nearest);
         }
-        if let Some(container) = &self.container {
-            let known: Vec<_> = subjects()
-                .filter_map(|subject| match subject {
-                    Subject::Container(host, name) => Some((host.clone(), name.clone())),
-                    Subject::Cloud | Subject::Host(_) | Subject::Template(_) => None,
-                })
-                .collect();
-            let found = resolve::container(&known, container, "in the log");
-            if let Err(error @ Error::Unknown { .. }) = found {
+        if let Some(ContainerArgument { host, name }) = &self.container {
+            let seen = was_seen(log, |filter| match host {
+                Some(host) => {
+                    let subject = Subject::Container(host.clone(), name.clone());
+                    filter.subject = Some(subject);
+                }
+                None => filter.container = Some(name.clone()),
+            });
+            let argument = ContainerArgument {
+                host: host.clone(),
+                name: name.clone(),
+            };
+            if !seen.await?
+                && let Err(error @ Error::Unknown { .. }) =
+                    resolve::container(containers(), &argument, "in the log")
+            {
                 return Err(error);
             }
         }
-        if let Some(template) = &self.template {
-            let known: Vec<&str> = subjects()
-                .filter_map(Subject::template)
-                .map(TemplateName::as_str)
-                .collect();
-            if !known.contains(&template.as_str()) {
-                let nearest = resolve::nearest(template.as_str(), known);
-                return unknown("template", template.to_string(), nearest);
-            }
+        if let Some(template) = &self.template
+            && !was_seen(log, |filter| filter.template = Some(template.clone())).await?
+        {
+            let known = state.templates.keys().map(|(name, _)| name.as_str());
+            let nearest = resolve::nearest(template.as_str(), known);
+            return unknown("template", template.to_string(), nearest);
         }
         if let Some(kind) = &self.kind {
             let nouns = KINDS.iter().filter_map(|(kind, _)| kind.split_once('.'));
@@ -163,6 +161,16 @@ impl Args {
         }
         Ok(())
     }
+}
+
+/// Whether the log has an event of this.
+async fn was_seen(log: &Log, of: impl FnOnce(&mut Filter)) -> Result<bool, Error> {
+    let mut filter = Filter {
+        newest: Some(1),
+        ..Filter::default()
+    };
+    of(&mut filter);
+    Ok(!log.records(&filter).await?.is_empty())
 }
 
 /// Prints what is there. Without a bound on their number, a stretch of the log at a time.

@@ -7,6 +7,7 @@ use tallybook_replay::state::State;
 use super::argument::{ContainerArgument, EntityArgument, OperationArgument};
 use super::error::Error;
 use crate::cloud::allocate::Key;
+use crate::log::Log;
 use crate::render::json::{self, HostView};
 
 /// The known name nearest to the given one, when it is near enough to be a slip.
@@ -82,28 +83,28 @@ pub(super) fn container<'a>(
 ///
 /// # Errors
 /// When there is none, or more than one.
-pub(super) fn operation(state: &State, argument: &OperationArgument) -> Result<OperationId, Error> {
+pub(super) async fn operation(
+    log: &Log,
+    argument: &OperationArgument,
+) -> Result<OperationId, Error> {
+    /// Among how many of the newest a slip is looked for.
+    const NEAR: usize = 200;
     let found: Vec<OperationId> = match argument {
-        OperationArgument::Id(id) => state.operations.get(id).map(|_| *id).into_iter().collect(),
-        OperationArgument::Short(start) => state
-            .operations
-            .keys()
-            .filter(|id| id.short().starts_with(start))
-            .copied()
-            .collect(),
+        OperationArgument::Id(id) => log.summary(*id).await?.map(|_| *id).into_iter().collect(),
+        OperationArgument::Short(start) => log.operations_like(start).await?.into_iter().collect(),
     };
     match found.as_slice() {
         [id] => Ok(*id),
-        [] => Err(Error::Unknown {
-            what: "operation",
-            name: argument.to_string(),
-            place: Some("in the log".to_owned()),
-            nearest: nearest(
-                &argument.to_string(),
-                state.operations.keys().map(OperationId::short),
-            ),
-            hint: Some("`tallybook op list --all` shows all"),
-        }),
+        [] => {
+            let known = log.operations(Some(NEAR)).await?;
+            Err(Error::Unknown {
+                what: "operation",
+                name: argument.to_string(),
+                place: Some("in the log".to_owned()),
+                nearest: nearest(&argument.to_string(), known.keys().map(OperationId::short)),
+                hint: Some("`tallybook op list --all` shows all"),
+            })
+        }
         several => Err(Error::Ambiguous {
             name: argument.to_string(),
             candidates: several.iter().map(ToString::to_string).collect(),

@@ -148,6 +148,11 @@ fn payload(entry: &Entry, view: &EventView, out: &mut Output) -> Result<(), Erro
         | Event::StepFailed(_)
         | Event::StepDoubted(_)
         | Event::StepUnstarted(_)
+        | Event::ErasureAnnounced(_)
+        | Event::ErasureCompleted(_)
+        | Event::SegmentsArchived(_)
+        | Event::SegmentsRestored(_)
+        | Event::LogRecovered(_)
         | Event::Unknown(_) => {
             let head = match view.payload_is {
                 "redacted" => "payload: redacted; the header still commits to what it was",

@@ -31,7 +31,11 @@ impl Args {
             Some(_) if !context.has_log()? => {
                 return Err(LogError::Missing(context.store().to_owned()).into());
             }
-            Some(point) => history::fold(&context.journal(), Until::from(point))?,
+            Some(point) => {
+                let mut state = history::fold(&context.journal(), Until::from(point))?;
+                state.forget_past();
+                state
+            }
         };
         let mut entities = Vec::new();
         for name in &self.names {

@@ -2,33 +2,49 @@
 //!
 //! A store is opened only when no record is damaged: opening one would act on what is there.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
+use std::collections::BTreeSet;
+use std::io::IsTerminal;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
-use tallybook_events::ids::{Hash, Seq};
-use tallybook_events::record::{Record, commitment};
+use tallybook_events::ids::Seq;
 
+use super::argument::seq;
 use super::history::{self, Until};
 use super::{Context, Error, Exit, replay};
-use crate::journal::Reader;
-use crate::log::verify::{Checks, Finding, journal};
-use crate::log::{self, Filter, KeptHead, Log, Open};
+use crate::journal::Progress;
+use crate::log::verify::{Checks, Class, Finding, Reach, Report, Scope, journal_within};
+use crate::log::{self, KeptHead, Log, Open};
 use crate::render::json::HeadView;
 use crate::render::{Column, Format, Ink, Output, Table, Written, plain};
-use crate::store::{BLOCK_EVENTS, Terms, entry_terms};
 
-/// How many events are held in memory at once.
-const STRETCH: u64 = BLOCK_EVENTS * 256;
 /// How long to wait before a torn end is believed: another process may be writing.
 const SETTLE: Duration = Duration::from_millis(100);
+/// How often progress is told, where it is shown.
+const PROGRESS: Duration = Duration::from_millis(500);
 
 /// Check the whole journal, and the store against it
+///
+/// Without an option, everything: every frame, header, link, commitment and payload of the journal, also of segments
+/// in the archive; what may follow what; the index against the journal, and the projections against a fold of it. Other
+/// commands can run meanwhile; what they append is not looked at.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
+    /// Only the last segment, and that the databases end where the journal does
+    #[arg(long, conflicts_with_all = ["chain", "to"])]
+    quick: bool,
+    /// Only frames, headers and the chain of hashes; no payload, and not the store
+    #[arg(long)]
+    chain: bool,
+    /// Only up to this event, and not the store
+    #[arg(long, value_name = "SEQ", value_parser = seq)]
+    to: Option<Seq>,
     /// Leave the store alone: no lock is needed
     #[arg(long)]
     journal_only: bool,
+    /// How many threads read [default: one a core]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]
+    threads: Option<u16>,
 }
 
 /// What a verification found, as JSON.
@@ -36,14 +52,19 @@ pub(super) struct Args {
 struct Verified {
     /// Nothing is wrong, and everything was checked that was asked for.
     ok: bool,
+    reach: Reach,
     head: HeadView,
     checks: Checks,
     /// Bytes behind the last whole append.
     torn_bytes: u64,
     /// Events of kinds that this program does not know.
     unknown: u64,
-    /// Events whose payload was erased.
+    /// Events whose payload was erased, as announced.
     erased: u64,
+    /// Events that a recovery went on without.
+    lost: u64,
+    /// Events that can't be judged because of that.
+    unjudged: u64,
     findings: Vec<Finding>,
     store: Store,
 }
@@ -57,57 +78,57 @@ struct Store {
     /// How the command ends because of that.
     #[serde(skip)]
     exit: Option<Exit>,
-    /// Events read back through the index and held against the journal.
+    /// Events of the index, byte for byte against the journal.
     events: u64,
     /// Terms looked up in the index, and how many events they led to.
     terms: u64,
     postings: u64,
     /// Whether the projections are what a fold of the journal gives.
     projections: bool,
+    /// Whether they end where the journal does, where only that was looked at.
+    heads: bool,
     findings: Vec<Finding>,
+    findings_dropped: u64,
 }
 
 impl Args {
+    fn scope(&self) -> Scope {
+        let usual = Scope::default();
+        Scope {
+            reach: match (self.quick, self.chain) {
+                (true, _) => Reach::Tail,
+                (false, true) => Reach::Chain,
+                (false, false) => Reach::Full,
+            },
+            to: self.to,
+            threads: self.threads.map_or(usual.threads, usize::from),
+        }
+    }
+
     pub(super) async fn run(self, context: &Context, out: &mut Output) -> Result<Exit, Error> {
         if !context.has_log()? {
             return Err(log::Error::Missing(context.store().to_owned()).into());
         }
+        let scope = self.scope();
         // Before the journal: that may grow meanwhile.
         let kept = KeptHead::of(context.store())?;
-        let (mut report, _) = journal(context.store())?;
+        let mut report = journal(context, scope)?;
         if report.torn_bytes > 0 {
             tokio::time::sleep(SETTLE).await;
-            report = journal(context.store())?.0;
+            report = journal(context, scope)?;
         }
         if report.findings.is_empty()
+            && self.to.is_none()
             && let Some(what) = kept.against(context.store(), &report.head)?
         {
             report.findings.push(Finding {
                 seq: report.head.seq,
                 place: context.store().join(log::HEAD).display().to_string(),
+                class: Class::End,
                 what,
             });
         }
-        let skipped = |why: &str| Store {
-            why_not: Some(why.to_owned()),
-            ..Store::default()
-        };
-        let store = if self.journal_only {
-            skipped("it was not asked for")
-        } else if !report.findings.is_empty() {
-            skipped("the journal is damaged, and opening the store would act on it")
-        } else {
-            // A torn end is set aside by this, as by any other command. Whether events are gone with it is known to
-            // the store alone.
-            match context.open_log(Open::AsItIs).await {
-                Ok(log) => check_store(context, log).await?,
-                Err(error) if error.exit() == Exit::Verification => return Err(error),
-                Err(error) => Store {
-                    exit: Some(error.exit()),
-                    ..skipped(&error.report().text().replace("error: ", ""))
-                },
-            }
-        };
+        let store = self.store(context, &report).await?;
         let sound = report.findings.is_empty() && store.findings.is_empty();
         let exit = match (sound, store.exit) {
             (false, _) => Exit::Verification,
@@ -116,11 +137,14 @@ impl Args {
         };
         let verified = Verified {
             ok: exit == Exit::Ok,
+            reach: report.reach,
             head: HeadView::from(&report.head),
             checks: report.checks,
             torn_bytes: report.torn_bytes,
             unknown: report.unknown,
             erased: report.erased,
+            lost: report.lost,
+            unjudged: report.unjudged,
             findings: report.findings,
             store,
         };
@@ -130,6 +154,80 @@ impl Args {
         }
         Ok(exit)
     }
+
+    async fn store(&self, context: &Context, report: &Report) -> Result<Store, Error> {
+        let skipped = |why: &str| Store {
+            why_not: Some(why.to_owned()),
+            ..Store::default()
+        };
+        if self.journal_only || self.chain || self.to.is_some() {
+            return Ok(skipped("it was not asked for"));
+        }
+        if !report.findings.is_empty() {
+            return Ok(skipped(
+                "the journal is damaged, and opening the store would act on it",
+            ));
+        }
+        // A torn end is set aside by this, as by any other command. Whether events are gone with it is known to
+        // the store alone.
+        match context.open_log(Open::AsItIs).await {
+            Ok(log) if self.quick => check_heads(log, report).await,
+            Ok(log) => check_store(context, log).await,
+            Err(error) if error.exit() == Exit::Verification => Err(error),
+            Err(error) => Ok(Store {
+                exit: Some(error.exit()),
+                ..skipped(&error.report().text().replace("error: ", ""))
+            }),
+        }
+    }
+}
+
+/// Reads the journal; tells how far it is where somebody watches.
+fn journal(context: &Context, scope: Scope) -> Result<Report, Error> {
+    let watched = std::io::stderr().is_terminal();
+    let mut told = Instant::now();
+    let mut was_told = false;
+    let progress = |progress: Progress| {
+        if watched && told.elapsed() > PROGRESS && progress.segments < progress.of {
+            told = Instant::now();
+            was_told = true;
+            let Progress { segments, of, seq } = progress;
+            eprint!("\rverified up to event {seq}: {segments} of {of} segments ");
+        }
+    };
+    let report = journal_within(context.store(), scope, progress)?.0;
+    if was_told {
+        eprint!("\r\x1b[K");
+    }
+    Ok(report)
+}
+
+/// Whether the databases end where the journal does.
+async fn check_heads(log: &Log, report: &Report) -> Result<Store, Error> {
+    let mut store = Store {
+        checked: true,
+        heads: true,
+        ..Store::default()
+    };
+    store.faults(log).await?;
+    let head = match log.altered().await {
+        Some(stored) => stored.head,
+        None => log.head().await?,
+    };
+    // Others may have appended meanwhile.
+    if head.seq < report.head.seq || (head.seq == report.head.seq && head.hash != report.head.hash)
+    {
+        store.find(
+            head.seq,
+            "the projections",
+            Class::Projection,
+            format!(
+                "they end at event {}, the journal at {}",
+                head.seq, report.head.seq
+            ),
+        );
+    }
+    Ok(store)
 }
 
 async fn check_store(context: &Context, log: &Log) -> Result<Store, Error> {
@@ -139,200 +237,144 @@ async fn check_store(context: &Context, log: &Log) -> Result<Store, Error> {
     };
     let mut live = log.state().await?;
     let head = live.head.seq;
-    let faults = log.faults().await?;
-    for what in &faults {
-        store.find(head, "the databases", what.clone());
-    }
+    let is_usable = store.faults(log).await?;
     if let Some(stored) = log.altered().await {
         live = stored;
     }
-    let folded = history::fold(&context.journal(), Until::Seq(live.head.seq))?;
+    let mut folded = history::fold(&context.journal(), Until::Seq(live.head.seq))?;
+    folded.forget_past();
     let replayed = replay::compare(&folded, &live)?;
     store.projections = replayed.same;
     let names = replayed.differences.iter().map(|one| one.what.clone());
     for what in names.chain(replayed.internal) {
-        store.findings.push(Finding {
-            seq: live.head.seq,
-            place: "the projections".to_owned(),
-            what: format!("{what} is not what the journal gives"),
-        });
+        store.find(
+            live.head.seq,
+            "the projections",
+            Class::Projection,
+            format!("{what} is not what the journal gives"),
+        );
     }
-    if faults.is_empty() {
-        check_index(context, log, head, &mut store).await?;
+    if is_usable {
+        let report = log.check_index(head).await?;
+        store.events = report.events;
+        store.terms = report.terms;
+        store.postings = report.postings;
+        store.findings.extend(report.findings);
+        store.findings_dropped = report.findings_dropped;
     }
     Ok(store)
 }
 
-/// Reads the journal a stretch at a time, and asks the index for the same events: all of them, and those of each
-/// term that any of them has.
-async fn check_index(
-    context: &Context,
-    log: &Log,
-    head: Seq,
-    store: &mut Store,
-) -> Result<(), Error> {
-    let mut reader = Reader::from_start(&context.journal()).map_err(log::Error::from)?;
-    let mut from = Seq(1);
-    while from <= head {
-        let to = Seq(from.0 + STRETCH - 1).min(head);
-        let mut hashes: BTreeMap<Seq, (Hash, Hash)> = BTreeMap::new();
-        let mut terms: BTreeMap<Vec<u8>, BTreeSet<Seq>> = BTreeMap::new();
-        while hashes.len() as u64 <= to.0 - from.0 {
-            let Some((_, record)) = reader.next().map_err(log::Error::from)? else {
-                break;
-            };
-            hashes.insert(record.header.seq, (record.hash, body(&record)));
-            for term in entry_terms(&record.header) {
-                terms.entry(term).or_default().insert(record.header.seq);
-            }
-        }
-        let within = Filter {
-            from: Some(from),
-            to: Some(to),
-            ..Filter::default()
-        };
-        let records = match log.indexed(&within).await? {
-            Ok(records) => records,
-            Err(error) => {
-                store.find(from, "the index", format!("it can't be read: {error}"));
-                return Ok(());
-            }
-        };
-        let mut unseen = hashes;
-        for record in &records {
-            store.events += 1;
-            let seq = record.header.seq;
-            if unseen.remove(&seq) != Some((record.hash, body(record))) {
-                store.find(
-                    seq,
-                    "the index",
-                    "it is not the event of the journal".to_owned(),
-                );
-            }
-        }
-        for seq in unseen.into_keys() {
-            store.find(seq, "the index", "it is missing there".to_owned());
-        }
-        for (term, wanted) in terms {
-            check_term(log, &within, &term, &wanted, store).await?;
-        }
-        from = to.next();
-    }
-    Ok(())
-}
-
-/// What tells salt and payload of two copies apart, also after a redaction.
-fn body(record: &Record) -> Hash {
-    commitment(&record.salt, &record.payload)
-}
-
-async fn check_term(
-    log: &Log,
-    within: &Filter,
-    term: &[u8],
-    wanted: &BTreeSet<Seq>,
-    store: &mut Store,
-) -> Result<(), Error> {
-    let Some(filter) = filter_of(within, term) else {
-        return Ok(());
-    };
-    let shown = String::from_utf8_lossy(term.get(1..).unwrap_or_default()).into_owned();
-    let records = match log.indexed(&filter).await? {
-        Ok(records) => records,
-        Err(error) => {
-            let from = within.from.unwrap_or(Seq(1));
-            store.find(
-                from,
-                "the index",
-                format!("{shown:?} can't be looked up: {error}"),
-            );
-            return Ok(());
-        }
-    };
-    let found: BTreeSet<Seq> = records.iter().map(|record| record.header.seq).collect();
-    store.terms += 1;
-    store.postings += wanted.len() as u64;
-    for seq in wanted.difference(&found) {
-        store.find(*seq, "the index", format!("it can't be found by {shown:?}"));
-    }
-    for seq in found.difference(wanted) {
-        store.find(
-            *seq,
-            "the index",
-            format!("it is found by {shown:?}, which it does not have"),
-        );
-    }
-    Ok(())
-}
-
-/// The filter that asks for exactly this term.
-fn filter_of(within: &Filter, term: &[u8]) -> Option<Filter> {
-    let (class, value) = term.split_first()?;
-    let mut filter = within.clone();
-    let text = std::str::from_utf8(value).ok();
-    match class {
-        b's' => filter.subject = Some(text?.parse().ok()?),
-        b'h' => filter.host = Some(text?.parse().ok()?),
-        b'c' => filter.container = Some(text?.parse().ok()?),
-        b't' => filter.template = Some(text?.parse().ok()?),
-        b'o' => {
-            let id = value.try_into().ok()?;
-            filter.operation = Some(tallybook_events::ids::OperationId::from_bytes(id));
-        }
-        b'k' => filter.kind = Some(text?.to_owned()),
-        b'a' => filter.actor = Some(text?.to_owned()),
-        _ => return None,
-    }
-    debug_assert_eq!(filter.terms(), Terms::from([term.to_vec()]));
-    Some(filter)
-}
-
 impl Store {
-    fn find(&mut self, seq: Seq, place: &str, what: String) {
+    fn find(&mut self, seq: Seq, place: &str, class: Class, what: String) {
         self.findings.push(Finding {
             seq,
             place: place.to_owned(),
+            class,
             what,
         });
+    }
+
+    /// Takes in what is wrong with the databases by themselves. Whether they can be used.
+    async fn faults(&mut self, log: &Log) -> Result<bool, Error> {
+        let faults = log.faults().await?;
+        let head = log.head().await?.seq;
+        for what in &faults {
+            self.find(head, "the databases", Class::Index, what.clone());
+        }
+        Ok(faults.is_empty())
     }
 }
 
 fn show(verified: &Verified, out: &mut Output) -> Written {
+    out.table(&counts(verified))?;
+    let head = &verified.head;
+    out.line(format!(
+        "the journal ends at event {} {}",
+        head.seq, head.hash
+    ))?;
+    remarks(verified, out)?;
+    let store = &verified.store;
+    let findings = verified.findings.iter().chain(&store.findings);
+    let mut classes: BTreeSet<Class> = BTreeSet::new();
+    for finding in findings.clone() {
+        let place = plain(&finding.place);
+        let line = format!("event {} ({place}): {}", finding.seq, plain(&finding.what));
+        out.inked(Ink::Bad, &line)?;
+        classes.insert(finding.class);
+    }
+    if store.findings_dropped > 0 {
+        out.line(format!("and {} more", store.findings_dropped))?;
+    }
+    for class in classes {
+        out.line(format!("  {}", class.means()))?;
+        out.line(format!("  hint: {}", class.advice()))?;
+    }
+    let found = !verified.findings.is_empty() || !store.findings.is_empty();
+    let all = match (verified.reach, &store.checked) {
+        (Reach::Full, true) => "",
+        (Reach::Full, false) => " (the journal alone)",
+        (Reach::Tail, _) => " (its last segment alone)",
+        (Reach::Chain, _) => " (its chain alone)",
+    };
+    match (verified.ok, found) {
+        (true, _) => out.inked(
+            Ink::Good,
+            &format!("verify: ok at event {} {}{all}", head.seq, head.hash),
+        ),
+        (false, false) => out.inked(Ink::Bad, "verify: not everything was checked"),
+        (false, true) => {
+            let number = crate::render::count(findings.count(), "finding");
+            out.inked(Ink::Bad, &format!("verify: {number}"))
+        }
+    }
+}
+
+/// How often which check was made.
+fn counts(verified: &Verified) -> Table {
     let checks = &verified.checks;
     let mut table = Table::new([Column::left("CHECKED"), Column::right("TIMES")]);
     let mut row = |what: &str, times: u64| table.row([what.into(), times.into()]);
     row("heads of segments", checks.segments);
     row("records with the hash behind them", checks.records);
     row("links to the event before", checks.chain);
-    row(
-        "links to the event before of the same subject",
-        checks.subjects,
-    );
-    row("payloads against their commitment", checks.commitments);
-    row("payloads decoded and encoded again", checks.payloads);
-    row("headers against what their kind fixes", checks.kinds);
-    row("claims against the event that made them", checks.claims);
-    row(
-        "events against what their operation allows",
-        checks.operations,
-    );
-    row(
-        "operations that say how many events they have",
-        checks.complete,
-    );
+    row("epochs", checks.epochs);
+    if verified.reach != Reach::Chain {
+        row("payloads against their commitment", checks.commitments);
+        row("payloads decoded and encoded again", checks.payloads);
+        row("headers against what their kind fixes", checks.kinds);
+    }
+    if verified.reach == Reach::Full {
+        row(
+            "links to the event before of the same subject",
+            checks.subjects,
+        );
+        row("claims against the event that made them", checks.claims);
+        row(
+            "events against what their operation allows",
+            checks.operations,
+        );
+        row(
+            "operations that say how many events they have",
+            checks.complete,
+        );
+        row("erasures against what announced them", checks.erasures);
+        row("gaps against the recovery that left them", checks.gaps);
+    }
     let store = &verified.store;
-    if store.checked {
+    if store.heads {
+        row("heads of the databases", 1);
+    } else if store.checked {
         row("events of the index against the journal", store.events);
         row("terms looked up in the index", store.terms);
         row("events found by these terms", store.postings);
         row("projections against a fold of the journal", 1);
     }
-    out.table(&table)?;
-    let head = &verified.head;
-    out.line(format!(
-        "the journal ends at event {} {}",
-        head.seq, head.hash
-    ))?;
+    table
+}
+
+/// What is no finding, and to be known all the same.
+fn remarks(verified: &Verified, out: &mut Output) -> Written {
     if verified.torn_bytes > 0 {
         out.line(format!(
             "behind it are {} bytes of an append that is not whole",
@@ -351,28 +393,14 @@ fn show(verified: &Verified, out: &mut Output) -> Written {
             verified.erased
         ))?;
     }
-    if let Some(why) = &store.why_not {
+    if verified.lost > 0 {
+        out.line(format!(
+            "{} events are lost, as a recovery says; {} events of operations that they may be missing from can't be judged",
+            verified.lost, verified.unjudged
+        ))?;
+    }
+    if let Some(why) = &verified.store.why_not {
         out.line(format!("the store was not checked: {}", plain(why)))?;
     }
-    let findings = verified.findings.iter().chain(&store.findings);
-    for finding in findings.clone() {
-        let place = plain(&finding.place);
-        let line = format!("event {} ({place}): {}", finding.seq, plain(&finding.what));
-        out.inked(Ink::Bad, &line)?;
-    }
-    if !store.findings.is_empty() {
-        out.line("  hint: the journal is whole; remove the store's `index` and `projection`, and the next command builds them again")?;
-    }
-    let found = !verified.findings.is_empty() || !store.findings.is_empty();
-    match (verified.ok, found) {
-        (true, _) => out.inked(
-            Ink::Good,
-            &format!("verify: ok at event {} {}", head.seq, head.hash),
-        ),
-        (false, false) => out.inked(Ink::Bad, "verify: not everything was checked"),
-        (false, true) => {
-            let number = crate::render::count(findings.count(), "finding");
-            out.inked(Ink::Bad, &format!("verify: {number}"))
-        }
-    }
+    Ok(())
 }

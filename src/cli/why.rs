@@ -1,6 +1,6 @@
 //! `tallybook why`: the events that made a host, a container or a template what it is, and who asked for each.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 use tallybook_events::event::Event;
@@ -66,6 +66,8 @@ struct Why {
     chains: Vec<Chain>,
     /// The operations that the reasons name.
     operations: Vec<OperationView>,
+    #[serde(skip)]
+    asked: BTreeSet<OperationId>,
     inventories: Vec<Seq>,
 }
 
@@ -76,7 +78,13 @@ impl Args {
         let history = History::read(log).await?;
         let gone: Vec<Key> = history.containers(&state);
         let entity = resolve::entity(&state, &gone, &self.name)?;
-        let why = history.explain(&state, &entity);
+        let mut why = history.explain(&state, &entity);
+        for id in why.asked.iter().copied() {
+            if let Some(known) = log.summary(id).await? {
+                why.operations.push(OperationView::new(&id, &known));
+            }
+        }
+        why.operations.sort_by_key(|operation| operation.first.seq);
         match out.format() {
             Format::Json => out.json(&why)?,
             Format::Table => show(&why, out)?,
@@ -160,13 +168,8 @@ impl History {
             chains.push(chain);
         }
         let reasons = || chains.iter().flat_map(|chain: &Chain| &chain.reasons);
-        let mut operations: Vec<OperationView> = state
-            .operations
-            .iter()
-            .filter(|(id, _)| reasons().any(|reason| reason.operation == Some(**id)))
-            .map(|(id, known)| OperationView::new(id, known))
-            .collect();
-        operations.sort_by_key(|operation| operation.first.seq);
+        let asked: BTreeSet<OperationId> =
+            reasons().filter_map(|reason| reason.operation).collect();
         let mut inventories: Vec<Seq> = self
             .intended
             .iter()
@@ -181,7 +184,8 @@ impl History {
         inventories.dedup();
         Why {
             chains,
-            operations,
+            operations: Vec::new(),
+            asked,
             inventories,
         }
     }

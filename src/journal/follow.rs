@@ -3,12 +3,22 @@
 //!
 //! It looks at bytes that were read, and never at files.
 
-use tallybook_events::header::Header;
-use tallybook_events::ids::{Epoch, Hash, Seq};
-use tallybook_events::record::{self, Body, Record};
+use tallybook_events::gap::{self, Gap};
+use tallybook_events::header::HeaderView;
+use tallybook_events::ids::{Hash, Seq};
+use tallybook_events::record::{self, Body, Frame};
 use tallybook_events::segment::{self, SegmentHead};
 
 use super::{Damage, FRAME_LEN_MIN, Link};
+
+/// How closely records are looked at. Frames, header hashes and what may follow what are always checked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Depth {
+    /// No payload is looked at.
+    Chain,
+    /// Each payload is held against its commitment.
+    Payloads,
+}
 
 /// What is known of what stands before a place.
 #[derive(Debug, Clone, Copy)]
@@ -16,68 +26,121 @@ pub(super) struct Before {
     /// The last record that was read; `None` when none was.
     pub(super) link: Option<Link>,
     /// Whether something between that record and this place was lost.
-    pub(super) gap: bool,
+    pub(super) lost: bool,
+    /// Whether a gap that a recovery wrote stands directly before this place.
+    pub(super) bridged: bool,
     /// What the segment's head says, when this place is directly behind it.
     pub(super) head: Option<SegmentHead>,
 }
 
-/// A whole record with where it stands in the bytes.
-#[derive(Debug)]
-pub(super) struct Piece {
+impl Before {
+    /// The beginning of a journal.
+    pub(super) const START: Before = Before {
+        link: None,
+        lost: false,
+        bridged: false,
+        head: None,
+    };
+
+    /// Behind a record.
+    pub(super) const fn behind(link: Link) -> Self {
+        Before {
+            link: Some(link),
+            lost: false,
+            bridged: false,
+            head: None,
+        }
+    }
+
+    /// Behind a segment's head that is sound, where only what it says is known.
+    pub(super) fn behind_head(head: SegmentHead) -> Self {
+        Before {
+            link: Some(link_of(&head)),
+            lost: false,
+            bridged: false,
+            head: Some(head),
+        }
+    }
+}
+
+/// What is whole at a place.
+#[derive(Debug, Clone)]
+pub(super) enum What<'a> {
+    Record(Frame<'a>, HeaderView<'a>),
+    Gap(Gap),
+}
+
+/// Something whole with where it stands in the bytes.
+#[derive(Debug, Clone)]
+pub(super) struct Piece<'a> {
     pub(super) start: usize,
     pub(super) end: usize,
-    pub(super) record: Record,
+    pub(super) what: What<'a>,
 }
 
 /// What stands at a place of a segment.
 #[derive(Debug)]
-pub(super) enum Next {
-    /// One append, whole and sound.
-    Append(Vec<Piece>),
+pub(super) enum Next<'a> {
+    /// One append, whole and sound; a gap ends one.
+    Append(Vec<Piece<'a>>),
     /// Nothing: the segment ends here.
     End,
+    /// Zeros up to the end: room that was made for what comes next. Nothing else is behind it.
+    Room,
     /// Something else.
-    Broken(Box<Broken>),
+    Broken(Box<Broken<'a>>),
 }
 
 /// A place where the next append is not whole and sound.
 #[derive(Debug)]
-pub(super) struct Broken {
+pub(super) struct Broken<'a> {
     /// The records of the append before the one that is wrong.
-    pub(super) sound: Vec<Piece>,
+    pub(super) sound: Vec<Piece<'a>>,
     /// Where the first thing that is wrong begins,
     pub(super) at: usize,
     /// what is wrong with it,
     pub(super) damage: Damage,
     /// and what it is, when it is a whole record.
-    pub(super) record: Option<Piece>,
+    pub(super) record: Option<Piece<'a>>,
     /// Where the next record behind it begins that can be of this log.
     pub(super) resume: Option<usize>,
     /// Whether what follows shows that this place was durable before a later write began.
     pub(super) was_durable: bool,
 }
 
+/// Reads the head of a segment.
+///
+/// # Errors
+/// When it is damaged, or of a layout that this program does not know.
+pub(super) fn read_head(bytes: &[u8]) -> Result<SegmentHead, Damage> {
+    SegmentHead::decode(bytes).map_err(|error| match error {
+        segment::Error::Format(format) => Damage::SegmentFormat(format),
+        segment::Error::Short { .. } | segment::Error::Damaged => Damage::SegmentHead,
+    })
+}
+
 /// Checks the head of the segment of this name against what stands before it.
 ///
 /// # Errors
 /// What is wrong with it.
-pub(super) fn head(bytes: &[u8], name: Seq, before: Before) -> Result<SegmentHead, Damage> {
+pub(super) fn check_head(
+    head: Result<SegmentHead, Damage>,
+    name: Seq,
+    before: Before,
+) -> Result<SegmentHead, Damage> {
     let expected = before.link.map_or(Seq(1), |link| link.seq.next());
-    let behind_gap = before.gap && name > expected;
-    if name != expected && !behind_gap {
+    let behind_loss = before.lost && name > expected;
+    if name != expected && !behind_loss {
         return Err(Damage::Seq {
             expected,
             found: name,
         });
     }
-    let head = SegmentHead::decode(bytes).map_err(|error| match error {
-        segment::Error::Format(format) => Damage::SegmentFormat(format),
-        segment::Error::Short { .. } | segment::Error::Damaged => Damage::SegmentHead,
-    })?;
+    let head = head?;
     let follows = match before.link {
-        None => before.gap || head.previous == Hash::ZERO,
+        None => before.lost || head.previous == Hash::ZERO,
         Some(link) => {
-            let chained = before.gap || (head.previous == link.hash && link.more == 0);
+            let chained = before.lost || (head.previous == link.hash && link.more == 0);
             head.log == link.log && head.epoch >= link.epoch && chained
         }
     };
@@ -88,7 +151,7 @@ pub(super) fn head(bytes: &[u8], name: Seq, before: Before) -> Result<SegmentHea
 }
 
 /// Checks a record's header against what stands before it.
-fn record(header: &Header, before: Before) -> Result<(), Damage> {
+fn record(header: &HeaderView<'_>, before: Before) -> Result<(), Damage> {
     if let Some(head) = before.head {
         if header.log != head.log {
             return Err(Damage::Foreign);
@@ -104,21 +167,22 @@ fn record(header: &Header, before: Before) -> Result<(), Damage> {
         return Err(Damage::Foreign);
     }
     let expected = link.seq.next();
-    let behind_gap = before.gap && header.seq > expected;
-    if header.seq != expected && !behind_gap {
+    let behind_loss = before.lost && header.seq > expected;
+    if header.seq != expected && !behind_loss {
         return Err(Damage::Seq {
             expected,
             found: header.seq,
         });
     }
-    if behind_gap {
+    if !behind_loss && header.previous != link.hash {
+        return Err(Damage::Chain);
+    }
+    if behind_loss || before.bridged {
+        // Where its append and its write began may be lost.
         return match header.write <= header.seq {
             true => Ok(()),
             false => Err(Damage::Write),
         };
-    }
-    if header.previous != link.hash {
-        return Err(Damage::Chain);
     }
     let within_append = link.more > 0;
     if within_append && (before.head.is_some() || header.more != link.more - 1) {
@@ -132,41 +196,63 @@ fn record(header: &Header, before: Before) -> Result<(), Damage> {
     }
 }
 
+/// The gap at a place, where there is one that fits behind what stands before it.
+fn bridge(bytes: &[u8], before: Before) -> Option<(Gap, usize)> {
+    if !bytes.starts_with(&gap::MAGIC) {
+        return None;
+    }
+    let (gap, len) = Gap::read(bytes)?;
+    let expected = before.link?.seq.next();
+    let fits = gap.first == expected || (before.lost && gap.first > expected);
+    fits.then_some((gap, len))
+}
+
+/// Whether there is nothing but zeros from a place on.
+fn is_room(bytes: &[u8]) -> bool {
+    bytes.first() == Some(&0) && bytes.iter().all(|byte| *byte == 0)
+}
+
 /// Reads one append at a place of a segment.
-pub(super) fn next(bytes: &[u8], start: usize, before: Before) -> Next {
-    let mut sound: Vec<Piece> = Vec::new();
+pub(super) fn next(bytes: &[u8], start: usize, before: Before, depth: Depth) -> Next<'_> {
+    let mut sound: Vec<Piece<'_>> = Vec::new();
     let mut at = start;
     let mut now = before;
     // An append whose beginning was read before was acknowledged, or it would not have been given out.
-    let begun = before.link.is_some_and(|link| link.more > 0) && !before.gap;
+    let begun = before.link.is_some_and(|link| link.more > 0) && !before.lost;
     if at >= bytes.len() && !begun {
         return Next::End;
     }
+    if !begun && is_room(bytes.get(at..).unwrap_or_default()) {
+        return Next::Room;
+    }
     loop {
-        let (record, damage) = match Record::read_frame(bytes.get(at..).unwrap_or_default()) {
+        let rest = bytes.get(at..).unwrap_or_default();
+        if let Some((gap, len)) = bridge(rest, now) {
+            sound.push(Piece {
+                start: at,
+                end: at + len,
+                what: What::Gap(gap),
+            });
+            return Next::Append(sound);
+        }
+        let read = Frame::read(rest).and_then(|frame| Ok((frame, frame.header()?)));
+        let (record, damage) = match read {
             Err(error) => (None, Damage::Record(error)),
-            Ok((found, len)) => {
-                let checked = record(&found.header, now);
+            Ok((frame, header)) => {
                 let piece = Piece {
                     start: at,
-                    end: at + len,
-                    record: found,
+                    end: at + frame.len(),
+                    what: What::Record(frame, header),
                 };
-                match checked {
+                let changed = || depth == Depth::Payloads && frame.body(&header) == Body::Changed;
+                match self::record(&header, now) {
                     Err(damage) => (Some(piece), damage),
-                    Ok(()) if piece.record.body() == Body::Changed => {
-                        (Some(piece), Damage::Record(record::Error::Commitment))
-                    }
+                    Ok(()) if changed() => (Some(piece), Damage::Record(record::Error::Commitment)),
                     Ok(()) => {
                         at = piece.end;
-                        now = Before {
-                            link: Some(Link::of(&piece.record)),
-                            gap: false,
-                            head: None,
-                        };
-                        let whole = piece.record.header.more == 0;
+                        now = Before::behind(Link::of_view(&header, frame.hash));
                         sound.push(piece);
-                        if whole {
+                        if header.more == 0 {
                             return Next::Append(sound);
                         }
                         continue;
@@ -174,7 +260,7 @@ pub(super) fn next(bytes: &[u8], start: usize, before: Before) -> Next {
                 }
             }
         };
-        let first = sound.first().map(|piece| piece.record.header.seq);
+        let first = sound.first().and_then(Piece::seq);
         let first = first.or(now.link.map(|link| link.seq.next()));
         let found = search(bytes, at, now.link, first.unwrap_or(Seq(1)));
         return Next::Broken(Box::new(Broken {
@@ -185,6 +271,35 @@ pub(super) fn next(bytes: &[u8], start: usize, before: Before) -> Next {
             was_durable: begun || found.was_durable,
             record,
         }));
+    }
+}
+
+impl Piece<'_> {
+    /// The event, where it is one.
+    pub(super) fn seq(&self) -> Option<Seq> {
+        match &self.what {
+            What::Record(_, header) => Some(header.seq),
+            What::Gap(_) => None,
+        }
+    }
+
+    /// What stands before the place behind it.
+    pub(super) fn behind(&self, before: Before) -> Before {
+        match &self.what {
+            What::Record(frame, header) => Before::behind(Link::of_view(header, frame.hash)),
+            What::Gap(gap) => Before {
+                link: before.link.map(|link| Link {
+                    seq: gap.last,
+                    hash: gap.hash,
+                    more: 0,
+                    write: gap.last,
+                    ..link
+                }),
+                lost: false,
+                bridged: true,
+                head: None,
+            },
+        }
     }
 }
 
@@ -204,9 +319,8 @@ fn search(bytes: &[u8], at: usize, link: Option<Link>, first: Seq) -> Found {
     // The newest record that is not to be gone on with: nor is what follows it.
     let mut stranger: Option<Hash> = None;
     let mut place = at;
-    while let Some((start, end, record)) = whole(bytes, place) {
-        place = end;
-        let header = &record.header;
+    while let Some((start, frame, header)) = whole(bytes, place) {
+        place = start + frame.len();
         let Some(link) = link else {
             found.was_durable = true;
             found.resume = found.resume.or((start > at).then_some(start));
@@ -214,7 +328,7 @@ fn search(bytes: &[u8], at: usize, link: Option<Link>, first: Seq) -> Found {
         };
         let ahead = header.log == link.log && header.seq > link.seq;
         let follows = header.seq == link.seq.next() && header.previous == link.hash;
-        let is_changed = record.body() == Body::Changed;
+        let is_changed = frame.body(&header) == Body::Changed;
         found.was_durable |= ahead && (header.write > first || (follows && !is_changed));
         if start == at || is_changed {
             continue;
@@ -225,7 +339,7 @@ fn search(bytes: &[u8], at: usize, link: Option<Link>, first: Seq) -> Found {
         if ahead && header.epoch >= link.epoch && (follows || (fits && !is_of_stranger)) {
             found.resume = found.resume.or(Some(start));
         } else {
-            stranger = Some(record.hash);
+            stranger = Some(frame.hash);
             doubtful = doubtful.or(ahead.then_some(start));
         }
         if found.resume.is_some() && found.was_durable {
@@ -236,20 +350,22 @@ fn search(bytes: &[u8], at: usize, link: Option<Link>, first: Seq) -> Found {
     found
 }
 
-/// The first whole record at or behind a place, with where it begins and ends.
-fn whole(bytes: &[u8], mut place: usize) -> Option<(usize, usize, Record)> {
+/// The first whole record at or behind a place, with where it begins.
+pub(super) fn whole(bytes: &[u8], mut place: usize) -> Option<(usize, Frame<'_>, HeaderView<'_>)> {
+    let at = |place: usize| {
+        let frame = Frame::read(bytes.get(place..)?).ok()?;
+        Some((place, frame, frame.header().ok()?))
+    };
     loop {
         let rest = bytes.get(place..)?;
-        if let Ok((record, len)) = Record::read_frame(rest) {
-            return Some((place, place + len, record));
+        if let Some(found) = at(place) {
+            return Some(found);
         }
         // Where the frame says how long it is, what lies within it is its payload and no record of the log.
         if let Ok((header, payload)) = record::read_prefix(rest) {
             let end = place + record::PREFIX_LEN + header + record::SALT_LEN + payload;
-            let end = end + record::TRAILER_LEN;
-            let behind = bytes.get(end..).unwrap_or_default();
-            if let Ok((record, len)) = Record::read_frame(behind) {
-                return Some((end, end + len, record));
+            if let Some(found) = at(end + record::TRAILER_LEN) {
+                return Some(found);
             }
         }
         place += 1 + bytes
@@ -261,11 +377,10 @@ fn whole(bytes: &[u8], mut place: usize) -> Option<(usize, usize, Record)> {
 
 /// What a segment's head says of the event before the first one, where nothing else is known of it.
 pub(super) fn link_of(head: &SegmentHead) -> Link {
-    let epoch: Epoch = head.epoch;
     let seq = Seq(head.first.0.saturating_sub(1));
     Link {
         log: head.log,
-        epoch,
+        epoch: head.epoch,
         seq,
         hash: head.previous,
         more: 0,

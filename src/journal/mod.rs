@@ -3,20 +3,26 @@
 //! It never changes a byte once written, and never acknowledges one before fdatasync said so. It knows records
 //! and their chain; it does not know what they mean.
 
+pub mod archive;
+mod fetch;
 mod follow;
 mod read;
 mod scan;
 mod write;
 
+use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use tallybook_events::header::HeaderView;
 use tallybook_events::ids::{Epoch, Hash, LogId, Seq};
 use tallybook_events::{header, record, segment};
 
-pub use read::{Reader, Tail, log_of, record_at};
-pub use scan::{Found, scan};
+pub use fetch::Fetch;
+pub use follow::Depth;
+pub use read::{Reader, Tail, link_at, log_of};
+pub use scan::{At, Found, Inspect, Progress, scan};
 pub use write::{Journal, Torn, settle};
 
 /// What a journal may grow to.
@@ -73,6 +79,18 @@ impl Link {
         }
     }
 
+    /// The link behind a record that is read in place.
+    pub(crate) const fn of_view(header: &HeaderView<'_>, hash: Hash) -> Self {
+        Link {
+            log: header.log,
+            epoch: header.epoch,
+            seq: header.seq,
+            hash,
+            more: header.more,
+            write: header.write,
+        }
+    }
+
     /// The end of a write, where nothing else is known of its last event.
     pub fn end(log: LogId, epoch: Epoch, seq: Seq, hash: Hash) -> Self {
         Link {
@@ -112,6 +130,12 @@ pub enum Damage {
     /// The record says of its write what can't be.
     #[error("it does not say where the write began that it is part of")]
     Write,
+    /// What an archived segment is in.
+    #[error("the archived segment: {0}")]
+    Archive(String),
+    /// Zeros stand where a segment that others follow must end.
+    #[error("there are zeros where the next record must be, or its segment end")]
+    Room,
     /// The segment's head can't be read, or does not fit what is before and behind it.
     #[error("the head of its segment is damaged, or does not fit the events before and behind it")]
     SegmentHead,
@@ -190,11 +214,40 @@ pub fn segment_path(directory: &Path, first: Seq) -> PathBuf {
     directory.join(format!("{:020}.seg", first.0))
 }
 
-/// The first seqs of all segments, in order.
+/// The first seqs of all segments, in order, wherever they are.
+///
+/// # Errors
+/// When a directory can't be read.
+pub fn segments(directory: &Path) -> Result<Vec<Seq>, Error> {
+    let mut found: BTreeSet<Seq> = own_segments(directory)?.into_iter().collect();
+    found.extend(archived_segments(directory)?);
+    Ok(found.into_iter().collect())
+}
+
+/// The first seqs of the segments in the journal itself, in order.
 ///
 /// # Errors
 /// When the directory can't be read.
-pub fn segments(directory: &Path) -> Result<Vec<Seq>, Error> {
+pub fn own_segments(directory: &Path) -> Result<Vec<Seq>, Error> {
+    list(directory, |path| {
+        let digits = path.file_name()?.to_str()?.strip_suffix(".seg")?;
+        let first = Seq(digits.parse().ok()?);
+        // Another spelling of a number is not a name that we gave.
+        (segment_path(directory, first) == path).then_some(first)
+    })
+}
+
+/// The first seqs of the segments in the archive, in order.
+///
+/// # Errors
+/// When the directory can't be read.
+pub fn archived_segments(directory: &Path) -> Result<Vec<Seq>, Error> {
+    list(&archive::directory(directory), |path| {
+        archive::named(directory, path)
+    })
+}
+
+fn list(directory: &Path, named: impl Fn(&Path) -> Option<Seq>) -> Result<Vec<Seq>, Error> {
     let entries = match std::fs::read_dir(directory) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -203,16 +256,7 @@ pub fn segments(directory: &Path) -> Result<Vec<Seq>, Error> {
     let mut found = Vec::new();
     for entry in entries {
         let entry = entry.map_err(io_error("reading", directory))?;
-        let name = entry.file_name();
-        let first = name
-            .to_str()
-            .and_then(|name| name.strip_suffix(".seg"))
-            .and_then(|digits| digits.parse().ok())
-            .map(Seq);
-        // Another spelling of a number is not a name that we gave.
-        if let Some(first) = first.filter(|first| segment_path(directory, *first) == entry.path()) {
-            found.push(first);
-        }
+        found.extend(named(&entry.path()));
     }
     found.sort_unstable();
     Ok(found)

@@ -4,13 +4,16 @@ use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use tallybook_events::ids::{LogId, Seq};
+use tallybook_events::gap::{self, Gap};
+use tallybook_events::ids::{Hash, LogId, Seq};
 use tallybook_events::record::{self, Record};
 use tallybook_events::segment::{self, SegmentHead};
 
-use super::follow::{self, Before, Broken, Next, Piece};
-use super::{Damage, Error, Link, Position, io_error, segment_path, segments};
+use super::archive::{self, Loaded};
+use super::follow::{self, Before, Broken, Depth, Next, Piece, What};
+use super::{Damage, Error, Link, Position, archived_segments, io_error, segment_path, segments};
 
 /// How the journal ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,10 +37,15 @@ pub struct Reader {
     link: Option<Link>,
     /// The head of the segment at hand, while no record behind it was read.
     head: Option<SegmentHead>,
-    /// The bytes of the segment at hand from `base` on.
-    segment: Option<Vec<u8>>,
+    /// Whether a gap is directly before the position.
+    bridged: bool,
+    /// The bytes of the segment at hand from `base` on, and their file.
+    segment: Option<Arc<Vec<u8>>>,
+    file: PathBuf,
     base: u64,
     tail: Tail,
+    /// The gaps that were met.
+    gaps: Vec<Gap>,
     /// What was read of the append at hand and not handed out yet, each with where it begins and ends.
     ready: VecDeque<(Position, Record, Position)>,
     /// Behind the last record that was handed out.
@@ -79,9 +87,12 @@ impl Reader {
             position,
             link,
             head: None,
+            bridged: false,
             segment: None,
+            file: segment_path(directory, position.segment),
             base: 0,
             tail: Tail::Whole,
+            gaps: Vec::new(),
             ready: VecDeque::new(),
             given: (position, link),
         }
@@ -95,6 +106,11 @@ impl Reader {
     /// The last record handed out, or the one this reader was given.
     pub fn link(&self) -> Option<Link> {
         self.given.1
+    }
+
+    /// The gaps that were met so far: events that a recovery went on without.
+    pub fn gaps(&self) -> &[Gap] {
+        &self.gaps
     }
 
     /// How the journal ended, once [`Reader::next`] returned `None`.
@@ -126,19 +142,19 @@ impl Reader {
     /// Whoever holds the store may be writing: nothing is judged by bytes that were read before what they are judged by.
     fn read_append(&mut self) -> Result<bool, Error> {
         loop {
-            if self.segment.is_none() {
-                self.segment = Some(self.read_segment()?);
-                self.base = self.position.offset;
-            }
+            let bytes = match &self.segment {
+                Some(bytes) => Arc::clone(bytes),
+                None => self.read_segment()?,
+            };
             if self.position.offset == 0 {
-                self.read_head()?;
+                self.read_head(&bytes)?;
             }
-            let bytes = self.segment.as_deref().unwrap_or_default();
             let start = usize::try_from(self.position.offset - self.base).unwrap_or(usize::MAX);
-            match follow::next(bytes, start, self.before()) {
+            match follow::next(&bytes, start, self.before(), Depth::Payloads) {
                 Next::Append(pieces) => {
-                    self.take(pieces);
-                    return Ok(true);
+                    if self.take(pieces)? {
+                        return Ok(true);
+                    }
                 }
                 Next::End => match self.next_segment()? {
                     None => {
@@ -148,6 +164,14 @@ impl Reader {
                     Some(_) if self.reread()? => {}
                     Some(next) => self.enter(next)?,
                 },
+                Next::Room => match self.next_segment()? {
+                    None => {
+                        self.segment = None;
+                        return Ok(false);
+                    }
+                    Some(_) if self.reread()? => {}
+                    Some(_) => return Err(self.damaged(self.position.offset, Damage::Room)),
+                },
                 Next::Broken(broken) => {
                     let later = self.next_segment()?;
                     if self.reread()? {
@@ -156,10 +180,12 @@ impl Reader {
                     if later.is_some() || broken.was_durable {
                         return Err(self.damaged_at(*broken));
                     }
-                    let bytes = self.segment.take().unwrap_or_default();
+                    self.segment = None;
+                    let rest = bytes.get(start..).unwrap_or_default();
+                    let room = rest.iter().rev().take_while(|byte| **byte == 0).count();
                     self.tail = Tail::Torn {
                         at: self.position,
-                        bytes: (bytes.len() - start) as u64,
+                        bytes: (rest.len() - room) as u64,
                     };
                     return Ok(false);
                 }
@@ -170,59 +196,100 @@ impl Reader {
     const fn before(&self) -> Before {
         Before {
             link: self.link,
-            gap: false,
+            lost: false,
+            bridged: self.bridged,
             head: self.head,
         }
     }
 
-    fn take(&mut self, pieces: Vec<Piece>) {
+    /// Keeps what was read of an append. `false` when it is a gap alone.
+    fn take(&mut self, pieces: Vec<Piece<'_>>) -> Result<bool, Error> {
         for piece in pieces {
             let place = |offset: usize| Position {
                 segment: self.position.segment,
                 offset: self.base + offset as u64,
             };
             let (start, end) = (place(piece.start), place(piece.end));
+            let behind = piece.behind(self.before());
+            match &piece.what {
+                What::Record(frame, header) => {
+                    let record = frame
+                        .to_record(header)
+                        .map_err(|error| self.damaged(start.offset, Damage::Record(error)))?;
+                    self.ready.push_back((start, record, end));
+                }
+                What::Gap(gap) => self.gaps.push(gap.clone()),
+            }
             self.head = None;
-            self.link = Some(Link::of(&piece.record));
+            self.bridged = behind.bridged;
+            self.link = behind.link;
             self.position = end;
-            self.ready.push_back((start, piece.record, end));
         }
-    }
-
-    fn path(&self) -> PathBuf {
-        segment_path(&self.directory, self.position.segment)
+        Ok(!self.ready.is_empty())
     }
 
     /// The bytes of the segment at hand from the position on.
-    fn read_segment(&self) -> Result<Vec<u8>, Error> {
-        let path = self.path();
-        read_from(&path, self.position.offset).map_err(io_error("reading", &path))
+    fn read_segment(&mut self) -> Result<Arc<Vec<u8>>, Error> {
+        let loaded = self.load()?;
+        if let Some(wrong) = loaded.wrong {
+            self.file = loaded.path;
+            return Err(self.damaged(0, wrong));
+        }
+        let bytes = Arc::new(loaded.bytes);
+        self.file = loaded.path;
+        self.base = self.position.offset;
+        self.segment = Some(Arc::clone(&bytes));
+        Ok(bytes)
+    }
+
+    fn load(&self) -> Result<Loaded, Error> {
+        let Position { segment, offset } = self.position;
+        let path = segment_path(&self.directory, segment);
+        match read_from(&path, offset) {
+            Ok(bytes) => Ok(Loaded {
+                path,
+                bytes,
+                wrong: None,
+            }),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let mut loaded = archive::load(&self.directory, segment)?;
+                let skipped = usize::try_from(offset).unwrap_or(usize::MAX);
+                loaded.bytes = loaded.bytes.split_off(skipped.min(loaded.bytes.len()));
+                Ok(loaded)
+            }
+            Err(error) => Err(io_error("reading", &path)(error)),
+        }
     }
 
     /// Reads the rest of the segment again. `false` when it is what was read before.
     fn reread(&mut self) -> Result<bool, Error> {
-        let bytes = self.read_segment()?;
+        let bytes = self.load()?.bytes;
         let start = usize::try_from(self.position.offset - self.base).unwrap_or(usize::MAX);
-        let known = self.segment.as_deref().unwrap_or_default();
+        let known = self
+            .segment
+            .as_deref()
+            .map(Vec::as_slice)
+            .unwrap_or_default();
         if known.get(start..) == Some(&bytes) {
             return Ok(false);
         }
-        self.segment = Some(bytes);
+        self.segment = Some(Arc::new(bytes));
         self.base = self.position.offset;
         Ok(true)
     }
 
-    fn read_head(&mut self) -> Result<(), Error> {
-        let bytes = self.segment.as_deref().unwrap_or_default();
-        match follow::head(bytes, self.position.segment, self.before()) {
+    fn read_head(&mut self, bytes: &[u8]) -> Result<(), Error> {
+        let head = follow::read_head(bytes);
+        match follow::check_head(head, self.position.segment, self.before()) {
             Ok(head) => {
                 self.head = Some(head);
+                self.bridged = false;
                 self.link.get_or_insert(follow::link_of(&head));
                 self.position.offset = segment::LEN as u64;
                 Ok(())
             }
             Err(Damage::SegmentFormat(format)) => Err(Error::Head {
-                path: self.path(),
+                path: self.file.clone(),
                 source: segment::Error::Format(format),
             }),
             Err(damage) => Err(self.damaged(0, damage)),
@@ -238,6 +305,7 @@ impl Reader {
     fn enter(&mut self, segment: Seq) -> Result<(), Error> {
         self.position = Position { segment, offset: 0 };
         self.segment = None;
+        self.file = segment_path(&self.directory, segment);
         let expected = self.link.map_or(segment, |link| link.seq.next());
         if segment != expected {
             let found = segment;
@@ -246,9 +314,9 @@ impl Reader {
         Ok(())
     }
 
-    fn damaged_at(&mut self, broken: Broken) -> Error {
+    fn damaged_at(&mut self, broken: Broken<'_>) -> Error {
         if let Some(last) = broken.sound.last() {
-            self.link = Some(Link::of(&last.record));
+            self.link = last.behind(self.before()).link;
         }
         self.damaged(self.base + broken.at as u64, broken.damage)
     }
@@ -257,7 +325,7 @@ impl Reader {
     fn damaged(&self, offset: u64, source: Damage) -> Error {
         Error::Damaged {
             seq: self.link.map_or(Seq(1), |link| link.seq.next()),
-            path: self.path(),
+            path: self.file.clone(),
             offset,
             source,
         }
@@ -273,41 +341,46 @@ fn read_from(path: &Path, offset: u64) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// The record that begins at a place, and where the next one would; `None` where there is none that is whole.
+/// The header hash of the record, or of the gap, that begins at a place, and where the next one would; `None` where
+/// there is none that is whole.
 ///
 /// # Errors
 /// When the file is there and can't be read.
-pub fn record_at(directory: &Path, at: Position) -> Result<Option<(Record, Position)>, Error> {
+pub fn link_at(directory: &Path, at: Position) -> Result<Option<(Hash, Position)>, Error> {
     let path = segment_path(directory, at.segment);
     let read = || -> io::Result<Vec<u8>> {
         let mut file = File::open(&path)?;
         file.seek(SeekFrom::Start(at.offset))?;
         let mut bytes = vec![0; record::PREFIX_LEN];
         file.read_exact(&mut bytes)?;
-        if let Ok((header, payload)) = record::read_prefix(&bytes) {
-            let rest = header + record::SALT_LEN + payload + record::TRAILER_LEN;
-            file.take(rest as u64).read_to_end(&mut bytes)?;
-        }
+        let rest = match record::read_prefix(&bytes) {
+            Ok((header, payload)) => header + record::SALT_LEN + payload + record::TRAILER_LEN,
+            Err(_) => gap::LEN_MAX,
+        };
+        file.take(rest as u64).read_to_end(&mut bytes)?;
         Ok(bytes)
     };
     let bytes = match read() {
         Ok(bytes) => bytes,
-        Err(error)
-            if matches!(
-                error.kind(),
-                io::ErrorKind::NotFound | io::ErrorKind::UnexpectedEof
-            ) =>
-        {
-            return Ok(None);
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            if !archived_segments(directory)?.contains(&at.segment) {
+                return Ok(None);
+            }
+            let mut bytes = archive::load(directory, at.segment)?.bytes;
+            let start = usize::try_from(at.offset).unwrap_or(usize::MAX);
+            bytes.split_off(start.min(bytes.len()))
         }
         Err(error) => return Err(io_error("reading", &path)(error)),
     };
-    Ok(Record::read_frame(&bytes).ok().map(|(record, len)| {
+    let record = Record::read_frame(&bytes).map(|(record, len)| (record.hash, len));
+    let gap = || Gap::read(&bytes).map(|(gap, len)| (gap.hash, len));
+    Ok(record.ok().or_else(gap).map(|(hash, len)| {
         let next = Position {
             segment: at.segment,
             offset: at.offset + len as u64,
         };
-        (record, next)
+        (hash, next)
     }))
 }
 
@@ -319,12 +392,8 @@ pub fn log_of(directory: &Path) -> Result<LogId, Error> {
     let Some(first) = segments(directory)?.first().copied() else {
         return Err(Error::Missing(directory.to_owned()));
     };
-    let path = segment_path(directory, first);
-    let mut head = Vec::with_capacity(segment::LEN);
-    File::open(&path)
-        .and_then(|file| file.take(segment::LEN as u64).read_to_end(&mut head))
-        .map_err(io_error("reading", &path))?;
-    match SegmentHead::decode(&head) {
+    let Loaded { path, bytes, .. } = archive::load(directory, first)?;
+    match SegmentHead::decode(&bytes) {
         Ok(head) => Ok(head.log),
         Err(source) => Err(Error::Head { path, source }),
     }

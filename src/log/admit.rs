@@ -24,6 +24,11 @@ impl Admission {
         self.open.contains_key(id)
     }
 
+    /// Whether one of them made this claim.
+    pub(super) fn has_claim(&self, claim: ClaimRef) -> bool {
+        self.open.values().any(|known| known.claim == claim)
+    }
+
     /// Takes in an operation by its events so far.
     pub(super) fn learn(&mut self, id: OperationId, records: &[Record]) -> Result<(), Error> {
         let entries: Vec<Entry> = records.iter().map(entry).collect::<Result<_, _>>()?;
@@ -70,7 +75,7 @@ impl Admission {
                 self.claim(rolled_back.by) == Some(claim)
             }
             (_, Some(_)) => true,
-            (_, None) => self.open.values().any(|known| known.claim == claim),
+            (_, None) => self.has_claim(claim),
         };
         match holds {
             true => Ok(()),

@@ -141,6 +141,7 @@ impl HeadFile {
 }
 
 /// Everything that is known of how far the log went.
+#[derive(Clone)]
 pub(super) struct Anchors {
     log: Option<LogId>,
     all: BTreeSet<(Seq, Hash)>,

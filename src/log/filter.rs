@@ -6,7 +6,7 @@ use tallybook_events::ids::{OperationId, Seq};
 use tallybook_events::name::{ContainerName, HostName, TemplateName};
 use tallybook_events::subject::Subject;
 
-use crate::store::{Terms, entry_terms};
+use crate::store::{Terms, entry_terms, operation_term};
 
 /// A choice of events. Everything that is given must hold.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -58,6 +58,7 @@ impl Filter {
     /// The terms that must all be on an event.
     pub(crate) fn terms(&self) -> Terms {
         let mut terms = Terms::new();
+        let mut of_operation = None;
         let mut add = |class: u8, value: &[u8]| {
             let mut term = vec![class];
             term.extend_from_slice(value);
@@ -76,7 +77,7 @@ impl Filter {
             add(b's', subject.to_string().as_bytes());
         }
         if let Some(operation) = &self.operation {
-            add(b'o', operation.as_bytes());
+            of_operation = Some(operation_term(operation));
         }
         if let Some(kind) = &self.kind {
             add(b'k', kind.as_bytes());
@@ -84,6 +85,7 @@ impl Filter {
         if let Some(actor) = &self.actor {
             add(b'a', actor.as_bytes());
         }
+        terms.extend(of_operation);
         terms
     }
 

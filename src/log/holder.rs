@@ -2,6 +2,7 @@
 //!
 //! The store's lock is released only after the last user of the databases is gone: two processes never have them.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
@@ -12,11 +13,13 @@ use tallybook_replay::state::{Head, OperationSummary, State};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::admit::Admission;
+use super::indexer::{self, Bell};
 use super::lock::Lock;
 use super::open::Opened;
+use super::verify::{self, IndexReport};
 use super::view::{self, Answer, View};
 use super::writer::{Request, WriterThread};
-use super::{Appended, Condition, Draft, Error, Filter, chain, socket};
+use super::{Appended, Condition, Draft, Error, Filter, socket};
 use crate::{identity, journal};
 
 /// How many appends may wait for the writer; more wait outside.
@@ -25,45 +28,51 @@ const QUEUE_LEN: usize = 1024;
 /// What everybody in the holder's process shares.
 pub(super) struct Shared {
     // Declared before the lock, so dropped before it.
-    pub(super) view: RwLock<View>,
+    view: RwLock<View>,
+    /// How writer and indexer tell each other.
+    pub(super) bell: Bell,
     /// `None` once the journal stopped.
     lock: Mutex<Option<Lock>>,
 }
 
 impl Shared {
-    fn read<T>(&self, run: impl FnOnce(&View) -> T) -> T {
+    pub(super) fn read<T>(&self, run: impl FnOnce(&View) -> T) -> T {
         run(&self.view.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    pub(super) fn records(&self, filter: &Filter) -> Result<Vec<Record>, Error> {
-        let answer = self.read(|view| view.records(filter));
-        let to = match answer {
-            Ok(Answer::Records(records)) => return Ok(records),
-            Ok(Answer::Journal(to)) => to,
-            Err(error) => {
-                // What only the databases lost, the journal still says.
-                let mut view = self.view.write().unwrap_or_else(PoisonError::into_inner);
-                view.give_up_databases(&error);
-                view.state.head.seq
-            }
-        };
-        // Without the view: nobody has to wait until all of the journal is read.
-        let directory = self.read(|view| view.directory().to_owned());
-        view::from_journal(&directory, to, filter)
+    pub(super) fn change<T>(&self, run: impl FnOnce(&mut View) -> T) -> T {
+        run(&mut self.view.write().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// What the databases alone say: nothing is mended, and nothing answers in their place.
-    fn indexed(&self, filter: &Filter) -> Result<Vec<Record>, String> {
-        self.read(|view| match view.indexed(filter) {
-            Some(answer) => answer.map_err(|error| chain(&error)),
-            None => Err(view.faults.join("; ")),
-        })
+    pub(super) fn records(&self, filter: &Filter) -> Result<Vec<Record>, Error> {
+        let directory = self.read(|view| view.directory().to_owned());
+        // Without the view from here on: nobody has to wait until all is read.
+        let to = match self.change(|view| view.answer(filter))? {
+            Answer::Journal(to) => to,
+            Answer::Index(index, blocks, behind) => {
+                let found =
+                    view::by_index(&directory, &index, blocks, filter, behind).and_then(|found| {
+                        self.read(|view| view.check_operation(filter, &found))?;
+                        Ok(found)
+                    });
+                match found {
+                    Ok(found) => return Ok(found),
+                    // What only the databases lost, the journal still says.
+                    Err(Error::Store(error)) => self.change(|view| {
+                        view.give_up(&error);
+                        view.state.head.seq
+                    }),
+                    Err(error) => return Err(error),
+                }
+            }
+        };
+        view::from_journal(&directory, to, filter)
     }
 
     /// The journal stopped: lets the databases and the store go, so that another process can recover it.
     pub(super) fn let_go(&self) {
-        let mut view = self.view.write().unwrap_or_else(PoisonError::into_inner);
-        view.close_databases("the journal stopped after a failed write".to_owned());
+        let why = "the journal stopped after a failed write".to_owned();
+        self.change(|view| view.close_databases(why));
         let mut lock = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
         *lock = None;
     }
@@ -73,6 +82,7 @@ impl Shared {
 pub(super) struct Holder {
     desk: Desk,
     writer: std::thread::JoinHandle<()>,
+    indexer: std::thread::JoinHandle<()>,
     server: Server,
 }
 
@@ -106,6 +116,7 @@ impl Holder {
         let (head_sender, head) = watch::channel(view.state.head.seq);
         let shared = Arc::new(Shared {
             view: RwLock::new(view),
+            bell: Bell::default(),
             lock: Mutex::new(Some(lock)),
         });
         let writer = WriterThread {
@@ -121,6 +132,11 @@ impl Holder {
             path: directory.to_owned(),
             source,
         };
+        let indexed = Arc::clone(&shared);
+        let indexer = std::thread::Builder::new()
+            .name("indexer".to_owned())
+            .spawn(move || indexer::run(&indexed))
+            .map_err(failed)?;
         let desk = Desk {
             shared,
             requests,
@@ -134,6 +150,7 @@ impl Holder {
         Ok(Holder {
             desk,
             writer,
+            indexer,
             server,
         })
     }
@@ -152,6 +169,7 @@ impl Holder {
         let Holder {
             desk,
             writer,
+            indexer,
             mut server,
         } = self;
         server.0.abort();
@@ -163,6 +181,8 @@ impl Holder {
         let _ended = tokio::task::spawn_blocking(move || {
             // The server's tasks hold senders of the queue: the writer ends once they are gone.
             let _ended = writer.join();
+            shared.bell.stop();
+            let _ended = indexer.join();
             shared.read(View::flush);
             drop(shared);
         })
@@ -197,9 +217,15 @@ impl Desk {
         self.shared.read(|view| view.state.head)
     }
 
-    /// What is wrong with the databases, as far as it was met.
-    pub(super) fn faults(&self) -> Vec<String> {
-        self.shared.read(|view| view.faults.clone())
+    /// What is wrong with the databases, as far as it was met; the index is opened for that.
+    pub(super) async fn faults(&self) -> Result<Vec<String>, Error> {
+        self.away(|shared| {
+            shared.change(|view| {
+                view.open_index()?;
+                Ok(view.faults.clone())
+            })
+        })
+        .await
     }
 
     /// What the projections hold, where it is not what was written there.
@@ -207,31 +233,66 @@ impl Desk {
         self.shared.read(|view| view.stored.as_deref().cloned())
     }
 
-    /// What the databases alone say; what is wrong with them where they can't.
-    pub(super) async fn indexed(
-        &self,
-        filter: &Filter,
-    ) -> Result<Result<Vec<Record>, String>, Error> {
-        let shared = Arc::clone(&self.shared);
-        let filter = filter.clone();
-        tokio::task::spawn_blocking(move || shared.indexed(&filter))
-            .await
-            .map_err(|error| Error::Holder(error.to_string()))
+    /// How an operation stands, in one line.
+    pub(super) async fn summary(&self, id: OperationId) -> Result<Option<OperationSummary>, Error> {
+        let open = self
+            .shared
+            .read(|view| view.state.operations.get(&id).cloned());
+        match open {
+            Some(known) => Ok(Some(known)),
+            None => {
+                self.away(move |shared| shared.change(|view| view.operation(id)))
+                    .await
+            }
+        }
     }
 
-    /// How an operation stands, in one line.
-    pub(super) fn summary(&self, id: OperationId) -> Option<OperationSummary> {
-        let find = |view: &View| view.state.operations.get(&id).cloned();
-        self.shared.read(find)
+    /// The operations whose short ids begin so.
+    pub(super) async fn operations_like(
+        &self,
+        start: String,
+    ) -> Result<BTreeSet<OperationId>, Error> {
+        self.away(move |shared| shared.change(|view| view.operations_like(&start)))
+            .await
+    }
+
+    /// Holds the index against the journal, up to an event.
+    pub(super) async fn check_index(&self, to: Seq) -> Result<IndexReport, Error> {
+        self.away(move |shared| {
+            shared.bell.settle();
+            let directory = shared.read(|view| view.directory().to_owned());
+            match shared.change(|view| view.answer(&Filter::default()))? {
+                Answer::Index(index, blocks, _) => verify::index(&directory, &index, blocks, to),
+                Answer::Journal(_) => Ok(IndexReport::default()),
+            }
+        })
+        .await
+    }
+
+    /// Waits until the databases have all that was acknowledged.
+    pub(super) async fn settle(&self) -> Result<(), Error> {
+        self.away(|shared| {
+            shared.bell.settle();
+            Ok(())
+        })
+        .await
+    }
+
+    /// Does what may take long outside of the runtime's threads.
+    async fn away<T: Send + 'static>(
+        &self,
+        run: impl FnOnce(&Shared) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        let shared = Arc::clone(&self.shared);
+        match tokio::task::spawn_blocking(move || run(&shared)).await {
+            Ok(done) => done,
+            Err(error) => Err(Error::Holder(error.to_string())),
+        }
     }
 
     pub(super) async fn records(&self, filter: &Filter) -> Result<Vec<Record>, Error> {
-        let shared = Arc::clone(&self.shared);
         let filter = filter.clone();
-        match tokio::task::spawn_blocking(move || shared.records(&filter)).await {
-            Ok(records) => records,
-            Err(error) => Err(Error::Holder(error.to_string())),
-        }
+        self.away(move |shared| shared.records(&filter)).await
     }
 
     /// The newest event's position, to wait on. Does not keep the writer alive.

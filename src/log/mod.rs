@@ -8,7 +8,9 @@ mod admit;
 mod anchor;
 mod draft;
 mod filter;
+pub mod history;
 mod holder;
+mod indexer;
 mod lock;
 mod open;
 mod socket;
@@ -16,6 +18,7 @@ pub mod verify;
 mod view;
 mod writer;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -117,6 +120,14 @@ pub enum Error {
         /// Whether they may be in the log all the same.
         in_doubt: bool,
     },
+    /// An event that can't be folded.
+    #[error("event {seq} can't be folded: {what}")]
+    Fold {
+        /// The event.
+        seq: Seq,
+        /// Why not.
+        what: String,
+    },
     /// An append or a question with more bytes than the holder's socket takes.
     #[error("{0} bytes are too many for one append")]
     TooLarge(usize),
@@ -172,6 +183,7 @@ impl Error {
             | Error::Protocol(_)
             | Error::Payload { .. }
             | Error::Operation { .. }
+            | Error::Fold { .. }
             | Error::TooLarge(_)
             | Error::Rewritten { .. }
             | Error::TailLost { .. } => false,
@@ -354,21 +366,20 @@ impl Log {
         }
     }
 
-    /// The records that the index alone finds; what is wrong with it where it can't be asked. Nothing is mended, and
-    /// the journal does not answer in its place.
+    /// Holds the index against the journal, up to an event; whoever holds the store does it.
     ///
     /// # Errors
-    /// When the store can't be reached.
-    pub async fn indexed(&self, filter: &Filter) -> Result<Result<Vec<Record>, String>, Error> {
+    /// When the store can't be reached, or the journal can't be read.
+    pub async fn check_index(&self, to: Seq) -> Result<verify::IndexReport, Error> {
         let deadline = Instant::now() + HOLDER_WAIT;
         loop {
             {
                 let role = self.role.read().await;
                 match &*role {
-                    Role::Holder(holder) => return holder.desk().indexed(filter).await,
+                    Role::Holder(holder) => return holder.desk().check_index(to).await,
                     Role::Client => {
-                        if let Some(answer) = socket::indexed(&self.directory, filter).await? {
-                            return Ok(answer);
+                        if let Some(report) = socket::check_index(&self.directory, to).await? {
+                            return Ok(report);
                         }
                     }
                 }
@@ -387,7 +398,7 @@ impl Log {
             {
                 let role = self.role.read().await;
                 match &*role {
-                    Role::Holder(holder) => return Ok(holder.desk().faults()),
+                    Role::Holder(holder) => return holder.desk().faults().await,
                     Role::Client => {
                         if let Some(faults) = socket::faults(&self.directory).await? {
                             return Ok(faults);
@@ -418,7 +429,7 @@ impl Log {
             {
                 let role = self.role.read().await;
                 match &*role {
-                    Role::Holder(holder) => return Ok(holder.desk().summary(id)),
+                    Role::Holder(holder) => return holder.desk().summary(id).await,
                     Role::Client => {
                         if let Some(known) = socket::summary(&self.directory, id).await? {
                             return Ok(known);
@@ -427,6 +438,67 @@ impl Log {
                 }
             }
             self.take_over(deadline).await?;
+        }
+    }
+
+    /// The operations whose short ids begin so.
+    ///
+    /// # Errors
+    /// When the store can't be read.
+    pub async fn operations_like(&self, start: &str) -> Result<BTreeSet<OperationId>, Error> {
+        let deadline = Instant::now() + HOLDER_WAIT;
+        loop {
+            {
+                let role = self.role.read().await;
+                match &*role {
+                    Role::Holder(holder) => {
+                        return holder.desk().operations_like(start.to_owned()).await;
+                    }
+                    Role::Client => {
+                        let found = socket::operations_like(&self.directory, start).await?;
+                        if let Some(found) = found {
+                            return Ok(found);
+                        }
+                    }
+                }
+            }
+            self.take_over(deadline).await?;
+        }
+    }
+
+    /// The newest operations, at most so many, and all that are open.
+    ///
+    /// # Errors
+    /// When the store can't be read.
+    pub async fn operations(
+        &self,
+        newest: Option<usize>,
+    ) -> Result<BTreeMap<OperationId, OperationSummary>, Error> {
+        let mut operations = self.state().await?.operations;
+        let filter = Filter {
+            kind: Some("operation.intended".to_owned()),
+            newest,
+            ..Filter::default()
+        };
+        for record in self.records(&filter).await? {
+            if let Some(id) = record.header.operation
+                && !operations.contains_key(&id)
+                && let Some(known) = self.summary(id).await?
+            {
+                operations.insert(id, known);
+            }
+        }
+        Ok(operations)
+    }
+
+    /// Waits until the databases have all that was acknowledged so far. Only whoever holds the store has to.
+    ///
+    /// # Errors
+    /// When that can't be waited for.
+    pub async fn settle(&self) -> Result<(), Error> {
+        match &*self.role.read().await {
+            Role::Holder(holder) => holder.desk().settle().await,
+            Role::Client => Ok(()),
         }
     }
 
@@ -545,10 +617,10 @@ async fn take_role(
     };
     let owned = directory.to_owned();
     let notice = Arc::clone(notice);
-    let tell = move |what| {
+    let tell = Arc::new(move |what| {
         let mut notice = notice.lock().unwrap_or_else(PoisonError::into_inner);
         (*notice)(what);
-    };
+    });
     let opened = tokio::task::spawn_blocking(move || Opened::new(&owned, open, limits, lock, tell))
         .await
         .map_err(|error| failed(std::io::Error::other(error)))??;

@@ -4,6 +4,7 @@
 //! reads anything of another version. Who is at the other end is what the kernel says; what that end asserts of itself is
 //! recorded as asserted.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;
@@ -24,12 +25,13 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use super::holder::Desk;
+use super::verify::IndexReport;
 use super::{Appended, Condition, Draft, Error, Filter, Refusal, chain};
 use crate::identity;
 
 const SOCKET: &str = "socket";
 /// Rises when requests or answers change shape.
-const PROTOCOL: u16 = 2;
+const PROTOCOL: u16 = 3;
 /// What both ends say first, before the version in two bytes, little-endian.
 const GREETING: [u8; 4] = *b"TBSK";
 const FRAME_LEN_MAX: u32 = 256 * 1024 * 1024;
@@ -56,10 +58,11 @@ enum Request {
     Head,
     State,
     Records(Filter),
-    /// As `Records`, by the index alone.
-    Indexed(Filter),
+    /// Hold the index against the journal, up to an event.
+    CheckIndex(Seq),
     Faults,
     Summary(OperationId),
+    OperationsLike(String),
     WaitBeyond(Seq),
 }
 
@@ -74,10 +77,10 @@ enum Answer {
         /// Whether another answer follows.
         more: bool,
     },
-    /// What is wrong with an index that was to answer alone.
-    NotIndexed(String),
+    IndexChecked(IndexReport),
     Faults(Vec<String>),
     Summary(Option<Box<OperationSummary>>),
+    OperationsLike(BTreeSet<OperationId>),
     Beyond,
     NotWritten {
         what: String,
@@ -176,17 +179,22 @@ async fn answer(mut stream: UnixStream, desk: Desk, followers: Arc<Semaphore>) {
             }
             Err(error) => Answer::Failed(chain(&error)),
         },
-        Request::Indexed(filter) => match desk.indexed(&filter).await {
-            Ok(Ok(records)) => {
-                drop(desk);
-                let _gone = send_records(&mut stream, &records).await;
-                return;
-            }
-            Ok(Err(what)) => Answer::NotIndexed(what),
+        Request::CheckIndex(to) => match desk.check_index(to).await {
+            Ok(report) => Answer::IndexChecked(report),
             Err(error) => Answer::Failed(chain(&error)),
         },
-        Request::Faults => Answer::Faults(desk.faults()),
-        Request::Summary(id) => Answer::Summary(desk.summary(id).map(Box::new)),
+        Request::Faults => match desk.faults().await {
+            Ok(faults) => Answer::Faults(faults),
+            Err(error) => Answer::Failed(chain(&error)),
+        },
+        Request::Summary(id) => match desk.summary(id).await {
+            Ok(known) => Answer::Summary(known.map(Box::new)),
+            Err(error) => Answer::Failed(chain(&error)),
+        },
+        Request::OperationsLike(start) => match desk.operations_like(start).await {
+            Ok(found) => Answer::OperationsLike(found),
+            Err(error) => Answer::Failed(chain(&error)),
+        },
         Request::WaitBeyond(seq) => {
             let mut newest = desk.newest();
             // A waiting connection must not keep the writer alive.
@@ -330,32 +338,7 @@ pub(super) async fn records(
     directory: &Path,
     filter: &Filter,
 ) -> Result<Option<Vec<Record>>, Error> {
-    match records_or_other(directory, Request::Records(filter.clone())).await? {
-        None => Ok(None),
-        Some(Ok(records)) => Ok(Some(records)),
-        Some(Err(other)) => Err(unexpected(other)),
-    }
-}
-
-/// Asks the holder for the records that its index finds, and for what is wrong with that where it can't.
-pub(super) async fn indexed(
-    directory: &Path,
-    filter: &Filter,
-) -> Result<Option<Result<Vec<Record>, String>>, Error> {
-    match records_or_other(directory, Request::Indexed(filter.clone())).await? {
-        None => Ok(None),
-        Some(Ok(records)) => Ok(Some(Ok(records))),
-        Some(Err(Answer::NotIndexed(what))) => Ok(Some(Err(what))),
-        Some(Err(other)) => Err(unexpected(other)),
-    }
-}
-
-/// Reads records until there are no more, or an answer that is none.
-async fn records_or_other(
-    directory: &Path,
-    request: Request,
-) -> Result<Option<Result<Vec<Record>, Answer>>, Error> {
-    let Some(mut line) = Line::open(directory, request).await? else {
+    let Some(mut line) = Line::open(directory, Request::Records(filter.clone())).await? else {
         return Ok(None);
     };
     let mut records = Vec::new();
@@ -363,7 +346,7 @@ async fn records_or_other(
         let (frames, more) = match line.answer(directory, Some(HANG_TIMEOUT)).await? {
             None => return Ok(None),
             Some(Answer::Records { frames, more }) => (frames, more),
-            Some(other) => return Ok(Some(Err(other))),
+            Some(other) => return Err(unexpected(other)),
         };
         for frame in frames {
             let (record, _) = Record::read_frame(&frame.0)
@@ -371,8 +354,30 @@ async fn records_or_other(
             records.push(record);
         }
         if !more {
-            return Ok(Some(Ok(records)));
+            return Ok(Some(records));
         }
+    }
+}
+
+/// Has the holder hold its index against the journal. That takes as long as it takes.
+pub(super) async fn check_index(directory: &Path, to: Seq) -> Result<Option<IndexReport>, Error> {
+    match ask(directory, Request::CheckIndex(to), None).await? {
+        None => Ok(None),
+        Some(Answer::IndexChecked(report)) => Ok(Some(report)),
+        Some(other) => Err(unexpected(other)),
+    }
+}
+
+/// Asks the holder for the operations whose short ids begin so.
+pub(super) async fn operations_like(
+    directory: &Path,
+    start: &str,
+) -> Result<Option<BTreeSet<OperationId>>, Error> {
+    let request = Request::OperationsLike(start.to_owned());
+    match ask(directory, request, Some(HANG_TIMEOUT)).await? {
+        None => Ok(None),
+        Some(Answer::OperationsLike(found)) => Ok(Some(found)),
+        Some(other) => Err(unexpected(other)),
     }
 }
 
@@ -414,9 +419,10 @@ fn unexpected(answer: Answer) -> Error {
         | Answer::Head(_)
         | Answer::State(_)
         | Answer::Records { .. }
-        | Answer::NotIndexed(_)
+        | Answer::IndexChecked(_)
         | Answer::Faults(_)
         | Answer::Summary(_)
+        | Answer::OperationsLike(_)
         | Answer::NotWritten { .. }
         | Answer::Beyond => Error::Holder("an answer to another question".to_owned()),
     }

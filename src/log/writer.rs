@@ -3,8 +3,8 @@
 //!
 //! It never lets an append depend on what is not durable yet, and never acknowledges part of one.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::sync::{Arc, PoisonError};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::sync::Arc;
 
 use tallybook_events::actor::Actor;
 use tallybook_events::event::{Event, fixed};
@@ -12,13 +12,14 @@ use tallybook_events::header::{Header, Writer};
 use tallybook_events::ids::{EventId, Hash, OperationId, Seq};
 use tallybook_events::record::Record;
 use tallybook_events::subject::Subject;
+use tallybook_replay::entry::Entry;
 use tallybook_replay::operation::OperationStatus;
-use tallybook_replay::state::State;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::admit::Admission;
 use super::holder::Shared;
-use super::{Appended, Condition, Draft, Error, Filter, Refusal, chain, entry};
+use super::view::View;
+use super::{Appended, Condition, Draft, Error, Filter, Refusal, chain};
 use crate::clock;
 use crate::journal::{self, Journal, Link};
 
@@ -26,25 +27,41 @@ use crate::journal::{self, Journal, Link};
 const BATCH_MAX: usize = 256;
 /// No append joins a batch that has so many bytes.
 const BATCH_LEN_MAX: usize = 32 * 1024 * 1024;
+/// How far the clocks of two appends of the same may be apart.
+const CLOCK_SLACK_US: u64 = 600 * 1_000_000;
 /// How many event ids are remembered, so that a repeated append is recognised. No append has more events.
 const RECENT_MAX: usize = 65_536;
 
 /// The events appended last, by their id.
 #[derive(Default)]
 pub(super) struct Recent {
-    by_id: BTreeMap<EventId, Appended>,
+    by_id: HashMap<EventId, Appended>,
     order: VecDeque<EventId>,
 }
 
 impl Recent {
-    /// The newest of the log.
-    fn of(shared: &Shared) -> Result<Self, Error> {
+    /// The newest of the log that may be what somebody appends again. Ids say when they were chosen: what was appended
+    /// long before that is something else.
+    fn of(shared: &Shared, drafts: &[Draft]) -> Result<Self, Error> {
+        let oldest = drafts.iter().map(|draft| draft.event.unix_ms()).min();
+        let since_unix_us = oldest.unwrap_or_default().saturating_mul(1000);
+        let since_unix_us = since_unix_us.saturating_sub(CLOCK_SLACK_US);
         let mut recent = Recent::default();
-        let newest = Filter {
-            newest: Some(RECENT_MAX),
-            ..Filter::default()
+        let mut newest = 64;
+        let records = loop {
+            let filter = Filter {
+                newest: Some(newest),
+                ..Filter::default()
+            };
+            let records = shared.records(&filter)?;
+            let is_old = |record: &Record| record.header.time_unix_us < since_unix_us;
+            if records.len() < newest || newest >= RECENT_MAX || records.first().is_some_and(is_old)
+            {
+                break records;
+            }
+            newest *= 8;
         };
-        for record in shared.records(&newest)? {
+        for record in records {
             recent.insert(&record);
         }
         Ok(recent)
@@ -94,7 +111,7 @@ pub(super) struct WriterThread {
 /// The appends that share one fdatasync.
 #[derive(Default)]
 struct Batch {
-    records: Vec<Record>,
+    records: Vec<(Record, Entry)>,
     len: usize,
     links: BTreeMap<Subject, (Seq, Hash)>,
     events: BTreeSet<EventId>,
@@ -192,7 +209,7 @@ impl WriterThread {
         }
         let recent = match &mut self.recent {
             Some(recent) => recent,
-            unread => unread.insert(Recent::of(&self.shared)?),
+            unread => unread.insert(Recent::of(&self.shared, drafts)?),
         };
         let known: Vec<Appended> = drafts
             .iter()
@@ -211,59 +228,54 @@ impl WriterThread {
     /// Takes in the operations that an append is about, as far as the log has them.
     fn know(&mut self, request: &Request, batch: &Batch) -> Result<(), Error> {
         let mut wanted: BTreeSet<OperationId> = BTreeSet::new();
-        {
-            let view = self
-                .shared
-                .view
-                .read()
-                .unwrap_or_else(PoisonError::into_inner);
-            let operations = &view.state.operations;
-            for draft in &request.drafts {
-                wanted.extend(draft.operation);
-                let decoded = Event::decode(&draft.kind, draft.kind_version, &draft.payload.0);
-                if let Ok(Event::OperationRolledBack(rolled_back)) = decoded {
-                    wanted.insert(rolled_back.by);
-                }
-                if let (None, Some(claim)) = (draft.operation, draft.claim) {
-                    let made = operations
-                        .iter()
-                        .find(|(_, known)| known.first == claim.seq);
-                    wanted.extend(made.map(|(id, _)| *id));
-                }
+        for draft in &request.drafts {
+            wanted.extend(draft.operation);
+            if draft.kind == "operation.rolled_back"
+                && let Ok(Event::OperationRolledBack(rolled_back)) =
+                    Event::decode(&draft.kind, draft.kind_version, &draft.payload.0)
+            {
+                wanted.insert(rolled_back.by);
             }
-            wanted.retain(|id| {
-                let of = |record: &Record| record.header.operation == Some(*id);
-                let is_there = operations.contains_key(id) || batch.records.iter().any(of);
-                is_there && !self.admission.knows(id)
-            });
+            if let (None, Some(claim)) = (draft.operation, draft.claim)
+                && !self.admission.has_claim(claim)
+            {
+                let made = self.shared.records(&Filter::at(claim.seq))?;
+                wanted.extend(made.iter().filter_map(|record| record.header.operation));
+            }
         }
+        wanted.retain(|id| !self.admission.knows(id));
         for id in wanted {
+            if self.shared.change(|view| view.operation(id))?.is_none() {
+                // It begins with this append, or is in the batch: that was admitted, and so is known.
+                continue;
+            }
             let mut records = self.shared.records(&Filter::of_operation(id))?;
-            let of = |record: &&Record| record.header.operation == Some(id);
-            records.extend(batch.records.iter().filter(of).cloned());
+            let of = |(record, _): &&(Record, Entry)| record.header.operation == Some(id);
+            records.extend(
+                batch
+                    .records
+                    .iter()
+                    .filter(of)
+                    .map(|(record, _)| record.clone()),
+            );
             self.admission.learn(id, &records)?;
         }
         Ok(())
     }
 
     fn place(&mut self, request: &Request, batch: &mut Batch) -> Result<Vec<Appended>, Error> {
-        let view = self
-            .shared
-            .view
-            .read()
-            .unwrap_or_else(PoisonError::into_inner);
-        check(&request.condition, &view.state)?;
-        let mut records: Vec<Record> = Vec::with_capacity(request.drafts.len());
+        self.shared.change(|view| check(&request.condition, view))?;
+        let mut records: Vec<(Record, Entry)> = Vec::with_capacity(request.drafts.len());
         let mut links: BTreeMap<Subject, (Seq, Hash)> = BTreeMap::new();
         let mut link = match batch.records.last() {
-            Some(last) => Link::of(last),
+            Some((last, _)) => Link::of(last),
             None => self.journal.link(),
         };
         // All that one sync makes durable says where that began.
         let write = batch
             .records
             .first()
-            .map_or(link.seq.next(), |first| first.header.seq);
+            .map_or(link.seq.next(), |(first, _)| first.header.seq);
         let mut changes_claims = false;
         for (position, draft) in request.drafts.iter().enumerate() {
             let more = u16::try_from(request.drafts.len() - position - 1).map_err(|_| {
@@ -272,36 +284,44 @@ impl WriterThread {
                     request.drafts.len()
                 ))
             })?;
-            let record = seal(
-                draft,
+            let within = links.get(&draft.subject);
+            let subject_previous = match within.or_else(|| batch.links.get(&draft.subject)) {
+                Some(known) => *known,
+                None => self
+                    .shared
+                    .change(|view| view.link(&draft.subject))?
+                    .unwrap_or((Seq::NONE, Hash::ZERO)),
+            };
+            let sealing = Sealing {
                 more,
                 write,
                 link,
-                links
-                    .get(&draft.subject)
-                    .or_else(|| batch.links.get(&draft.subject)),
-                &view.state,
-                &request.actor,
-                &self.identity,
-            )?;
-            self.admission.admit(&entry(&record)?)?;
+                subject_previous,
+                actor: &request.actor,
+                writer: &self.identity,
+            };
+            let (record, entry) = seal(draft, &sealing)?;
+            self.admission.admit(&entry)?;
             link = Link::of(&record);
             links.insert(draft.subject.clone(), (link.seq, link.hash));
             changes_claims |= draft.kind.starts_with("operation.");
-            records.push(record);
+            records.push((record, entry));
         }
-        let answer = records.iter().map(appended).collect();
+        let answer = records.iter().map(|(record, _)| appended(record)).collect();
         batch.changes_claims |= changes_claims;
-        batch.len += records.iter().map(Record::frame_len).sum::<usize>();
+        batch.len += records
+            .iter()
+            .map(|(record, _)| record.frame_len())
+            .sum::<usize>();
         batch
             .events
-            .extend(records.iter().map(|record| record.header.event));
+            .extend(records.iter().map(|(record, _)| record.header.event));
         batch.records.extend(records);
         batch.links.extend(links);
         Ok(answer)
     }
 
-    /// Makes a batch durable, then visible, then answers.
+    /// Makes a batch durable, then visible, then answers. The databases follow.
     fn commit(&mut self, batch: Batch) {
         if batch.records.is_empty() {
             // Nothing was asked for but whether the condition holds.
@@ -310,7 +330,10 @@ impl WriterThread {
             }
             return;
         }
-        let positions = match self.journal.append(&batch.records) {
+        let positions = match self
+            .journal
+            .append(batch.records.iter().map(|(record, _)| record))
+        {
             Ok(positions) => positions,
             Err(error) => {
                 self.admission.forget(|_| true);
@@ -323,27 +346,25 @@ impl WriterThread {
             batch
                 .records
                 .iter()
-                .for_each(|record| recent.insert(record));
+                .for_each(|(record, _)| recent.insert(record));
         }
         self.admission.settle();
         let newest = self.journal.link().seq;
-        let taken = {
-            let mut view = self
-                .shared
-                .view
-                .write()
-                .unwrap_or_else(PoisonError::into_inner);
-            view.take(batch.records, &positions, self.journal.position())
-        };
+        let next = self.journal.position();
+        let (taken, waiting) = self.shared.change(|view| {
+            let taken = view.take(batch.records, &positions, next);
+            (taken, view.waiting())
+        });
         #[expect(
             clippy::expect_used,
-            reason = "`seal` decoded every payload; going on would answer from a state that lacks an event"
+            reason = "going on would answer from a state that lacks an event"
         )]
-        taken.expect("what the writer sealed can be read");
+        taken.expect("an event that is durable can be folded");
         for (answer, appended) in batch.answers {
             let _gone = answer.send(Ok(appended));
         }
         self.head.send_replace(newest);
+        self.shared.bell.ring(waiting);
     }
 }
 
@@ -366,7 +387,8 @@ fn refuse(batch: Batch, error: journal::Error) {
     }
 }
 
-fn check(condition: &Condition, state: &State) -> Result<(), Refusal> {
+fn check(condition: &Condition, view: &mut View) -> Result<(), Error> {
+    let state = &view.state;
     if let Some((operation, claim)) = condition.held {
         let holds = state.operations.get(&operation).is_some_and(|known| {
             known.first == claim
@@ -379,7 +401,7 @@ fn check(condition: &Condition, state: &State) -> Result<(), Refusal> {
                         .all(|subject| state.claims.get(subject) == Some(&operation))
         });
         if !holds {
-            return Err(Refusal::ClaimLost(operation));
+            return Err(Refusal::ClaimLost(operation).into());
         }
     }
     if let Some((subjects, except)) = &condition.unclaimed {
@@ -387,47 +409,46 @@ fn check(condition: &Condition, state: &State) -> Result<(), Refusal> {
             let holder = state.claims.get(subject).filter(|id| Some(**id) != *except);
             let Some(holder) = holder else { continue };
             let known = state.operations.get(holder);
-            return Err(Refusal::Claimed {
+            let refusal = Refusal::Claimed {
                 subject: subject.clone(),
                 holder: *holder,
                 summary: known.map_or_else(String::new, |known| known.intent.summary()),
                 status: known
                     .map_or("unknown", |known| known.status.label())
                     .to_owned(),
-            });
+            };
+            return Err(refusal.into());
         }
     }
     if let Some((subjects, since)) = &condition.unchanged {
         for subject in subjects {
-            if let Some(link) = state.links.get(subject)
-                && link.seq > *since
+            if let Some((seq, _)) = view.link(subject)?
+                && seq > *since
             {
-                return Err(Refusal::Changed {
-                    subject: subject.clone(),
-                    seq: link.seq,
-                });
+                let subject = subject.clone();
+                return Err(Refusal::Changed { subject, seq }.into());
             }
         }
     }
     Ok(())
 }
 
-/// Gives a draft its place behind `link`, with `more` events of the same append to follow, in the write that began with
-/// event `write`. `newest` is the newest event of its subject that the state does not know yet.
-#[expect(
-    clippy::too_many_arguments,
-    reason = "each is another field of the header"
-)]
-pub(super) fn seal(
-    draft: &Draft,
-    more: u16,
-    write: Seq,
-    link: Link,
-    newest: Option<&(Seq, Hash)>,
-    state: &State,
-    actor: &Actor,
-    writer: &Writer,
-) -> Result<Record, Error> {
+/// Where an event is put.
+pub(super) struct Sealing<'a> {
+    /// How many events of the same append follow.
+    pub(super) more: u16,
+    /// The first event of its write.
+    pub(super) write: Seq,
+    /// The event before it.
+    pub(super) link: Link,
+    /// The event before it of the same subject.
+    pub(super) subject_previous: (Seq, Hash),
+    pub(super) actor: &'a Actor,
+    pub(super) writer: &'a Writer,
+}
+
+/// Gives a draft its place.
+pub(super) fn seal(draft: &Draft, sealing: &Sealing<'_>) -> Result<(Record, Entry), Error> {
     let malformed = |what: String| Error::Refused(Refusal::Malformed(what));
     let Some(fixed) = fixed(&draft.kind, draft.kind_version) else {
         return Err(malformed(format!(
@@ -438,17 +459,10 @@ pub(super) fn seal(
     if fixed.outcome != draft.outcome {
         return Err(malformed(format!("{} can't have that outcome", draft.kind)));
     }
-    Event::decode_exact(&draft.kind, draft.kind_version, &draft.payload.0)
+    let event = Event::decode_exact(&draft.kind, draft.kind_version, &draft.payload.0)
         .map_err(|error| malformed(chain(&error)))?;
-    let (subject_previous_seq, subject_previous) = newest
-        .copied()
-        .or_else(|| {
-            state
-                .links
-                .get(&draft.subject)
-                .map(|link| (link.seq, link.hash))
-        })
-        .unwrap_or((Seq::NONE, Hash::ZERO));
+    let link = sealing.link;
+    let (subject_previous_seq, subject_previous) = sealing.subject_previous;
     let header = Header {
         log: link.log,
         epoch: link.epoch,
@@ -461,20 +475,27 @@ pub(super) fn seal(
         kind: draft.kind.clone(),
         kind_version: draft.kind_version,
         time_unix_us: clock::now_unix_us(),
-        actor: actor.clone(),
-        writer: writer.clone(),
+        actor: sealing.actor.clone(),
+        writer: sealing.writer.clone(),
         claim: draft.claim,
         operation: draft.operation,
         step: draft.step,
         attempt: draft.attempt,
-        more,
-        write,
+        more: sealing.more,
+        write: sealing.write,
         cause: draft.cause,
         outcome: draft.outcome,
         erasable: fixed.erasable,
         payload_len: 0,
         commitment: Hash::ZERO,
     };
-    Record::seal(header, clock::random(), draft.payload.0.clone())
-        .map_err(|error| malformed(chain(&error)))
+    let record = Record::seal(header, clock::random(), draft.payload.0.clone())
+        .map_err(|error| malformed(chain(&error)))?;
+    let entry = Entry {
+        header: record.header.clone(),
+        hash: record.hash,
+        event,
+        is_erased: false,
+    };
+    Ok((record, entry))
 }

@@ -2,8 +2,9 @@
 
 use tallybook_events::allocation::{Allocation, Forward};
 use tallybook_events::argv;
-use tallybook_events::event::Event;
+use tallybook_events::event::{ErasureCause, Event, SeqRange};
 use tallybook_events::fact::{Fact, Origin};
+use tallybook_events::ids::Seq;
 use tallybook_events::step::{FailureClass, Reversal};
 use tallybook_replay::entry::Entry;
 use tallybook_replay::operation::{OperationStatus, StepStatus};
@@ -75,12 +76,63 @@ pub fn event(entry: &Entry) -> String {
                 |exit| format!("exit {exit}")
             )
         ),
+        Event::ErasureAnnounced(announced) => format!(
+            "{} of {}: {}",
+            match announced.cause {
+                ErasureCause::Redaction => "redaction",
+                ErasureCause::Retention => "expiry",
+            },
+            ranges(&announced.events),
+            announced.reason
+        ),
+        Event::ErasureCompleted(completed) => format!(
+            "{} erased, as event {} announced",
+            count(
+                usize::try_from(completed.payloads).unwrap_or(usize::MAX),
+                "payload"
+            ),
+            completed.announced
+        ),
+        Event::SegmentsArchived(archived) => {
+            format!("{} to {}", ranges(&archived.segments), archived.directory)
+        }
+        Event::SegmentsRestored(restored) => ranges(&restored.segments),
+        Event::LogRecovered(recovered) => {
+            let lost: Vec<SeqRange> = recovered.losses.iter().map(|loss| loss.events).collect();
+            match lost.is_empty() {
+                true => format!("nothing lost: {}", recovered.reason),
+                false => format!("without {}: {}", ranges(&lost), recovered.reason),
+            }
+        }
         Event::Unknown(_) if entry.is_erased => "(redacted)".to_owned(),
         Event::Unknown(payload) => format!(
             "(version {} of this kind is not known here; {})",
             entry.header.kind_version,
             bytes(payload.0.len() as u64)
         ),
+    }
+}
+
+/// Events in runs: `events 3, 7-9`; those of many runs by their number.
+pub fn ranges(ranges: &[SeqRange]) -> String {
+    const SHOWN_MAX: usize = 8;
+    let total: u64 = ranges.iter().map(SeqRange::count).sum();
+    let shown: Vec<String> = ranges
+        .iter()
+        .take(SHOWN_MAX)
+        .map(|range| match range.count() {
+            1 => range.first.to_string(),
+            _ => format!("{}-{}", range.first, range.last),
+        })
+        .collect();
+    let noun = if total == 1 { "event" } else { "events" };
+    match ranges.len() > SHOWN_MAX {
+        true => format!(
+            "{total} events between {} and {}",
+            ranges.first().map_or(Seq::NONE, |range| range.first),
+            ranges.last().map_or(Seq::NONE, |range| range.last)
+        ),
+        false => format!("{noun} {}", shown.join(", ")),
     }
 }
 

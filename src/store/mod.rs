@@ -1,4 +1,5 @@
-//! The embedded store that every read goes to: an index of all events, and the projections folded from them.
+//! The embedded store that every read goes to: an index of all events, and the projections folded from them. Two
+//! databases: what shows the cloud as it is opens only the small one.
 //!
 //! It holds nothing that the journal does not say and carries no durability: it can be deleted at any time and is
 //! built again. Its own crash safety is never relied on; what it says of itself (log, seq, head) is checked.
@@ -14,8 +15,11 @@ use std::path::{Path, PathBuf};
 use tallybook_events::codec;
 use tallybook_replay::state::State;
 
-pub use index::{BLOCK_EVENTS, Index, Sealed, Terms, entry_terms};
-pub use projection::{Projection, Stored};
+pub use index::{
+    BLOCK_EVENTS, Block, End, Index, Place, STRETCH_EVENTS, Sealed, Terms, entry_terms,
+    operation_term, view_terms,
+};
+pub use projection::{Projection, Staged, Stored};
 
 /// What can go wrong with the store. All of it but [`Error::Held`] is mended by building it again from the journal.
 #[derive(Debug, thiserror::Error)]

@@ -1,6 +1,6 @@
 //! The projections: the folded state, an entity a key, in a small database of their own that opens at once.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
@@ -62,24 +62,53 @@ pub struct Projection {
     entities: Entities,
 }
 
-/// What one write changes.
-struct Batch {
-    sled: sled::Batch,
-    entities: Entities,
+/// What one write changes, ready to be written. The state may go on meanwhile.
+pub struct Staged {
+    path: PathBuf,
+    database: sled::Db,
+    batch: sled::Batch,
 }
 
-/// The hashes of a set of entities, all exclusive-or'ed: one is put in or taken out without reading the others. It
-/// shows loss and damage; whoever means to deceive writes the digest anew.
-#[derive(Clone, Copy, Default)]
-struct Entities([u8; 32]);
+impl Staged {
+    /// Writes it. What was made ready first must be written first.
+    ///
+    /// # Errors
+    /// When sled refuses.
+    pub fn write(self) -> Result<(), Error> {
+        guarded(&self.path, || self.database.apply_batch(self.batch))
+    }
+}
+
+/// The hash of each entity with its key, and all of them exclusive-or'ed: one is put in or taken out without reading the
+/// others. It shows loss and damage; whoever means to deceive writes the digest anew.
+#[derive(Clone, Default)]
+struct Entities {
+    each: BTreeMap<Vec<u8>, [u8; 32]>,
+    all: [u8; 32],
+}
 
 impl Entities {
-    /// Puts an entity in, or takes it out.
-    fn turn(&mut self, key: &[u8], value: &[u8]) {
-        let mut hasher = blake3::Hasher::new_derive_key("tallybook 2026-11 projected entity");
-        hasher.update(&(key.len() as u64).to_le_bytes());
-        hasher.update(key).update(value);
-        for (byte, turned) in self.0.iter_mut().zip(hasher.finalize().as_bytes()) {
+    /// Puts an entity in the place of what its key had; takes it out where there is no value.
+    fn set(&mut self, key: &[u8], value: Option<&[u8]>) {
+        let before = match value {
+            Some(value) => {
+                let mut hasher =
+                    blake3::Hasher::new_derive_key("tallybook 2026-11 projected entity");
+                hasher.update(&(key.len() as u64).to_le_bytes());
+                hasher.update(key).update(value);
+                let hash = *hasher.finalize().as_bytes();
+                self.turn(&hash);
+                self.each.insert(key.to_vec(), hash)
+            }
+            None => self.each.remove(key),
+        };
+        if let Some(before) = before {
+            self.turn(&before);
+        }
+    }
+
+    fn turn(&mut self, hash: &[u8; 32]) {
+        for (byte, turned) in self.all.iter_mut().zip(hash) {
             *byte ^= turned;
         }
     }
@@ -130,13 +159,12 @@ impl Projection {
         for item in self.database.iter() {
             let (key, value) = guarded(&self.path, || item)?;
             if key.as_ref() != META {
-                entities.turn(&key, &value);
+                entities.set(&key, Some(&value));
             }
             let Some((class, key)) = key.split_first() else {
                 continue;
             };
             match *class {
-                b'l' => drop(state.links.insert(self.decode(key)?, self.decode(&value)?)),
                 b'h' => drop(state.hosts.insert(self.decode(key)?, self.decode(&value)?)),
                 b'c' => drop(
                     state
@@ -160,11 +188,16 @@ impl Projection {
                 ),
                 b'm' => drop(state.claims.insert(self.decode(key)?, self.decode(&value)?)),
                 b'i' => state.inventory = Some(self.decode(&value)?),
+                b'e' => drop(
+                    state
+                        .erasures
+                        .insert(self.decode(key)?, self.decode(&value)?),
+                ),
                 _ => {}
             }
         }
         let state = Box::new(state);
-        if self.digest(entities, meta.code_version, &meta.head, meta.next)? != meta.digest {
+        if self.digest(entities.all, meta.code_version, &meta.head, meta.next)? != meta.digest {
             return Ok(Stored::Altered(state));
         }
         self.entities = entities;
@@ -176,13 +209,13 @@ impl Projection {
 
     fn digest(
         &self,
-        entities: Entities,
+        entities: [u8; 32],
         code_version: u32,
         head: &Head,
         next: Position,
     ) -> Result<Hash, Error> {
         let mut hasher = blake3::Hasher::new_derive_key("tallybook 2026-11 projected state");
-        hasher.update(&entities.0);
+        hasher.update(&entities);
         hasher.update(&self.encode(&(code_version, head, next))?);
         Ok(Hash(*hasher.finalize().as_bytes()))
     }
@@ -197,25 +230,23 @@ impl Projection {
         touched: &BTreeSet<Key>,
         next: Position,
     ) -> Result<(), Error> {
-        self.save_as(CODE_VERSION, state, touched, next)
+        self.stage(CODE_VERSION, state, touched, next)?.write()
     }
 
-    fn save_as(
+    /// Makes ready to write what changed, and the head.
+    ///
+    /// # Errors
+    /// When something has no encoding.
+    pub fn stage(
         &mut self,
         code_version: u32,
         state: &State,
         touched: &BTreeSet<Key>,
         next: Position,
-    ) -> Result<(), Error> {
-        let mut batch = Batch {
-            sled: sled::Batch::default(),
-            entities: self.entities,
-        };
+    ) -> Result<Staged, Error> {
+        let mut batch = sled::Batch::default();
         for key in touched {
             match key {
-                Key::Link(subject) => {
-                    self.put(&mut batch, b'l', subject, state.links.get(subject))?;
-                }
                 Key::Host(host) => self.put(&mut batch, b'h', host, state.hosts.get(host))?,
                 Key::Container(host, container) => {
                     let key = (host.clone(), container.clone());
@@ -229,26 +260,32 @@ impl Projection {
                     let key = (host.clone(), container.clone());
                     self.put(&mut batch, b'a', &key, state.allocations.get(&key))?;
                 }
-                Key::Operation(id) => self.put(&mut batch, b'o', id, state.operations.get(id))?,
+                // What is over is found by its events.
+                Key::Operation(id) => {
+                    let open = state.operations.get(id).filter(|known| known.is_open());
+                    self.put(&mut batch, b'o', id, open)?;
+                }
                 Key::Claim(subject) => {
                     self.put(&mut batch, b'm', subject, state.claims.get(subject))?;
                 }
                 Key::Inventory => {
                     self.put(&mut batch, b'i', &(), state.inventory.as_ref())?;
                 }
+                Key::Erasure(seq) => self.put(&mut batch, b'e', seq, state.erasures.get(seq))?,
             }
         }
-        let Batch { mut sled, entities } = batch;
         let meta = Meta {
             code_version,
             head: state.head,
             next,
-            digest: self.digest(entities, code_version, &state.head, next)?,
+            digest: self.digest(self.entities.all, code_version, &state.head, next)?,
         };
-        sled.insert(META, self.encode(&meta)?);
-        guarded(&self.path, || self.database.apply_batch(sled))?;
-        self.entities = entities;
-        Ok(())
+        batch.insert(META, self.encode(&meta)?);
+        Ok(Staged {
+            path: self.path.clone(),
+            database: self.database.clone(),
+            batch,
+        })
     }
 
     /// Replaces everything by a state folded afresh.
@@ -272,7 +309,6 @@ impl Projection {
         guarded(&self.path, || self.database.clear())?;
         self.entities = Entities::default();
         let mut all: BTreeSet<Key> = BTreeSet::new();
-        all.extend(state.links.keys().cloned().map(Key::Link));
         all.extend(state.hosts.keys().cloned().map(Key::Host));
         all.extend(
             state
@@ -297,10 +333,11 @@ impl Projection {
         );
         all.extend(state.operations.keys().copied().map(Key::Operation));
         all.extend(state.claims.keys().cloned().map(Key::Claim));
+        all.extend(state.erasures.keys().copied().map(Key::Erasure));
         if state.inventory.is_some() {
             all.insert(Key::Inventory);
         }
-        self.save_as(code_version, state, &all, next)
+        self.stage(code_version, state, &all, next)?.write()
     }
 
     /// Lets sled write what it holds back. Durability does not depend on it.
@@ -312,24 +349,19 @@ impl Projection {
     }
 
     fn put<K: Serialize, V: Serialize>(
-        &self,
-        batch: &mut Batch,
+        &mut self,
+        batch: &mut sled::Batch,
         class: u8,
         key: &K,
         value: Option<&V>,
     ) -> Result<(), Error> {
         let mut stored = vec![class];
         stored.extend(self.encode(key)?);
-        if let Some(old) = guarded(&self.path, || self.database.get(&stored))? {
-            batch.entities.turn(&stored, &old);
-        }
+        let value = value.map(|value| self.encode(value)).transpose()?;
+        self.entities.set(&stored, value.as_deref());
         match value {
-            Some(value) => {
-                let value = self.encode(value)?;
-                batch.entities.turn(&stored, &value);
-                batch.sled.insert(stored, value);
-            }
-            None => batch.sled.remove(stored),
+            Some(value) => batch.insert(stored, value),
+            None => batch.remove(stored),
         }
         Ok(())
     }

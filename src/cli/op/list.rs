@@ -1,7 +1,5 @@
 //! `tallybook op list`.
 
-use std::collections::BTreeSet;
-
 use super::super::{Context, Error, Exit};
 use crate::log::Open;
 use crate::render::json::{self, OperationView};
@@ -23,17 +21,16 @@ pub(super) struct Args {
 
 impl Args {
     pub(super) async fn run(self, context: &Context, out: &mut Output) -> Result<Exit, Error> {
-        let state = context.open_log(Open::Existing).await?.state().await?;
-        let open = state.operations.iter().filter(|(_, known)| known.is_open());
-        let open: BTreeSet<String> = open.map(|(id, _)| id.to_string()).collect();
-        let mut operations = json::operations(&state);
-        let hidden = operations.len().saturating_sub(NEWEST);
-        let mut position = 0;
-        operations.retain(|operation| {
-            position += 1;
-            let open = open.contains(&operation.id);
-            self.all || open || (!self.unfinished && position > hidden)
-        });
+        let log = context.open_log(Open::Existing).await?;
+        let mut known = match (self.all, self.unfinished) {
+            (true, _) => log.operations(None).await?,
+            (false, true) => log.state().await?.operations,
+            (false, false) => log.operations(Some(NEWEST)).await?,
+        };
+        if self.unfinished {
+            known.retain(|_, operation| operation.is_open());
+        }
+        let operations = json::operations(&known);
         match out.format() {
             Format::Json => out.json(&operations)?,
             Format::Table => out.table(&table(&operations))?,

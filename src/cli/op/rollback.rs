@@ -16,8 +16,8 @@ pub(super) struct Args {
 
 impl Args {
     pub(super) async fn run(self, context: &Context, out: &mut Output) -> Result<Exit, Error> {
-        let state = context.open_log(Open::Existing).await?.state().await?;
-        let id = resolve::operation(&state, &self.operation)?;
+        let log = context.open_log(Open::Existing).await?;
+        let id = resolve::operation(log, &self.operation).await?;
         act::rollback(context, out, id, self.dry_run).await
     }
 }

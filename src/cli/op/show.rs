@@ -26,11 +26,11 @@ impl Args {
     pub(super) async fn run(self, context: &Context, out: &mut Output) -> Result<Exit, Error> {
         let log = context.open_log(Open::Existing).await?;
         let state = log.state().await?;
-        let id = resolve::operation(&state, &self.operation)?;
+        let id = resolve::operation(log, &self.operation).await?;
         let entries = log.entries(&Filter::of_operation(id)).await?;
         let folded =
             Operation::fold(id, &entries).map_err(|source| log::Error::Operation { id, source })?;
-        let (Some(folded), Some(known)) = (folded, state.operations.get(&id)) else {
+        let (Some(folded), Some(known)) = (folded, log.summary(id).await?) else {
             return Err(Error::Unknown {
                 what: "operation",
                 name: id.to_string(),
@@ -39,7 +39,7 @@ impl Args {
                 hint: Some("`tallybook verify` says what is wrong"),
             });
         };
-        let whole = OperationWhole::new(&folded, known, &entries);
+        let whole = OperationWhole::new(&folded, &known, &entries);
         match out.format() {
             Format::Json => out.json(&whole)?,
             Format::Table => {

@@ -383,10 +383,9 @@ pub fn templates(state: &State) -> Vec<TemplateView> {
         .collect()
 }
 
-/// The operations of a state, by their beginning.
-pub fn operations(state: &State) -> Vec<OperationView> {
-    let mut operations: Vec<OperationView> = state
-        .operations
+/// Operations, by their beginning.
+pub fn operations(operations: &BTreeMap<OperationId, OperationSummary>) -> Vec<OperationView> {
+    let mut operations: Vec<OperationView> = operations
         .iter()
         .map(|(id, known)| OperationView::new(id, known))
         .collect();
@@ -423,7 +422,7 @@ impl From<&State> for StateView {
                     allocation: AllocationView::from(allocation),
                 })
                 .collect(),
-            operations: operations(state),
+            operations: operations(&state.operations),
             claims: claims(state),
         }
     }
