@@ -34,13 +34,12 @@ async fn open(store: &Path, open: Open) -> Result<Log, Error> {
 
 /// A store that was used, and what its journal is without its last append.
 async fn used() -> (TempDir, Vec<u8>) {
-    let records = Story::of(29, 200).records;
+    let records = Story::of(29, 1100).records;
     let store = store_of(&records);
-    open(store.path(), Open::Existing)
-        .await
-        .unwrap()
-        .close()
-        .await;
+    let log = open(store.path(), Open::Existing).await.unwrap();
+    // The index is made when something needs it.
+    log.records(&Filter::default()).await.unwrap();
+    log.close().await;
     let before_last = (1..records.len())
         .rev()
         .find(|at| records[at - 1].header.more == 0)
@@ -128,10 +127,10 @@ async fn databases_are_not_removed_before_they_said_how_far_the_log_went() {
             remove(store, HEAD);
             remove(store, INDEX);
             let mut projection = Projection::open(&store.join(PROJECTION)).unwrap();
-            let Stored::State { state, next } = projection.load().unwrap() else {
+            let Stored::State { state, ends } = projection.load().unwrap() else {
                 panic!("nothing is stored")
             };
-            projection.replace_as(0, &state, next).unwrap();
+            projection.replace_as(0, &state, ends).unwrap();
             projection.flush().unwrap();
         }),
     ];
@@ -173,7 +172,7 @@ async fn the_file_says_how_far_the_log_went_also_of_a_killed_process() {
 #[tokio::test(flavor = "multi_thread")]
 async fn another_history_is_noticed_without_the_databases() {
     let (store, _) = used().await;
-    let other = store_of(&Story::of(31, 300).records);
+    let other = store_of(&Story::of(31, 1200).records);
     std::fs::copy(first_segment(other.path()), first_segment(store.path())).unwrap();
     remove(store.path(), INDEX);
     remove(store.path(), PROJECTION);

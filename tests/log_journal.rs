@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use tallybook::journal::{self, Journal, Limits, Reader, segment_path};
 use tallybook::log::{Error, Filter, JOURNAL, Log, Open, verify};
 use tallybook_events::ids::Seq;
-use tallybook_events::record::Record;
+use tallybook_events::record::{Body, Record};
 use tallybook_events::segment;
 use tallybook_testkit::samples;
 use tallybook_testkit::story::Story;
@@ -53,7 +53,15 @@ fn a_sound_journal_has_no_findings() {
     let (report, state) = verify::journal(store.path()).unwrap();
     assert_eq!(report.findings, vec![]);
     assert_eq!(report.head.seq, Seq(story.records.len() as u64));
-    assert_eq!(report.checks.commitments, story.records.len() as u64);
+    let erased = story
+        .records
+        .iter()
+        .filter(|record| record.body() == Body::Erased);
+    assert_eq!(report.erased, erased.clone().count() as u64);
+    assert_eq!(
+        report.checks.commitments + report.erased,
+        story.records.len() as u64
+    );
     assert_eq!(state.head, report.head);
 }
 
@@ -157,6 +165,10 @@ async fn a_torn_end_is_cut_and_kept_aside() {
             torn.resize(cut + zeros, 0);
             std::fs::write(&path, [sound.clone(), torn.clone()].concat()).unwrap();
             let (report, _) = verify::journal(store.path()).unwrap();
+            // Zeros at the end are room that was made for what did not come any more.
+            while torn.ends_with(&[0]) {
+                torn.pop();
+            }
             assert_eq!(
                 (report.findings, report.torn_bytes),
                 (vec![], torn.len() as u64)
@@ -273,7 +285,7 @@ async fn a_lost_end_is_noticed_before_anything_is_written() {
         .rev()
         .find(|at| records[at - 1].header.more == 0)
         .unwrap();
-    // Once within what the index sealed (up to event 128), once behind it; with and without the projections.
+    // With and without the projections.
     for (keep, projection) in [(whole, true), (whole, false), (records.len() - 1, true)] {
         if !projection {
             std::fs::remove_dir_all(store.path().join("projection")).unwrap();

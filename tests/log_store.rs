@@ -6,7 +6,7 @@ use std::sync::mpsc;
 
 use tallybook::journal::{Journal, Limits, Position};
 use tallybook::log::{Filter, INDEX, JOURNAL, Log, Open, PROJECTION, verify};
-use tallybook::store::{Projection, Stored};
+use tallybook::store::{Ends, Projection, Stored, operation_term};
 use tallybook_events::ids::Seq;
 use tallybook_events::record::Record;
 use tallybook_replay::state::State;
@@ -26,12 +26,24 @@ fn store_of(records: &[Record]) -> TempDir {
     store
 }
 
-async fn open(store: &Path) -> (Log, Vec<String>) {
+async fn open(store: &Path) -> (Log, mpsc::Receiver<String>) {
     let (sender, notices) = mpsc::channel();
     let log = Log::open(store, Open::Existing, move |what| drop(sender.send(what)))
         .await
         .unwrap();
-    (log, notices.try_iter().collect())
+    (log, notices)
+}
+
+/// Has both databases made.
+async fn settle(store: &Path) {
+    let (log, _) = open(store).await;
+    log.records(&Filter::at(Seq(1))).await.unwrap();
+    log.close().await;
+}
+
+/// What was told so far.
+fn told(notices: &mpsc::Receiver<String>) -> Vec<String> {
+    notices.try_iter().collect()
 }
 
 /// Questions that meet every class of term, the bounds, and the newest few.
@@ -91,8 +103,9 @@ async fn answers(log: &Log) -> (State, Vec<Vec<Record>>) {
 
 /// What the journal itself says.
 fn expected(records: &[Record], store: &Path) -> (State, Vec<Vec<Record>>) {
-    let (report, state) = verify::journal(store).unwrap();
+    let (report, mut state) = verify::journal(store).unwrap();
     assert_eq!(report.findings, vec![]);
+    state.forget_past();
     let answer = |filter: &Filter| {
         let taken: Vec<Record> = records
             .iter()
@@ -120,7 +133,7 @@ fn files(directory: &Path) -> Vec<PathBuf> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_databases_answer_as_the_journal_does() {
-    let records = Story::of(23, 300).records;
+    let records = Story::of(23, 1300).records;
     let store = store_of(&records);
     let expected = expected(&records, store.path());
     for _ in 0..3 {
@@ -138,27 +151,32 @@ async fn the_databases_answer_as_the_journal_does() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_removed_database_is_built_again_and_said_so() {
-    let records = Story::of(23, 200).records;
+    let records = Story::of(23, 1300).records;
     let store = store_of(&records);
     let expected = expected(&records, store.path());
     let (log, notices) = open(store.path()).await;
-    assert_eq!(notices.len(), 1, "{notices:?}");
+    assert_eq!(told(&notices).len(), 1, "the projections");
+    answers(&log).await;
+    assert_eq!(told(&notices).len(), 1, "the index");
     log.close().await;
     let (log, notices) = open(store.path()).await;
-    assert_eq!(notices, Vec::<String>::new());
+    answers(&log).await;
+    assert_eq!(told(&notices), Vec::<String>::new());
     log.close().await;
     for removed in [vec![INDEX], vec![PROJECTION], vec![INDEX, PROJECTION]] {
         for name in &removed {
             std::fs::remove_dir_all(store.path().join(name)).unwrap();
         }
         let (log, notices) = open(store.path()).await;
+        assert_eq!(answers(&log).await, expected, "{removed:?}");
+        let notices = told(&notices);
         assert!(
             notices
                 .iter()
-                .any(|notice| notice.contains("again from the journal")),
+                .all(|notice| notice.contains("again from the journal")),
             "{removed:?}: {notices:?}"
         );
-        assert_eq!(answers(&log).await, expected, "{removed:?}");
+        assert_eq!(notices.len(), removed.len());
         log.close().await;
     }
 }
@@ -206,10 +224,10 @@ fn copy_tree(from: &Path, to: &Path) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_damaged_database_never_changes_an_answer() {
-    let records = Story::of(23, 300).records;
+    let records = Story::of(23, 1300).records;
     let store = store_of(&records);
     let expected = expected(&records, store.path());
-    open(store.path()).await.0.close().await;
+    settle(store.path()).await;
     let targets: Vec<PathBuf> = [INDEX, PROJECTION]
         .iter()
         .flat_map(|name| files(&store.path().join(name)))
@@ -226,8 +244,9 @@ async fn a_damaged_database_never_changes_an_answer() {
                 assert_eq!(
                     answers(&log).await,
                     expected,
-                    "{} {how}: {notices:?}",
-                    target.display()
+                    "{} {how}: {:?}",
+                    target.display(),
+                    told(&notices)
                 );
                 log.close().await;
             }
@@ -237,16 +256,17 @@ async fn a_damaged_database_never_changes_an_answer() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_database_that_is_a_file_or_of_another_log_is_built_again() {
-    let records = Story::of(23, 150).records;
+    let records = Story::of(23, 1300).records;
     let store = store_of(&records);
     let expected = expected(&records, store.path());
     for name in [INDEX, PROJECTION] {
-        open(store.path()).await.0.close().await;
+        settle(store.path()).await;
         std::fs::remove_dir_all(store.path().join(name)).unwrap();
         std::fs::write(store.path().join(name), "garbage").unwrap();
         let (log, notices) = open(store.path()).await;
-        assert!(notices[0].contains("can't be used"), "{notices:?}");
         assert_eq!(answers(&log).await, expected);
+        let notices = told(&notices);
+        assert!(notices[0].contains("can't be used"), "{notices:?}");
         log.close().await;
     }
     let other = tempfile::tempdir().unwrap();
@@ -258,6 +278,7 @@ async fn a_database_that_is_a_file_or_of_another_log_is_built_again() {
         &store.path().join(PROJECTION),
     );
     let (log, notices) = open(store.path()).await;
+    let notices = told(&notices);
     assert!(notices[0].contains("belongs to another log"), "{notices:?}");
     assert_eq!(answers(&log).await, expected);
     log.close().await;
@@ -265,10 +286,10 @@ async fn a_database_that_is_a_file_or_of_another_log_is_built_again() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn projections_of_another_version_are_folded_again() {
-    let records = Story::of(23, 150).records;
+    let records = Story::of(23, 1300).records;
     let store = store_of(&records);
     let expected = expected(&records, store.path());
-    open(store.path()).await.0.close().await;
+    settle(store.path()).await;
     {
         // A state that today's code would not fold, under yesterday's version.
         let mut projection = Projection::open(&store.path().join(PROJECTION)).unwrap();
@@ -276,12 +297,17 @@ async fn projections_of_another_version_are_folded_again() {
             segment: Seq(1),
             offset: 0,
         };
+        let ends = Ends {
+            at: start,
+            next: start,
+        };
         let mut wrong = expected.0.clone();
         wrong.hosts.clear();
-        projection.replace_as(0, &wrong, start).unwrap();
+        projection.replace_as(0, &wrong, ends).unwrap();
         projection.flush().unwrap();
     }
     let (log, notices) = open(store.path()).await;
+    let notices = told(&notices);
     assert!(
         notices
             .iter()
@@ -302,16 +328,26 @@ fn change(store: &Path, database: &str, tree: &str, run: impl FnOnce(&sled::Tree
 /// A posting that is lost hides a step that was done: the step would be done again.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lost_posting_hides_no_event_of_an_operation() {
-    let records = Story::of(23, 300).records;
+    let mut records = Story::of(23, 1300).records;
+    // An operation that is not over, with events in what the index sealed.
+    let unfinished = (900..1024).find_map(|at| {
+        let id = records[at].header.operation?;
+        let of = |record: &Record| record.header.operation == Some(id);
+        let last = records.iter().rposition(of)?;
+        let cut = (1024..=last)
+            .rev()
+            .find(|cut| records[cut - 1].header.more == 0)?;
+        Some((id, cut))
+    });
+    let (id, cut) = unfinished.unwrap();
+    records.truncate(cut);
     let store = store_of(&records);
     let (log, _) = open(store.path()).await;
-    let id = records.iter().find_map(|record| record.header.operation);
-    let id = id.unwrap();
+    assert!(log.state().await.unwrap().operations.contains_key(&id));
     let whole = log.operation(id).await.unwrap().unwrap();
     log.close().await;
     change(store.path(), INDEX, "postings", |postings| {
-        let mut term = vec![b'o'];
-        term.extend_from_slice(id.as_bytes());
+        let term = operation_term(&id);
         let len = u16::try_from(term.len()).unwrap().to_be_bytes();
         let prefix = [&len[..], &term].concat();
         let keys: Vec<sled::IVec> = postings
@@ -327,7 +363,7 @@ async fn a_lost_posting_hides_no_event_of_an_operation() {
     assert!(faults[0].contains("events of operation"), "{faults:?}");
     log.close().await;
     let (log, notices) = open(store.path()).await;
-    assert!(notices[0].contains("could not be used last time"));
+    assert!(told(&notices)[0].contains("could not be used last time"));
     assert_eq!(log.operation(id).await.unwrap().unwrap(), whole);
     assert_eq!(log.faults().await.unwrap(), Vec::<String>::new());
     log.close().await;
@@ -336,22 +372,23 @@ async fn a_lost_posting_hides_no_event_of_an_operation() {
 /// A claim that is lost would let two operations have one container.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lost_or_changed_entity_is_folded_again() {
-    let records = Story::of(23, 300).records;
+    let records = Story::of(23, 1300).records;
     let store = store_of(&records);
     let expected = expected(&records, store.path());
-    open(store.path()).await.0.close().await;
+    settle(store.path()).await;
     let classes: std::collections::BTreeSet<u8> = {
         let database = sled::open(store.path().join(PROJECTION)).unwrap();
         let keys = database.iter().keys().map(|key| key.unwrap()[0]);
         keys.filter(|class| *class != 0).collect()
     };
-    assert!(classes.len() > 4, "{classes:?}");
+    assert!(classes.len() > 3, "{classes:?}");
     for class in classes {
         change(store.path(), PROJECTION, "__sled__default", |tree| {
             let key = tree.scan_prefix([class]).keys().next().unwrap().unwrap();
             tree.remove(key).unwrap();
         });
         let (log, notices) = open(store.path()).await;
+        let notices = told(&notices);
         assert!(
             notices[0].contains("lost or changed something"),
             "{notices:?}"
@@ -364,15 +401,15 @@ async fn a_lost_or_changed_entity_is_folded_again() {
 /// The newest block was read at every start, and its damage ended every command.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_damaged_recent_block_stops_nothing() {
-    let records = Story::of(23, 300).records;
+    let records = Story::of(23, 1300).records;
     for remove in [true, false] {
         let store = store_of(&records);
         let expected = expected(&records, store.path());
-        open(store.path()).await.0.close().await;
-        change(store.path(), INDEX, "blocks", |blocks| {
+        settle(store.path()).await;
+        change(store.path(), INDEX, "places", |blocks| {
             let (key, block) = blocks.last().unwrap().unwrap();
             let mut block = block.to_vec();
-            block[100] ^= 1;
+            block[30] ^= 1;
             match remove {
                 true => drop(blocks.remove(key).unwrap()),
                 false => drop(blocks.insert(key, block).unwrap()),
@@ -382,7 +419,7 @@ async fn a_damaged_recent_block_stops_nothing() {
         assert_eq!(answers(&log).await, expected);
         log.close().await;
         let (log, notices) = open(store.path()).await;
-        assert!(notices[0].contains("could not be used last time"));
+        assert!(told(&notices)[0].contains("could not be used last time"));
         assert_eq!(answers(&log).await, expected);
         log.close().await;
     }
@@ -392,7 +429,7 @@ async fn a_damaged_recent_block_stops_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_in_a_store_is_for_its_owner_only() {
     use std::os::unix::fs::PermissionsExt;
-    let records = Story::of(23, 150).records;
+    let records = Story::of(23, 1300).records;
     let store = store_of(&records);
     let open_to_all = |name: &str| {
         let path = store.path().join(name);
@@ -406,6 +443,7 @@ async fn what_is_in_a_store_is_for_its_owner_only() {
     open_to_all("");
     for round in 0..2 {
         let (log, _) = open(store.path()).await;
+        log.records(&Filter::at(Seq(1))).await.unwrap();
         for name in [JOURNAL, INDEX, PROJECTION] {
             assert_eq!(mode(name), 0o700, "{name} in round {round}");
         }
@@ -423,7 +461,7 @@ async fn what_is_in_a_store_is_for_its_owner_only() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_store_of_version_1_opens() {
     let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/store-v1");
-    let story = Story::of_all_kinds();
+    let story = Story::of_first_kinds();
     if !golden.exists() && std::env::var_os("GOLDEN_WRITE").is_some() {
         copy_tree(store_of(&story.records).path(), &golden);
     }

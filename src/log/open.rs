@@ -9,15 +9,15 @@ use std::sync::Arc;
 use tallybook_events::event::LogCreated;
 use tallybook_events::ids::{Hash, Seq};
 use tallybook_events::subject::Subject;
-use tallybook_replay::state::State;
+use tallybook_replay::state::{Head, State};
 
 use super::anchor::{self, Anchor, Anchors, HeadFile, Kept};
 use super::lock::Lock;
-use super::view::{REBUILD, View};
+use super::view::{REBUILD, View, hash_in_journal};
 use super::writer::{Sealing, seal};
 use super::{Draft, Error, INDEX, JOURNAL, Open, PROJECTION, chain, entry, history};
 use crate::journal::{self, Journal, Limits, Link, Position, Reader, Torn};
-use crate::store::{self, Projection, Stored};
+use crate::store::{self, Ends, Projection, Stored};
 use crate::{clock, identity};
 
 /// Who is told, in a sentence, what had to be mended.
@@ -107,7 +107,8 @@ impl Opened {
         let positions = self.journal.append(std::slice::from_ref(&record))?;
         let next = self.journal.position();
         self.view.take(vec![(record, entry)], &positions, next)?;
-        self.view.save(true, next)?;
+        let at = positions.last().copied().unwrap_or(next);
+        self.view.save(true, Ends { at, next })?;
         Ok(())
     }
 }
@@ -252,7 +253,10 @@ impl Opening<'_> {
             self.anchors.add_head(&head);
         }
         let known = match projection.load()? {
-            Stored::State { state, next } => Some((*state, next)),
+            Stored::State { state, ends } => {
+                self.confirm(&state, ends)?;
+                Some((*state, ends))
+            }
             Stored::Nothing => None,
             Stored::Altered(state) => {
                 return Err(Error::Store(store::Error::Altered { path, state }));
@@ -273,17 +277,21 @@ impl Opening<'_> {
     fn fold_to_end(
         &mut self,
         mut view: View,
-        known: Option<(State, Position)>,
+        known: Option<(State, Ends)>,
     ) -> Result<Recovered, Error> {
         let journal_directory = self.directory.join(JOURNAL);
-        let known = known.and_then(|(state, next)| Some((state.head.log?, state, next)));
+        let known = known.and_then(|(state, ends)| Some((state.head.log?, state, ends)));
+        let mut at = known.as_ref().map(|(_, _, ends)| ends.at);
         let (mut reader, is_fresh) = match known {
-            Some((log, state, next)) => {
+            Some((log, state, ends)) => {
                 let head = state.head;
                 view.state = state;
                 // The projections are written at the end of a write.
                 let link = Link::end(log, head.epoch, head.seq, head.hash);
-                (Reader::from_position(&journal_directory, next, link), false)
+                (
+                    Reader::from_position(&journal_directory, ends.next, link),
+                    false,
+                )
             }
             None => {
                 let (state, reader) = history::fold_known(&journal_directory)?;
@@ -293,7 +301,9 @@ impl Opening<'_> {
             }
         };
         let folded = view.state.head;
-        while let Some((_, record)) = reader.next()? {
+        self.allow_folded(&folded)?;
+        while let Some((start, record)) = reader.next()? {
+            at = Some(start);
             if !self.anchors.allow(record.header.seq, record.hash) {
                 return Err(Error::Rewritten {
                     path: self.directory.to_owned(),
@@ -316,7 +326,14 @@ impl Opening<'_> {
         }
         let (journal, torn) = Journal::open(&journal_directory, &reader, self.limits)?;
         // Only here: what was stored says how far the log went, and the journal has not been read to its end before.
-        view.save(is_fresh, journal.position())?;
+        let next = journal.position();
+        view.save(
+            is_fresh,
+            Ends {
+                at: at.unwrap_or(next),
+                next,
+            },
+        )?;
         if end > Seq::NONE && is_fresh && view.faults.is_empty() {
             (self.notify)(format!(
                 "folded the projections in {} again from the journal: {end} events",
@@ -324,6 +341,50 @@ impl Opening<'_> {
             ));
         }
         Ok((view, journal, torn))
+    }
+
+    /// Holds what the projections say was here against the journal, before anything relies on it.
+    fn confirm(&self, state: &State, ends: Ends) -> Result<(), Error> {
+        let head = state.head;
+        let journal = self.directory.join(JOURNAL);
+        if head.seq == Seq::NONE
+            || journal::link_at(&journal, ends.at)? == Some((head.hash, ends.next))
+        {
+            return Ok(());
+        }
+        let (end, found) = hash_in_journal(self.directory, head.seq)?;
+        match found {
+            None => Err(Error::TailLost {
+                path: self.directory.to_owned(),
+                journal: end,
+                projection: head.seq,
+            }),
+            Some(hash) if hash != head.hash => Err(Error::Rewritten {
+                path: self.directory.to_owned(),
+                seq: head.seq,
+            }),
+            Some(_) => Err(Error::Store(store::Error::Contradiction {
+                path: self.directory.join(PROJECTION),
+                what: "its newest event is at another place in the journal".to_owned(),
+            })),
+        }
+    }
+
+    /// Holds what is known of the log's end against events that were folded without looking at each.
+    fn allow_folded(&self, folded: &Head) -> Result<(), Error> {
+        for (seq, hash) in self.anchors.up_to(folded.seq) {
+            let found = match seq == folded.seq {
+                true => Some(folded.hash),
+                false => hash_in_journal(self.directory, seq)?.1,
+            };
+            if found != Some(hash) {
+                return Err(Error::Rewritten {
+                    path: self.directory.to_owned(),
+                    seq,
+                });
+            }
+        }
+        Ok(())
     }
 
     /// Keeps beside the databases what they say of the log's end, before they are removed.

@@ -23,10 +23,17 @@ use super::anchor::{Anchor, Anchors, HeadFile};
 use super::open::{Notify, remove_database};
 use super::{Error, Filter, INDEX, JOURNAL, Open, chain, entry};
 use crate::journal::{self, Fetch, Link, Position, Reader};
-use crate::store::{self, BLOCK_EVENTS, Block, End, Index, Place, Projection, Sealed, Staged};
+use crate::store::{
+    self, BLOCK_EVENTS, Block, End, Ends, Index, Place, Projection, Sealed, Staged,
+};
 
 /// Its presence tells the next opening to build the databases again.
 pub(super) const REBUILD: &str = "rebuild";
+/// Where a journal begins.
+const START: Position = Position {
+    segment: Seq(1),
+    offset: 0,
+};
 /// How many subjects' and ended operations' newest events are remembered beside the index.
 const REMEMBERED_MAX: usize = 4096;
 
@@ -65,8 +72,8 @@ pub(super) struct View {
     queue: Vec<(Arc<Record>, Position, Position)>,
     /// What the projections do not have yet.
     unsaved: BTreeSet<Key>,
-    /// Where the next record will begin.
-    next: Position,
+    /// Where the newest record is.
+    ends: Ends,
     /// `None` where it can't be written.
     head_file: Option<HeadFile>,
     /// The segment that the newest record is in.
@@ -116,9 +123,9 @@ impl View {
             tail: VecDeque::new(),
             queue: Vec::new(),
             unsaved: BTreeSet::new(),
-            next: Position {
-                segment: Seq(1),
-                offset: 0,
+            ends: Ends {
+                at: START,
+                next: START,
             },
             head_file: None,
             segment: Seq::NONE,
@@ -130,12 +137,12 @@ impl View {
     }
 
     /// Stores all of the state, or what changed of it: what was read at a start.
-    pub(super) fn save(&mut self, whole: bool, next: Position) -> Result<(), store::Error> {
-        self.next = next;
+    pub(super) fn save(&mut self, whole: bool, ends: Ends) -> Result<(), store::Error> {
+        self.ends = ends;
         let unsaved = std::mem::take(&mut self.unsaved);
         match &mut self.projection {
-            Some(projection) if whole => projection.replace(&self.state, next),
-            Some(projection) if !unsaved.is_empty() => projection.save(&self.state, &unsaved, next),
+            Some(projection) if whole => projection.replace(&self.state, ends),
+            Some(projection) if !unsaved.is_empty() => projection.save(&self.state, &unsaved, ends),
             Some(_) | None => Ok(()),
         }
     }
@@ -217,7 +224,8 @@ impl View {
                 self.queue.push((record, *start, *end));
             }
         }
-        self.next = next;
+        let at = starts.last().copied().unwrap_or(self.ends.at);
+        self.ends = Ends { at, next };
         self.write_head(next.segment);
         Ok(())
     }
@@ -234,7 +242,7 @@ impl View {
         }
         let unsaved = std::mem::take(&mut self.unsaved);
         let staged = match &mut self.projection {
-            Some(projection) => projection.stage(CODE_VERSION, &self.state, &unsaved, self.next),
+            Some(projection) => projection.stage(CODE_VERSION, &self.state, &unsaved, self.ends),
             None => {
                 return Some(self.work_with(None));
             }
@@ -459,6 +467,15 @@ impl View {
             while (behind.front()).is_some_and(|record| record.header.seq <= sealed) {
                 behind.pop_front();
             }
+        }
+        if let Some(link) = reader.link()
+            && link.seq < self.state.head.seq
+        {
+            return Err(Error::TailLost {
+                path: self.directory.clone(),
+                journal: link.seq,
+                projection: self.state.head.seq,
+            });
         }
         for record in &behind {
             let link = (record.header.seq, record.hash);

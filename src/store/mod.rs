@@ -19,7 +19,7 @@ pub use index::{
     BLOCK_EVENTS, Block, End, Index, Place, STRETCH_EVENTS, Sealed, Terms, entry_terms,
     operation_term, view_terms,
 };
-pub use projection::{Projection, Staged, Stored};
+pub use projection::{Ends, Projection, Staged, Stored};
 
 /// What can go wrong with the store. All of it but [`Error::Held`] is mended by building it again from the journal.
 #[derive(Debug, thiserror::Error)]

@@ -19,9 +19,18 @@ const META: &[u8] = b"\0meta";
 struct Meta {
     code_version: u32,
     head: Head,
-    next: Position,
+    ends: Ends,
     /// Over the rest of this and every entity: an entity that is lost or changed shows.
     digest: Hash,
+}
+
+/// Where in the journal the newest event is that a state has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ends {
+    /// Where it begins.
+    pub at: Position,
+    /// Where the one behind it will.
+    pub next: Position,
 }
 
 /// What the database of projections holds.
@@ -37,8 +46,8 @@ pub enum Stored {
     State {
         /// The state.
         state: Box<State>,
-        /// Where the record after its head begins in the journal.
-        next: Position,
+        /// Where its head is in the journal.
+        ends: Ends,
     },
 }
 
@@ -197,13 +206,13 @@ impl Projection {
             }
         }
         let state = Box::new(state);
-        if self.digest(entities.all, meta.code_version, &meta.head, meta.next)? != meta.digest {
+        if self.digest(entities.all, meta.code_version, &meta.head, meta.ends)? != meta.digest {
             return Ok(Stored::Altered(state));
         }
         self.entities = entities;
         Ok(Stored::State {
             state,
-            next: meta.next,
+            ends: meta.ends,
         })
     }
 
@@ -212,11 +221,11 @@ impl Projection {
         entities: [u8; 32],
         code_version: u32,
         head: &Head,
-        next: Position,
+        ends: Ends,
     ) -> Result<Hash, Error> {
         let mut hasher = blake3::Hasher::new_derive_key("tallybook 2026-11 projected state");
         hasher.update(&entities);
-        hasher.update(&self.encode(&(code_version, head, next))?);
+        hasher.update(&self.encode(&(code_version, head, ends))?);
         Ok(Hash(*hasher.finalize().as_bytes()))
     }
 
@@ -228,9 +237,9 @@ impl Projection {
         &mut self,
         state: &State,
         touched: &BTreeSet<Key>,
-        next: Position,
+        ends: Ends,
     ) -> Result<(), Error> {
-        self.stage(CODE_VERSION, state, touched, next)?.write()
+        self.stage(CODE_VERSION, state, touched, ends)?.write()
     }
 
     /// Makes ready to write what changed, and the head.
@@ -242,7 +251,7 @@ impl Projection {
         code_version: u32,
         state: &State,
         touched: &BTreeSet<Key>,
-        next: Position,
+        ends: Ends,
     ) -> Result<Staged, Error> {
         let mut batch = sled::Batch::default();
         for key in touched {
@@ -277,8 +286,8 @@ impl Projection {
         let meta = Meta {
             code_version,
             head: state.head,
-            next,
-            digest: self.digest(self.entities.all, code_version, &state.head, next)?,
+            ends,
+            digest: self.digest(self.entities.all, code_version, &state.head, ends)?,
         };
         batch.insert(META, self.encode(&meta)?);
         Ok(Staged {
@@ -292,8 +301,8 @@ impl Projection {
     ///
     /// # Errors
     /// When sled refuses.
-    pub fn replace(&mut self, state: &State, next: Position) -> Result<(), Error> {
-        self.replace_as(CODE_VERSION, state, next)
+    pub fn replace(&mut self, state: &State, ends: Ends) -> Result<(), Error> {
+        self.replace_as(CODE_VERSION, state, ends)
     }
 
     /// Replaces everything by what another version of the code folded.
@@ -304,7 +313,7 @@ impl Projection {
         &mut self,
         code_version: u32,
         state: &State,
-        next: Position,
+        ends: Ends,
     ) -> Result<(), Error> {
         guarded(&self.path, || self.database.clear())?;
         self.entities = Entities::default();
@@ -337,7 +346,7 @@ impl Projection {
         if state.inventory.is_some() {
             all.insert(Key::Inventory);
         }
-        self.stage(code_version, state, &all, next)?.write()
+        self.stage(code_version, state, &all, ends)?.write()
     }
 
     /// Lets sled write what it holds back. Durability does not depend on it.

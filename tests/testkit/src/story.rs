@@ -36,7 +36,7 @@ pub struct Story {
     pub records: Vec<Record>,
     links: BTreeMap<Subject, (Seq, Hash)>,
     choices: u64,
-    operations: u8,
+    operations: u32,
     epoch: Epoch,
     /// How many appends a write has, and how many are in the last one.
     write_appends: usize,
@@ -110,6 +110,11 @@ impl Story {
 
     /// A history in which every kind of event occurs.
     pub fn of_all_kinds() -> Self {
+        Story::of_first_kinds().kept_up()
+    }
+
+    /// A history in which every kind occurs that the first program knew.
+    pub fn of_first_kinds() -> Self {
         let mut choices = 1;
         loop {
             let story = Story::of(choices, 40);
@@ -124,7 +129,7 @@ impl Story {
                 .iter()
                 .all(|(kind, _)| has(kind) || is_upkeep(kind))
             {
-                return story.kept_up();
+                return story;
             }
             choices += 2;
         }
@@ -318,7 +323,14 @@ impl Story {
 
     fn begin(&mut self, subject: &Subject, intent: Intent) -> (OperationId, Place, usize) {
         self.operations += 1;
-        let id = samples::operation(self.operations);
+        let id = match u8::try_from(self.operations) {
+            Ok(number) => samples::operation(number),
+            Err(_) => {
+                let mut unique = [0xee; 10];
+                unique[6..].copy_from_slice(&self.operations.to_be_bytes());
+                OperationId::new(1_795_000_000_000, unique)
+            }
+        };
         let began = self.records.len();
         let place = Place {
             operation: Some(id),
