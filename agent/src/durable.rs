@@ -63,7 +63,7 @@ pub fn sync_file_system(path: &Path) -> Result<(), Error> {
         .map_err(Error::at("syncing the file system of", path))
 }
 
-/// Makes a directory and all above it that are missing, and syncs the parent of each one made. Mode 0700: what is in
+/// Makes a directory and all above it that are missing, and syncs what lists each. Mode 0700: what is in
 /// them, guests' trees with their set-uid files above all, is no other account's to enter.
 ///
 /// # Errors
@@ -77,7 +77,9 @@ const AGAIN_MAX: u8 = 16;
 
 fn create_within(path: &Path, tries: u8) -> Result<(), Error> {
     if path.is_dir() {
-        return Ok(());
+        // Whoever made it may not have come to its sync, or that may have failed. What is above it was synced before it
+        // was made.
+        return path.parent().map_or(Ok(()), sync_dir);
     }
     if let Some(parent) = path.parent() {
         create_within(parent, tries)?;

@@ -7,6 +7,7 @@
 //! was dropped is known. Owners, permissions, attributes and times are not part of it.
 
 use std::collections::BTreeMap;
+use std::io::Write;
 use std::ops::Range;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -23,7 +24,7 @@ const CUTS_MAX: u64 = 6;
 
 #[derive(Debug, Clone)]
 enum Body {
-    File(Rc<Vec<u8>>),
+    File(Rc<Content>),
     Directory(Rc<BTreeMap<Vec<u8>, Ino>>),
     Symlink(Vec<u8>),
     Special,
@@ -45,6 +46,28 @@ struct Pending {
     ino: Ino,
     change: Change,
     fate: Fate,
+}
+
+/// A file's content: these bytes, and zeros up to its length.
+#[derive(Debug, Clone, Default)]
+struct Content {
+    bytes: Vec<u8>,
+    len: u64,
+}
+
+impl Content {
+    fn write(&mut self, at: u64, bytes: &[u8]) {
+        let is_zeros = || bytes.iter().all(|byte| *byte == 0);
+        if at < self.bytes.len() as u64 || !is_zeros() {
+            write_at(&mut self.bytes, at, bytes);
+        }
+        self.len = self.len.max(at + bytes.len() as u64);
+    }
+
+    fn set_len(&mut self, len: u64) {
+        self.bytes.truncate(len as usize);
+        self.len = len;
+    }
 }
 
 /// What is on the disk for certain, and what may be.
@@ -78,7 +101,7 @@ pub(crate) struct State {
 
 #[derive(Debug)]
 enum Item {
-    File(Ino, Rc<Vec<u8>>),
+    File(Ino, Rc<Content>),
     Directory,
     Symlink(Vec<u8>),
     Special,
@@ -248,23 +271,23 @@ impl Disk {
         };
         let (start, end) = (*at, at + bytes.len() as u64);
         let mut torn = Vec::new();
-        let mut cut = |kept: Vec<Range<u64>>, len: u64| {
-            let kept = kept.into_iter().filter(|it| !it.is_empty()).collect();
+        let mut cut = |kept: &[Range<u64>], len: u64| {
+            let kept = kept.iter().filter(|it| !it.is_empty()).cloned().collect();
             torn.push(Part::Torn { kept, len });
         };
         // A file may be as long as it is to be, and hold nothing.
-        cut(Vec::new(), end);
-        cut(vec![start..start + (end - start) / 2], 0);
+        cut(&[], end);
+        cut(&[start..start + (end - start) / 2], 0);
         for border in some_of(start / SECTOR + 1..end.div_ceil(SECTOR)) {
             let border = border * SECTOR;
-            cut(vec![start..border], 0);
-            cut(vec![start..border], end);
-            cut(vec![border..end], end);
+            cut(&[start..border], 0);
+            cut(&[start..border], end);
+            cut(&[border..end], end);
         }
         for page in some_of(start / PAGE..end.div_ceil(PAGE)) {
             let page = (page * PAGE).max(start)..((page + 1) * PAGE).min(end);
-            cut(vec![start..page.start, page.end..end], end);
-            cut(vec![page], end);
+            cut(&[start..page.start, page.end..end], end);
+            cut(&[page], end);
         }
         torn
     }
@@ -334,21 +357,17 @@ fn apply(body: &mut Body, change: &Change, part: &Part) {
             let content = Rc::make_mut(content);
             match part {
                 Part::Nothing => {}
-                Part::All => write_at(content, *at, bytes),
+                Part::All => content.write(*at, bytes),
                 Part::Torn { kept, len } => {
                     for range in kept {
                         let bytes = &bytes[(range.start - at) as usize..(range.end - at) as usize];
-                        write_at(content, range.start, bytes);
+                        content.write(range.start, bytes);
                     }
-                    if content.len() < *len as usize {
-                        content.resize(*len as usize, 0);
-                    }
+                    content.set_len(content.len.max(*len));
                 }
             }
         }
-        (Body::File(content), Change::SetLen(len)) => {
-            Rc::make_mut(content).resize(*len as usize, 0);
-        }
+        (Body::File(content), Change::SetLen(len)) => Rc::make_mut(content).set_len(*len),
         (Body::Directory(entries), change) => change_entries(Rc::make_mut(entries), change),
         (body, change) => panic!("{change:?} of {body:?}"),
     }
@@ -365,11 +384,12 @@ fn identity(items: &BTreeMap<PathBuf, Item>) -> blake3::Hash {
                 let number = inodes.len();
                 let number = *inodes.entry(*ino).or_insert(number);
                 // What zeros a file ends in is said by its length.
-                let rest = content.iter().rposition(|byte| *byte != 0);
-                let rest = &content[..rest.map_or(0, |last| last + 1)];
+                let bytes = &content.bytes;
+                let rest = bytes.iter().rposition(|byte| *byte != 0);
+                let rest = &bytes[..rest.map_or(0, |last| last + 1)];
                 hasher.update(&[0, 1]);
                 hasher.update(&(number as u64).to_le_bytes());
-                hasher.update(&(content.len() as u64).to_le_bytes());
+                hasher.update(&content.len.to_le_bytes());
                 hasher.update(&(rest.len() as u64).to_le_bytes());
                 hasher.update(rest)
             }
@@ -401,7 +421,9 @@ impl State {
                 Item::File(ino, content) => match made.get(ino) {
                     Some(first) => std::fs::hard_link(first, &path).unwrap(),
                     None => {
-                        std::fs::write(&path, content.as_slice()).unwrap();
+                        let mut file = std::fs::File::create(&path).unwrap();
+                        file.write_all(&content.bytes).unwrap();
+                        file.set_len(content.len).unwrap();
                         made.insert(*ino, path);
                     }
                 },

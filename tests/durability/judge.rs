@@ -137,6 +137,35 @@ impl<S: Subject> Judge<S> {
         (violations, count)
     }
 
+    /// Lets each call fail, one at a time, and power behind each call that follows; `told` looks at what the driver
+    /// said of it. How many there were of each call.
+    pub(crate) fn fail_each(
+        &mut self,
+        own: &[&str],
+        told: impl Fn(&Failure, &Traced),
+    ) -> BTreeMap<String, usize> {
+        let mut count = BTreeMap::new();
+        let (_, ops) = self.drive(None);
+        for failure in failures(&ops, own) {
+            let inject = &failure.inject;
+            let (traced, ops) = self.drive(Some(inject));
+            assert!(traced.succeeded, "{inject}: {}", traced.printed);
+            let is_injected = traced.calls.iter().any(|call| call.injected);
+            assert!(is_injected, "{inject}: it was not called");
+            told(&failure, &traced);
+            let (violations, _) = self.hold(&ops, None, 3);
+            assert!(
+                violations.is_empty(),
+                "{inject}: {violations:#?}\n{}",
+                traced.printed
+            );
+            let name = inject.split(':').next().unwrap_or_default();
+            *count.entry(name.to_owned()).or_default() += 1;
+        }
+        println!("failed, each: {count:?}; {} recoveries", self.recoveries);
+        count
+    }
+
     fn shown(&mut self, state: &State) -> Result<S::Shown, String> {
         if let Some(known) = self.known.get(state.identity.as_bytes()) {
             return known.clone();
@@ -163,7 +192,9 @@ impl<S: Subject> Judge<S> {
             if let What::Said(line) = &op.what {
                 doing = line.split(' ').next().unwrap_or_default().to_owned();
             }
-            let call = format!("{} after {doing:?}", op.call);
+            let (name, path) = op.call.split_once(' ').unwrap_or((&op.call, ""));
+            let path = path.rsplit('/').next().unwrap_or_default();
+            let call = format!("{name} {path} after {doing:?}");
             if !matches!(op.what, What::Synced { .. } | What::Dropped(_)) {
                 continue;
             }
@@ -180,7 +211,7 @@ impl<S: Subject> Judge<S> {
     }
 }
 
-/// The syncs of a trace, each with the path it was of and what the driver had said last.
+/// The syncs of a trace, each with the name of what it was of and what the driver had said last.
 #[derive(Debug, Default)]
 pub(crate) struct Syncs {
     /// Nothing waited for these.

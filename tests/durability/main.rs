@@ -9,3 +9,4 @@ mod disk;
 mod journal;
 mod judge;
 mod ops;
+mod receipts;
