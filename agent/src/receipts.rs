@@ -51,7 +51,7 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rustix::fs::{Advice, FallocateFlags};
+use rustix::fs::FallocateFlags;
 use tallybook_events::codec;
 use tallybook_events::ids::{JournalId, LogId, OperationId};
 use tallybook_events::step::{Phase, Receipt};
@@ -192,7 +192,7 @@ impl Journal {
             stopped: false,
         };
         journal.locked(|journal| {
-            settle(&journal.file).map_err(at("sync", &journal.path))?;
+            durable::settle(&journal.file).map_err(at("sync", &journal.path))?;
             journal.catch_up(visit)
         })?;
         Ok(journal)
@@ -335,17 +335,6 @@ impl Journal {
     }
 }
 
-/// Makes sure that what is read of a journal from here on is on the disk.
-///
-/// Whoever wrote it may have died before its sync; and after a failed one the kernel counts pages as written that are in
-/// memory only: they can be read, and syncing them again succeeds without their content ever reaching the disk. So they are
-/// dropped: then a read gives what the disk has.
-fn settle(file: &File) -> io::Result<()> {
-    // An error of a write that nobody waited for is told once. What it concerns is lost, and not read below.
-    file.sync_all().or_else(|_| file.sync_all())?;
-    Ok(rustix::fs::fadvise(file, 0, None, Advice::DontNeed)?)
-}
-
 /// Gives up a part of what was set aside for a full disk, for something that an undo has to write beside the journal; whether
 /// anything was left.
 pub(crate) fn give_up_reserve(layout: &Layout, log: LogId) -> bool {
@@ -369,7 +358,7 @@ pub fn report(layout: &Layout, log: LogId, operation: OperationId) -> Result<Rec
         Err(error) => return Err(at("open", &path)(error)),
     };
     lock::file(&file, false, LOCK_WAIT).map_err(at("lock", &path))?;
-    settle(&file).map_err(at("sync", &path))?;
+    durable::settle(&file).map_err(at("sync", &path))?;
     let mut newest = std::collections::BTreeMap::new();
     let scan = scan(&file, &path, log, 0, &mut |receipt| {
         if receipt.key.log == log && receipt.key.operation == operation {

@@ -8,6 +8,8 @@ use std::process::Command;
 /// One system call that came back.
 #[derive(Debug, Clone)]
 pub(crate) struct Call {
+    /// Which thread made it.
+    pub(crate) thread: String,
     /// The line at which it began, and the one at which it came back: other threads' calls may lie between.
     pub(crate) begun: usize,
     pub(crate) ended: usize,
@@ -94,6 +96,7 @@ fn parse(text: &str) -> Vec<Call> {
             continue;
         };
         calls.push(Call {
+            thread: pid.to_owned(),
             begun,
             ended: line_number,
             name,

@@ -6,6 +6,7 @@
 //! there, and no later sync changes that: the kernel counts it as written. Only what is read again after memory
 //! was dropped is known. Owners, permissions, attributes and times are not part of it.
 
+use std::cell::OnceCell;
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::ops::Range;
@@ -49,14 +50,37 @@ struct Pending {
 }
 
 /// A file's content: these bytes, and zeros up to its length.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Default)]
 struct Content {
     bytes: Vec<u8>,
     len: u64,
+    /// Of both, once it was asked for.
+    hash: OnceCell<blake3::Hash>,
+}
+
+impl Clone for Content {
+    fn clone(&self) -> Self {
+        Content {
+            bytes: self.bytes.clone(),
+            len: self.len,
+            hash: OnceCell::new(),
+        }
+    }
 }
 
 impl Content {
+    fn hash(&self) -> &blake3::Hash {
+        self.hash.get_or_init(|| {
+            let rest = self.bytes.iter().rposition(|byte| *byte != 0);
+            let rest = &self.bytes[..rest.map_or(0, |last| last + 1)];
+            let mut hasher = blake3::Hasher::new();
+            hasher.update(&self.len.to_le_bytes()).update(rest);
+            hasher.finalize()
+        })
+    }
+
     fn write(&mut self, at: u64, bytes: &[u8]) {
+        self.hash.take();
         let is_zeros = || bytes.iter().all(|byte| *byte == 0);
         if at < self.bytes.len() as u64 || !is_zeros() {
             write_at(&mut self.bytes, at, bytes);
@@ -65,6 +89,7 @@ impl Content {
     }
 
     fn set_len(&mut self, len: u64) {
+        self.hash.take();
         self.bytes.truncate(len as usize);
         self.len = len;
     }
@@ -383,15 +408,10 @@ fn identity(items: &BTreeMap<PathBuf, Item>) -> blake3::Hash {
                 // Which names are of one file, whatever its number.
                 let number = inodes.len();
                 let number = *inodes.entry(*ino).or_insert(number);
-                // What zeros a file ends in is said by its length.
-                let bytes = &content.bytes;
-                let rest = bytes.iter().rposition(|byte| *byte != 0);
-                let rest = &bytes[..rest.map_or(0, |last| last + 1)];
-                hasher.update(&[0, 1]);
-                hasher.update(&(number as u64).to_le_bytes());
-                hasher.update(&content.len.to_le_bytes());
-                hasher.update(&(rest.len() as u64).to_le_bytes());
-                hasher.update(rest)
+                hasher
+                    .update(&[0, 1])
+                    .update(&(number as u64).to_le_bytes());
+                hasher.update(content.hash().as_bytes())
             }
             Item::Directory => hasher.update(&[0, 2]),
             Item::Symlink(target) => hasher.update(&[0, 3]).update(target).update(&[0]),

@@ -46,12 +46,16 @@ impl Said {
     }
 
     fn hear(&mut self, line: &str) {
-        if let Some((word, number)) = line.split_once(' ')
-            && let Ok(number) = number.parse()
-        {
+        if let Some((word, number)) = word(line) {
             self.0.insert(word.to_owned(), number);
         }
     }
+}
+
+/// A line of a driver's, and not one of the test runner's.
+fn word(line: &str) -> Option<(&str, u64)> {
+    let (word, number) = line.split_once(' ')?;
+    Some((word, number.parse().ok()?))
 }
 
 /// A crash state after which something is not as it must be.
@@ -292,13 +296,12 @@ pub(crate) struct Failure {
 pub(crate) fn failures(ops: &[Op], own: &[&str]) -> Vec<Failure> {
     let mut failures: Vec<Failure> = Vec::new();
     let mut doing = String::new();
-    for op in ops {
+    // What a thread beside the driver's does is in another order each time.
+    let said = |op: &&Op| matches!(&op.what, What::Said(line) if word(line).is_some());
+    let thread = ops.iter().find(said).map(|op| &op.thread);
+    for op in ops.iter().filter(|op| Some(&op.thread) == thread) {
         match &op.what {
-            What::Said(line) => line
-                .split(' ')
-                .next()
-                .unwrap_or_default()
-                .clone_into(&mut doing),
+            What::Said(line) => word(line).map_or("", |said| said.0).clone_into(&mut doing),
             What::Changed(..) | What::Synced { .. } if !own.contains(&doing.as_str()) => {
                 let errors: &[&str] = match op.name.contains("write") {
                     true => &["ENOSPC", "EIO"],

@@ -10,3 +10,4 @@ mod journal;
 mod judge;
 mod ops;
 mod receipts;
+mod transfer;

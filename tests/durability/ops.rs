@@ -53,6 +53,7 @@ pub(crate) struct Op {
     /// For people: the call and the path, from the directory on.
     pub(crate) call: String,
     /// For strace to let it fail: the call's name, and which call of that name it was in its thread.
+    pub(crate) thread: String,
     pub(crate) name: String,
     pub(crate) number: usize,
     pub(crate) injected: bool,
@@ -160,7 +161,7 @@ impl Watch<'_> {
             _ => {}
         }
         match call.name.as_str() {
-            "openat" | "openat2" => self.open(call),
+            "open" | "openat" | "openat2" => self.open(call),
             "close" => drop(descriptor(arg(0)).0.map(|fd| self.descriptors.remove(&fd))),
             "read" | "readv" => self.advance(arg(0), call.result),
             "lseek" => self.seek(arg(0), call.result),
@@ -200,6 +201,7 @@ impl Watch<'_> {
             begun: call.begun,
             ended: call.ended,
             call: format!("{} {on}{failed}", call.name),
+            thread: call.thread.clone(),
             name: call.name.clone(),
             number: call.number,
             injected: call.injected,
@@ -287,10 +289,11 @@ impl Watch<'_> {
     }
 
     fn open(&mut self, call: &Call) {
-        let Some((dir, name)) = self.place(&call.args[0], &call.args[1]) else {
-            return;
+        let (place, flags) = match call.name.as_str() {
+            "open" => (self.place("", &call.args[0]), &call.args[1]),
+            _ => (self.place(&call.args[0], &call.args[1]), &call.args[2]),
         };
-        let flags = &call.args[2];
+        let Some((dir, name)) = place else { return };
         assert!(!flags.contains("O_TMPFILE"), "{call:?} is not known");
         let ino = match self.find(dir, &name) {
             Some(ino) => {

@@ -12,6 +12,7 @@ use tallybook_events::ids::{JournalId, LogId};
 use tallybook_events::step::Receipt;
 
 use super::{Error, at};
+use crate::durable;
 
 /// The first bytes of a journal.
 pub const HEAD_MAGIC: [u8; 4] = *b"TBJ1";
@@ -25,9 +26,6 @@ pub const PREFIX_LEN: usize = 12;
 pub const TRAILER_LEN: usize = 32;
 /// The most bytes a body may have.
 pub const BODY_LEN_MAX: usize = 8 * 1024 * 1024;
-
-/// What a disk writes at once.
-const SECTOR_LEN: u64 = 512;
 
 /// What is behind the last frame that follows all others without a gap.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -185,24 +183,11 @@ fn beyond(bytes: &[u8], at: u64, visit: &mut dyn FnMut(Receipt)) -> Tail {
     };
     // Where the length can be trusted, what is inside the body is no frame, whatever it looks like.
     let found = find(bytes, claimed.unwrap_or(1), visit);
-    if found || !(cut || has_unwritten(bytes, at)) {
+    if found || !(cut || durable::has_unwritten(bytes, at)) {
         Tail::Damaged
     } else {
         Tail::Torn
     }
-}
-
-/// Whether a sector is all zeros, as far as these bytes are in it: a file may have its new length while some of what
-/// was to be in it was never written, in any order. What lies before them in their first sector does not count.
-fn has_unwritten(bytes: &[u8], at: u64) -> bool {
-    let first = (SECTOR_LEN - at % SECTOR_LEN) as usize;
-    let (first, rest) = bytes.split_at(first.min(bytes.len()));
-    let mut sectors = std::iter::once(first).chain(rest.chunks(SECTOR_LEN as usize));
-    let is_zeros = |bytes: &[u8]| bytes.iter().all(|byte| *byte == 0);
-    // The end of a frame is a hash; that it ends in eight zeros does not happen.
-    let end = bytes.last_chunk::<8>();
-    end.is_some_and(|end| is_zeros(end))
-        || sectors.any(|sector| !sector.is_empty() && is_zeros(sector))
 }
 
 /// Shows the frames that are found from a place on; whether there were any.

@@ -3,7 +3,10 @@
 //!
 //! The file: `89 54 42 52 45 43 56 0A`, the manifest's id (32 bytes), and records: u32 little endian length, 32
 //! bytes of BLAKE3 over the manifest's id, the record's position and its body, and the body: a MessagePack map.
-//! A record that is not whole ends the journal: what follows is not believed, and is cut off.
+//! A record that is not whole ends the journal: what follows is not believed, and is cut off. It is damage unless it was
+//! cut short by a loss of power: then the file ends within it, or has a sector of zeros from it on.
+//!
+//! After a sync that failed, nothing more is noted by this process; the next one goes by what the disk has.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -17,6 +20,7 @@ use tallybook_events::step::{FailureClass, StepFailure};
 
 use super::pieces::Ranges;
 use super::receive::Received;
+use crate::durable;
 use crate::step::{failure, io_failure};
 
 const MAGIC: [u8; 8] = *b"\x89TBRECV\n";
@@ -51,6 +55,8 @@ pub(super) struct Journal {
     path: PathBuf,
     manifest: Hash,
     end: u64,
+    /// Why nothing can be noted any more: whether what was noted last is on the disk is not known.
+    stopped: Option<StepFailure>,
 }
 
 /// What a journal says.
@@ -64,7 +70,11 @@ pub(super) struct Told {
 /// The records of a journal without changing it; `None` when there is none of this manifest.
 pub(super) fn read(path: &Path, manifest: Hash) -> Result<Option<Told>, StepFailure> {
     let mut bytes = Vec::new();
-    match File::open(path).and_then(|file| file.take(LEN_MAX).read_to_end(&mut bytes)) {
+    let read = |file: File| {
+        durable::settle(&file)?;
+        file.take(LEN_MAX).read_to_end(&mut bytes)
+    };
+    match File::open(path).and_then(read) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         read => read.map_err(|e| io_failure("reading", path, &e))?,
     };
@@ -94,7 +104,8 @@ fn parse(bytes: &[u8], manifest: Hash, path: &Path) -> Option<(Told, usize)> {
         match good.then(|| codec::decode(body)) {
             Some(Ok(record)) => told.records.push(record),
             Some(Err(_)) | None => {
-                told.damage = Some(format!("{} is damaged at byte {at}", path.display()));
+                told.damage = (!durable::has_unwritten(&bytes[at..], at as u64))
+                    .then(|| format!("{} is damaged at byte {at}", path.display()));
                 break;
             }
         }
@@ -122,6 +133,7 @@ impl Journal {
             .truncate(false)
             .open(path)
             .map_err(|e| failed(&e))?;
+        durable::settle(&file).map_err(|e| failed(&e))?;
         let mut bytes = Vec::new();
         (&mut file)
             .take(LEN_MAX)
@@ -130,8 +142,9 @@ impl Journal {
         let (told, end) = match parse(&bytes, manifest, path) {
             Some((told, end)) => (told, end),
             None => {
-                let damage = (bytes.len() >= HEAD_LEN)
-                    .then(|| format!("{} does not begin as it should", path.display()));
+                let damage = (bytes.len() >= HEAD_LEN
+                    && !durable::has_unwritten(&bytes[..HEAD_LEN], 0))
+                .then(|| format!("{} does not begin as it should", path.display()));
                 let mut head = MAGIC.to_vec();
                 head.extend_from_slice(&manifest.0);
                 file.set_len(0).map_err(|e| failed(&e))?;
@@ -142,17 +155,23 @@ impl Journal {
         };
         file.set_len(end as u64).map_err(|e| failed(&e))?;
         file.sync_all().map_err(|e| failed(&e))?;
+        // Also where it was there: whoever made it may not have come to this.
+        path.parent().map_or(Ok(()), durable::sync_dir)?;
         let journal = Journal {
             file,
             path: path.to_owned(),
             manifest,
             end: end as u64,
+            stopped: None,
         };
         Ok((journal, told))
     }
 
     /// Writes records; they are durable when this returns. What they speak of must be so already.
     pub(super) fn append(&mut self, records: &[Record]) -> Result<(), StepFailure> {
+        if let Some(failure) = &self.stopped {
+            return Err(failure.clone());
+        }
         let mut bytes = Vec::new();
         for record in records {
             let body = codec::encode(record).map_err(|e| failure(FailureClass::Unknown, &e))?;
@@ -164,8 +183,12 @@ impl Journal {
         // Crash boundary: a record that is cut short here is cut off when the journal is next opened.
         self.file
             .write_all_at(&bytes, self.end)
-            .and_then(|()| self.file.sync_data())
             .map_err(|e| io_failure("writing", &self.path, &e))?;
+        self.file.sync_data().map_err(|e| {
+            let failure = io_failure("syncing", &self.path, &e);
+            self.stopped = Some(failure.clone());
+            failure
+        })?;
         self.end += bytes.len() as u64;
         Ok(())
     }
