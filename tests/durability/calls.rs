@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::Write;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -38,8 +39,8 @@ const TRACED: &str = "trace=%file,%desc,sync";
 const STRING_MAX: &str = "8388608";
 /// Tells a driver that it is one: what to drive, and the directory to do it in.
 const DRIVEN: &str = "TALLYBOOK_DURABILITY_DRIVEN";
-/// More opens and writes than the thread makes that runs the tests.
-const RUNNERS_CALLS_MAX: usize = 200;
+/// More calls of one name than any thread but the driver's makes.
+const OTHERS_CALLS_MAX: usize = 200;
 
 /// Runs one of this program's tests under strace. `inject` is what strace is to let fail.
 pub(crate) fn trace(driver: &str, root: &Path, inject: Option<&str>) -> Traced {
@@ -106,6 +107,11 @@ fn parse(text: &str) -> Vec<Call> {
             number: *number,
         });
     }
+    // A descriptor is free for another thread as soon as its close began.
+    calls.sort_by_key(|call| match call.name.as_str() {
+        "close" => call.begun,
+        _ => call.ended,
+    });
     calls
 }
 
@@ -165,12 +171,25 @@ fn unescape(text: &str) -> Vec<u8> {
 /// The directory that a driver is to act in; `None` where it is run as a test like others, and does nothing.
 ///
 /// strace counts the calls of each thread by itself, and lets the same number fail in each: so this one makes more of
-/// them first than the test runner's own ever will.
+/// them first than the test runner's, or a thread that the code under test begins, ever will.
 pub(crate) fn driven() -> Option<PathBuf> {
+    use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat2};
     let root = std::env::var_os(DRIVEN)?;
-    for _ in 0..RUNNERS_CALLS_MAX {
-        let null = File::options().write(true).open("/dev/null");
-        null.and_then(|mut file| file.write_all(b"-")).unwrap();
+    for _ in 0..OTHERS_CALLS_MAX {
+        let flags = OFlags::WRONLY | OFlags::CLOEXEC;
+        openat2(
+            CWD,
+            "/dev/null",
+            flags,
+            Mode::empty(),
+            ResolveFlags::empty(),
+        )
+        .unwrap();
+        let mut null = File::options().write(true).open("/dev/null").unwrap();
+        null.write_all(b"-").unwrap();
+        null.write_all_at(b"-", 0).unwrap();
+        // A device has no length, which is said, and counted.
+        null.set_len(0).unwrap_err();
     }
     Some(PathBuf::from(root))
 }

@@ -44,13 +44,13 @@ impl Drop for Small {
 fn on_tmpfs(host: &Host) -> Small {
     Small::mount(
         &host.layout.state,
-        &["-t", "tmpfs", "-o", "size=24m", "tmpfs"],
+        &["-t", "tmpfs", "-o", "size=40m", "tmpfs"],
     )
 }
 
 fn on_ext4(host: &Host) -> Small {
     let image = host.file("image");
-    fs::File::create(&image).unwrap().set_len(40 << 20).unwrap();
+    fs::File::create(&image).unwrap().set_len(60 << 20).unwrap();
     let mut mkfs = Command::new("mkfs.ext4");
     mkfs.args(["-q", "-m", "0"]).arg(&image);
     assert!(mkfs.status().unwrap().success());
