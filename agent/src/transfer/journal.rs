@@ -78,11 +78,19 @@ pub(super) fn read(path: &Path, manifest: Hash) -> Result<Option<Told>, StepFail
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         read => read.map_err(|e| io_failure("reading", path, &e))?,
     };
-    Ok(parse(&bytes, manifest, path).map(|(told, _)| told))
+    Ok(parse(&bytes, manifest, path).map(|parsed| parsed.told))
 }
 
-/// `None` when this is not the journal of this manifest; else what it says and where it ends.
-fn parse(bytes: &[u8], manifest: Hash, path: &Path) -> Option<(Told, usize)> {
+struct Parsed {
+    told: Told,
+    /// Where its records end.
+    end: usize,
+    /// The first record that says that the tree is whole: how many are before it, and where it begins.
+    complete: Option<(usize, usize)>,
+}
+
+/// `None` when this is not the journal of this manifest.
+fn parse(bytes: &[u8], manifest: Hash, path: &Path) -> Option<Parsed> {
     let head = bytes.get(..HEAD_LEN)?;
     if head[..8] != MAGIC || head[8..] != manifest.0 {
         return None;
@@ -91,6 +99,7 @@ fn parse(bytes: &[u8], manifest: Hash, path: &Path) -> Option<(Told, usize)> {
         records: Vec::new(),
         damage: None,
     };
+    let mut complete = None;
     let mut at = HEAD_LEN;
     while let Some(head) = bytes.get(at..at + RECORD_HEAD_LEN) {
         let (len, sum) = head.split_at(4);
@@ -102,7 +111,12 @@ fn parse(bytes: &[u8], manifest: Hash, path: &Path) -> Option<(Told, usize)> {
         };
         let good = checksum(manifest, at as u64, body).0 == *sum;
         match good.then(|| codec::decode(body)) {
-            Some(Ok(record)) => told.records.push(record),
+            Some(Ok(record)) => {
+                if matches!(record, Record::Complete(_)) {
+                    complete = complete.or(Some((told.records.len(), at)));
+                }
+                told.records.push(record);
+            }
             Some(Err(_)) | None => {
                 told.damage = (!durable::has_unwritten(&bytes[at..], at as u64))
                     .then(|| format!("{} is damaged at byte {at}", path.display()));
@@ -111,7 +125,11 @@ fn parse(bytes: &[u8], manifest: Hash, path: &Path) -> Option<(Told, usize)> {
         }
         at = start + len;
     }
-    Some((told, at))
+    Some(Parsed {
+        told,
+        end: at,
+        complete,
+    })
 }
 
 fn checksum(manifest: Hash, at: u64, body: &[u8]) -> Hash {
@@ -123,7 +141,8 @@ fn checksum(manifest: Hash, at: u64, body: &[u8]) -> Hash {
 }
 
 impl Journal {
-    /// Opens the journal to go on with it; begins it anew if there is none, or one of another manifest.
+    /// Opens the journal to go on with it; begins it anew if there is none, or one of another manifest. That the tree is
+    /// whole is said no longer: whoever goes on changes it.
     pub(super) fn open(path: &Path, manifest: Hash) -> Result<(Self, Told), StepFailure> {
         let failed = |e: &io::Error| io_failure("opening", path, e);
         let mut file = File::options()
@@ -140,7 +159,15 @@ impl Journal {
             .read_to_end(&mut bytes)
             .map_err(|e| failed(&e))?;
         let (told, end) = match parse(&bytes, manifest, path) {
-            Some((told, end)) => (told, end),
+            Some(Parsed {
+                mut told,
+                end,
+                complete,
+            }) => {
+                told.records
+                    .truncate(complete.map_or(usize::MAX, |it| it.0));
+                (told, complete.map_or(end, |it| it.1))
+            }
             None => {
                 let damage = (bytes.len() >= HEAD_LEN
                     && !durable::has_unwritten(&bytes[..HEAD_LEN], 0))
@@ -252,6 +279,20 @@ mod tests {
             journal.append(&[record(2)]).unwrap();
             assert_eq!(std::fs::read(&path).unwrap(), whole);
         }
+    }
+
+    #[test]
+    fn whoever_goes_on_says_no_longer_that_it_is_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("received");
+        let id = Hash([7; 32]);
+        let (mut journal, _) = Journal::open(&path, id).unwrap();
+        let records = [record(1), Record::Complete(Received::default())];
+        journal.append(&records).unwrap();
+        assert_eq!(read(&path, id).unwrap().unwrap().records, records);
+        let (_, told) = Journal::open(&path, id).unwrap();
+        assert_eq!(told.records, records[..1]);
+        assert_eq!(read(&path, id).unwrap().unwrap().records, records[..1]);
     }
 
     #[test]
