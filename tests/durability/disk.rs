@@ -296,23 +296,24 @@ impl Disk {
         };
         let (start, end) = (*at, at + bytes.len() as u64);
         let mut torn = Vec::new();
-        let mut cut = |kept: &[Range<u64>], len: u64| {
-            let kept = kept.iter().filter(|it| !it.is_empty()).cloned().collect();
+        // A beginning and an end of it, either of which may be empty.
+        let mut cut = |first: u64, last: u64, len: u64| {
+            let kept = [start..first, last..end].into_iter();
+            let kept = kept.filter(|it| !it.is_empty()).collect();
             torn.push(Part::Torn { kept, len });
         };
         // A file may be as long as it is to be, and hold nothing.
-        cut(&[], end);
-        cut(&[start..start + (end - start) / 2], 0);
+        cut(start, end, end);
+        cut(start + (end - start) / 2, end, 0);
         for border in some_of(start / SECTOR + 1..end.div_ceil(SECTOR)) {
             let border = border * SECTOR;
-            cut(&[start..border], 0);
-            cut(&[start..border], end);
-            cut(&[border..end], end);
+            cut(border, end, 0);
+            cut(border, end, end);
+            cut(start, border, end);
         }
         for page in some_of(start / PAGE..end.div_ceil(PAGE)) {
-            let page = (page * PAGE).max(start)..((page + 1) * PAGE).min(end);
-            cut(&[start..page.start, page.end..end], end);
-            cut(&[page], end);
+            let (from, to) = ((page * PAGE).max(start), ((page + 1) * PAGE).min(end));
+            cut(from, to, end);
         }
         torn
     }

@@ -169,8 +169,11 @@ impl Log {
 
 impl Subject for Log {
     type Shown = Shown;
-    const DRIVER: &'static str = "journal::drive";
     const STATES_MAX: usize = 400;
+
+    fn driver(&self) -> &'static str {
+        "journal::drive"
+    }
 
     fn recover(&self, root: &Path) -> Result<Shown, String> {
         let directory = directory(root);

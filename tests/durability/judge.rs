@@ -12,10 +12,11 @@ use crate::ops::{self, Op, What};
 pub(crate) trait Subject {
     /// What a recovery shows.
     type Shown: Clone + std::fmt::Debug;
-    /// The test that drives it, as the test runner names it.
-    const DRIVER: &'static str;
     /// How many crash states are made at one point.
     const STATES_MAX: usize;
+
+    /// The test that drives it, as the test runner names it.
+    fn driver(&self) -> &'static str;
 
     /// Recovers what is in a directory, goes on with it, and recovers it again.
     ///
@@ -94,7 +95,7 @@ impl<S: Subject> Judge<S> {
     /// The driver's trace and what it did beneath its directory.
     pub(crate) fn drive(&self, inject: Option<&str>) -> (Traced, Vec<Op>) {
         let root = tempfile::tempdir_in(&self.temp).unwrap();
-        let traced = calls::trace(S::DRIVER, root.path(), inject);
+        let traced = calls::trace(self.subject.driver(), root.path(), inject);
         let ops = ops::ops(&traced.calls, root.path());
         (traced, ops)
     }

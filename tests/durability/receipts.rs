@@ -184,8 +184,11 @@ impl Receipts {
 
 impl Subject for Receipts {
     type Shown = Shown;
-    const DRIVER: &'static str = "receipts::drive";
     const STATES_MAX: usize = 400;
+
+    fn driver(&self) -> &'static str {
+        "receipts::drive"
+    }
 
     fn recover(&self, root: &Path) -> Result<Shown, String> {
         let layout = layout(root);

@@ -6,6 +6,7 @@ use std::fs;
 use std::ops::ControlFlow;
 use std::os::fd::AsFd;
 use std::path::Path;
+use std::time::Duration;
 
 use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, utimensat};
 use tallybook_agent::layout::Layout;
@@ -98,6 +99,8 @@ struct Sender<'a> {
     queue: VecDeque<Vec<u8>>,
     /// How many packs went out.
     sent: u64,
+    /// Before which pack the line is slow, and for how long.
+    pause: Option<(u64, Duration)>,
 }
 
 impl<'a> Sender<'a> {
@@ -111,6 +114,7 @@ impl<'a> Sender<'a> {
             packs_max,
             queue: VecDeque::from([message::encode(offer).unwrap()]),
             sent: 0,
+            pause: None,
         }
     }
 
@@ -184,6 +188,9 @@ impl Link for Sender<'_> {
         let bytes = self.queue.pop_front().ok_or_else(lost)?;
         if let FromSender::Pack(_) = message::decode(&bytes)? {
             self.sent += 1;
+            if let Some((_, pause)) = self.pause.take_if(|it| it.0 == self.sent) {
+                std::thread::sleep(pause);
+            }
         }
         Ok(bytes)
     }
@@ -245,10 +252,21 @@ fn probe(root: &Path, source: &Source) -> Result<Option<Received>, String> {
 
 #[test]
 fn drive() {
+    act(None);
+}
+
+/// What has come is made durable every five seconds: here once amid the packs.
+#[test]
+fn drive_slowly() {
+    act(Some((3, Duration::from_millis(5_100))));
+}
+
+fn act(pause: Option<(u64, Duration)>) {
     let Some(root) = driven() else {
         return;
     };
     let source = Source::new();
+    let mut pause = pause;
     let mut cuts = CUTS.iter();
     let mut packs_max = cuts.next();
     let mut pieces = 0;
@@ -256,6 +274,9 @@ fn drive() {
         let Some(packs) = packs_max else { break };
         say("receiving", 1);
         let mut link = Sender::new(&source, *packs);
+        if *packs > 3 {
+            link.pause = pause.take();
+        }
         match receive(&root, &mut link) {
             Ok(received) => {
                 assert_eq!(received.repaired, None);
@@ -281,6 +302,7 @@ fn drive() {
 
 struct Transfers {
     source: Source,
+    driver: &'static str,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -292,8 +314,13 @@ struct Shown {
 
 impl Transfers {
     fn new() -> Self {
+        Transfers::driven_by("transfer::drive")
+    }
+
+    fn driven_by(driver: &'static str) -> Self {
         Transfers {
             source: Source::new(),
+            driver,
         }
     }
 
@@ -328,8 +355,11 @@ impl Transfers {
 
 impl Subject for Transfers {
     type Shown = Shown;
-    const DRIVER: &'static str = "transfer::drive";
     const STATES_MAX: usize = 60;
+
+    fn driver(&self) -> &'static str {
+        self.driver
+    }
 
     fn recover(&self, root: &Path) -> Result<Shown, String> {
         let told = probe(root, &self.source)?;
@@ -527,4 +557,24 @@ fn what_a_failed_sync_left_in_memory_is_not_believed() {
         told += 1;
     }
     assert!(told > 3, "{told}");
+}
+
+/// A sync amid the packs that failed is not made good by the one at their end: what was received before is not
+/// journalled by this attempt.
+#[test]
+fn a_later_sync_does_not_make_a_failed_one_good() {
+    let mut judge = Judge::new(Transfers::driven_by("transfer::drive_slowly"));
+    let (traced, ops) = judge.drive(None);
+    assert!(traced.succeeded, "{}", traced.printed);
+    let mut failures = failures(&ops, &[]);
+    failures.retain(|it| it.inject.starts_with("syncfs"));
+    // One that settles and one at the end in each attempt, one more for the whole tree; and this one before the last two.
+    assert_eq!(failures.len(), 8, "{failures:?}");
+    let amid = &failures[5].inject;
+    let (traced, ops) = judge.drive(Some(amid));
+    let why = "why: Other: what was received may not be on the disk: syncing";
+    assert!(traced.printed.contains(why), "{}", traced.printed);
+    let (violations, _) = judge.hold(&ops, None, 3);
+    assert!(violations.is_empty(), "{violations:#?}");
+    assert!(traced.printed.contains("whole 1"), "{}", traced.printed);
 }
