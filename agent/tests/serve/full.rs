@@ -187,3 +187,64 @@ fn start(host: &Host, step: u32) -> Receipt {
         phase: Phase::Started,
     }
 }
+
+/// A disk whose blocks lie in a file of a full one: writes to it succeed, and syncs fail.
+#[test]
+fn after_a_failed_sync_the_next_agent_goes_by_the_disk() {
+    let host = Host::new();
+    let below = host.file("below");
+    let disk = Small::mount(&below, &["-t", "tmpfs", "-o", "size=12m", "tmpfs"]);
+    let image = below.join("image");
+    fs::File::create(&image).unwrap().set_len(64 << 20).unwrap();
+    let mut mkfs = Command::new("mkfs.ext4");
+    mkfs.args(["-q", "-O", "^has_journal", "-E", "nodiscard"]);
+    assert!(mkfs.arg(&image).status().unwrap().success());
+    let looped = ["-o", "loop", image.to_str().unwrap()];
+    let upper = Small::mount(&host.layout.state, &looped);
+    let mut journal = open(&host);
+    let id = journal.live();
+    let mut receipt = start(&host, 0);
+    journal.append(&receipt).unwrap();
+    let filler = disk.fill();
+    receipt.phase = Phase::Succeeded(StepDone {
+        changed: true,
+        output: Blob(vec![7; 2_000_000]),
+        facts: Vec::new(),
+        captured: Vec::new(),
+    });
+    let mut kept = 1;
+    let error = loop {
+        receipt.key.step.0 = kept;
+        match journal.append(&receipt) {
+            Ok(()) => kept += 1,
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(error, Error::Unsynced { .. }), "{error:?}");
+    fs::remove_file(filler).unwrap();
+    let again = journal.append_from_reserve(&start(&host, 99)).unwrap_err();
+    assert!(matches!(again, Error::Stopped(_)), "{again:?}");
+    // What the next one sees, and what it writes behind that, is there after the disk was away.
+    let seen = host.report().receipts.len();
+    assert!(
+        (kept as usize..=kept as usize + 1).contains(&seen),
+        "{seen} of {kept}"
+    );
+    let mut journal = open(&host);
+    assert_eq!(journal.live(), id);
+    journal.append(&start(&host, 100)).unwrap();
+    drop(journal);
+    let sync = || {
+        Command::new("sync")
+            .arg("-f")
+            .arg(&host.layout.state)
+            .status()
+    };
+    let _told = sync().unwrap();
+    assert!(sync().unwrap().success());
+    drop(upper);
+    let _upper = Small::mount(&host.layout.state, &looped);
+    let report = host.report();
+    assert_eq!((report.journal, report.receipts.len()), (id, seen + 1));
+    assert_eq!(host.phase(100), Some(Phase::Started));
+}
