@@ -230,6 +230,16 @@ fn after_a_failed_sync_the_next_agent_goes_by_the_disk() {
         (kept as usize..=kept as usize + 1).contains(&seen),
         "{seen} of {kept}"
     );
+    {
+        // The disk as it is at this moment: what was told is on it.
+        let other = Host::new();
+        let copy = other.file("image");
+        fs::copy(&image, &copy).unwrap();
+        let looped = ["-o", "loop", copy.to_str().unwrap()];
+        let _disk = Small::mount(&other.layout.state, &looped);
+        let report = other.report();
+        assert_eq!((report.journal, report.receipts.len()), (id, seen));
+    }
     let mut journal = open(&host);
     assert_eq!(journal.live(), id);
     journal.append(&start(&host, 100)).unwrap();
