@@ -93,7 +93,7 @@ test_crates() {
     need_cargo || return 1
     need_packages "the linker" gcc libc6-dev || return 1
     # Trees with everything a tree can hold, a full disk, a real sshd; these tests need root.
-    need_packages "the tests" openssh-server openssh-client attr acl libcap2-bin e2fsprogs mount util-linux python3-minimal shellcheck git || return 1
+    need_packages "the tests" openssh-server openssh-client attr acl libcap2-bin e2fsprogs mount util-linux python3-minimal shellcheck strace git || return 1
     need_component fmt rustfmt || return 1
     need_component clippy clippy || return 1
     [ "$(id -u)" = 0 ] || { echo "the tests of the crates need root: they mount small disks and make devices" >&2; return 1; }

@@ -53,7 +53,7 @@ pub(crate) fn run(site: &Site<'_>, line: &Line, batch: Batch) -> Result<(), Step
     for operation in std::iter::once(operation).chain(taken_back(&batch)) {
         locks.push(lock_operation(site, line, operation)?);
     }
-    fence::pass(site.layout, &batch.fence, operation).map_err(|error| fence_failure(&error))?;
+    pass_fence(site, &batch, operation)?;
     let mut known = Known::new();
     let journal = Journal::open(site.layout, site.log, &mut |receipt| {
         if receipt.key.operation == operation {
@@ -103,6 +103,25 @@ pub(crate) fn lock_operation(
         line.is_gone() || line.is_stopped()
     });
     lock.map_err(|error| lock_failure(&error))
+}
+
+/// An undo makes room, so its fence is kept on a full disk too.
+fn pass_fence(site: &Site<'_>, batch: &Batch, operation: OperationId) -> Result<(), StepFailure> {
+    let undoes = batch
+        .calls
+        .iter()
+        .all(|call| call.action != Action::Forward);
+    loop {
+        match fence::pass(site.layout, &batch.fence, operation) {
+            Ok(()) => return Ok(()),
+            Err(error) => {
+                let is_full = io_class(&error) == FailureClass::DiskFull;
+                if !(is_full && undoes && receipts::give_up_reserve(site.layout, site.log)) {
+                    return Err(fence_failure(&error));
+                }
+            }
+        }
+    }
 }
 
 /// Looks at the effect of each step, and changes nothing.
@@ -246,10 +265,15 @@ impl Runner<'_> {
     fn act(&mut self, call: &Call) -> Result<Receipt, StepFailure> {
         let row = row(self.site, call)?;
         let not_begun = format!("step {} was not begun", call.key.step);
-        self.journal
-            .reserve()
-            .and_then(|()| self.journal.append(&self.receipt(call, Phase::Started)))
-            .map_err(|error| receipt_failure(&not_begun, &error))?;
+        let started = self.receipt(call, Phase::Started);
+        let begun = match &call.action {
+            Action::Forward => self
+                .journal
+                .reserve()
+                .and_then(|()| self.journal.append(&started)),
+            Action::Undo { .. } => self.journal.append_from_reserve(&started),
+        };
+        begun.map_err(|error| receipt_failure(&not_begun, &error))?;
         // Crash boundary: from here on the journal says that it was started.
         self.line.open_peer();
         self.line.say(&Reply::Started(call.key));
@@ -260,7 +284,7 @@ impl Runner<'_> {
         let receipt = self.receipt(call, phase);
         let unkept = format!("step {} ran, but its outcome can't be kept", call.key.step);
         self.journal
-            .append(&receipt)
+            .append_from_reserve(&receipt)
             .map_err(|error| receipt_failure(&unkept, &error))?;
         // Crash boundary: from here on it is never carried out again under this key.
         Ok(receipt)
@@ -394,8 +418,24 @@ fn fence_failure(error: &fence::Error) -> StepFailure {
 
 fn receipt_failure(what: &str, error: &receipts::Error) -> StepFailure {
     let cause = failure(io_class(error), error);
+    let hint = match error {
+        receipts::Error::Reserve { path, .. } => Some(format!(
+            "free {} MiB on the file system of {}; undoing needs no room",
+            receipts::RESERVE_LEN >> 20,
+            path.display()
+        )),
+        receipts::Error::Unsynced { path, .. } | receipts::Error::Stopped(path) => Some(format!(
+            "look at the disk that has {}, then resume the operation",
+            path.display()
+        )),
+        receipts::Error::Durable(_)
+        | receipts::Error::File { .. }
+        | receipts::Error::Codec(_)
+        | receipts::Error::TooLong(_) => None,
+    };
     StepFailure {
         message: format!("{what}: {}", cause.message),
+        hint,
         ..cause
     }
 }

@@ -7,7 +7,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
-use rustix::fs::{CWD, RenameFlags, renameat_with};
+use rustix::fs::{Advice, CWD, RenameFlags, renameat_with};
 use tallybook_events::step::StepFailure;
 
 use crate::step::io_failure;
@@ -53,6 +53,41 @@ pub fn sync_dir(path: &Path) -> Result<(), Error> {
         .map_err(Error::at("syncing the directory", path))
 }
 
+/// Makes sure that what is read of a file from here on is on the disk.
+///
+/// Whoever wrote it may have died before its sync; and after a failed one the kernel counts pages as written that are in
+/// memory only: they can be read, and syncing them again succeeds without their content ever reaching the disk. So they are
+/// dropped: then a read gives what the disk has.
+///
+/// # Errors
+/// When it can't be synced.
+pub(crate) fn settle(file: &File) -> io::Result<()> {
+    // An error of a write that nobody waited for is told once. What it concerns is lost, and not read below.
+    file.sync_all().or_else(|_| file.sync_all())?;
+    drop_memory(file)
+}
+
+/// Drops what memory has of a file and the disk has, too, or is not known to have.
+pub(crate) fn drop_memory(file: &File) -> io::Result<()> {
+    Ok(rustix::fs::fadvise(file, 0, None, Advice::DontNeed)?)
+}
+
+/// What a disk writes at once.
+const SECTOR_LEN: u64 = 512;
+
+/// Whether some of these bytes, which begin at a place of a file, may never have been written: a loss of power may leave a
+/// file its new length without some of what was to be in it, in any order. Then a sector is all zeros, as far as these
+/// bytes are in it, or they end in more of them than a hash does.
+pub(crate) fn has_unwritten(bytes: &[u8], at: u64) -> bool {
+    let first = (SECTOR_LEN - at % SECTOR_LEN) as usize;
+    let (first, rest) = bytes.split_at(first.min(bytes.len()));
+    let mut sectors = std::iter::once(first).chain(rest.chunks(SECTOR_LEN as usize));
+    let is_zeros = |bytes: &[u8]| bytes.iter().all(|byte| *byte == 0);
+    let end = bytes.last_chunk::<8>();
+    end.is_some_and(|end| is_zeros(end))
+        || sectors.any(|sector| !sector.is_empty() && is_zeros(sector))
+}
+
 /// Makes all that was written to the file system below `path` durable.
 ///
 /// # Errors
@@ -63,7 +98,7 @@ pub fn sync_file_system(path: &Path) -> Result<(), Error> {
         .map_err(Error::at("syncing the file system of", path))
 }
 
-/// Makes a directory and all above it that are missing, and syncs the parent of each one made. Mode 0700: what is in
+/// Makes a directory and all above it that are missing, and syncs what lists each. Mode 0700: what is in
 /// them, guests' trees with their set-uid files above all, is no other account's to enter.
 ///
 /// # Errors
@@ -77,7 +112,9 @@ const AGAIN_MAX: u8 = 16;
 
 fn create_within(path: &Path, tries: u8) -> Result<(), Error> {
     if path.is_dir() {
-        return Ok(());
+        // Whoever made it may not have come to its sync, or that may have failed. What is above it was synced before it
+        // was made.
+        return path.parent().map_or(Ok(()), sync_dir);
     }
     if let Some(parent) = path.parent() {
         create_within(parent, tries)?;

@@ -28,19 +28,26 @@
 //! | 12 | *n* | the body: a [`Receipt`] as a named MessagePack map (`tallybook_events::codec`) |
 //! | 12+*n* | 32 | the BLAKE3 hash of the body |
 //!
-//! A frame is written by one write, then synced. Where the file ends inside a frame, or in zeros instead of a
-//! frame's end, power was lost before that sync: nothing had been done on its strength. Such a *torn* tail is put
-//! aside as `journal.torn-N` and cut off before the next append. Anything else that is not a whole frame is
-//! *damage*: it is left as it is, later frames are still found, and the journal is not live from then on. So is a
-//! head that is not as above: it comes into being whole, synced beside its place and renamed into it.
+//! A frame is written by one write, then synced. Where the file ends inside a frame, or has a sector of zeros in what
+//! is not a whole frame, power was lost before that sync: nothing had been done on its strength. Such a *torn* tail is
+//! put aside as `journal.torn-N` and cut off before the next append. Anything else that is not a whole frame, or has one
+//! behind it, is *damage*: it is left as it is, later frames are still found, and the journal is not live from then on.
+//! So is a head that is not as above: it comes into being whole, synced beside its place and renamed into it.
+//!
+//! After a sync that failed, nobody knows what of the file the disk has, and what is read may be in memory only. So this
+//! process appends nothing more; and whoever opens the journal, or asks what is in it, goes by the disk.
+//!
+//! `receipts/LOG/reserve` holds room for a full disk, see `reserve.rs`.
 //!
 //! The journal is made by `MakeJournal`, which comes before the first `Run`; `Hello` and the question for receipts
 //! leave no trace.
 
+mod reserve;
+mod scan;
+
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, BufReader, Read, Seek, SeekFrom, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::fd::AsFd;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -54,23 +61,16 @@ use crate::layout::Layout;
 use crate::lock;
 use crate::protocol::{Begun, ReceiptReport};
 
-/// The first bytes of a journal.
-pub const HEAD_MAGIC: [u8; 4] = *b"TBJ1";
-/// Magic, log, journal, check.
-pub const HEAD_LEN: usize = 64;
-/// The first bytes of every frame.
-pub const MAGIC: [u8; 4] = *b"TBA1";
-/// Magic, length, check.
-pub const PREFIX_LEN: usize = 12;
-/// The body's hash.
-pub const TRAILER_LEN: usize = 32;
-/// The most bytes a body may have.
-pub const BODY_LEN_MAX: usize = 8 * 1024 * 1024;
+pub use reserve::LEN as RESERVE_LEN;
+pub use scan::{
+    BODY_LEN_MAX, HEAD_LEN, HEAD_MAGIC, MAGIC, PREFIX_LEN, TRAILER_LEN, encode, encode_head,
+};
+use scan::{Tail, decode_head, scan};
 
 /// A writer holds the file's lock for one write and one sync.
 const LOCK_WAIT: Duration = Duration::from_secs(60);
 /// Reserved behind the end before a step starts, so that a full disk is noticed then and not after the effect.
-const RESERVED_LEN: u64 = 1024 * 1024;
+const AHEAD_LEN: u64 = 1024 * 1024;
 
 /// A journal that could not be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -89,6 +89,29 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
+    /// A receipt was written, and the sync behind it failed: it may or may not be on the disk.
+    #[error("whether the last receipt is in {path} is not known: syncing it failed")]
+    Unsynced {
+        /// The journal.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// A write or a sync failed before; what is on the disk is not known to be whole.
+    #[error(
+        "this agent appends nothing more to {0}: what an earlier failure left of it is not known"
+    )]
+    Stopped(PathBuf),
+    /// What is kept for a full disk was used, and there is no room to make it again.
+    #[error("can't set {} MiB aside in {path} for what running steps have yet to record", RESERVE_LEN >> 20)]
+    Reserve {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
     /// A receipt has no encoding.
     #[error("a receipt can't be encoded")]
     Codec(#[from] codec::Error),
@@ -97,23 +120,25 @@ pub enum Error {
     TooLong(usize),
 }
 
-/// What is behind the last frame that follows all others without a gap.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Tail {
-    /// Nothing.
-    Clean,
-    /// A frame whose write was cut.
-    Torn,
-    /// Bytes that are no frame, and maybe frames behind them.
-    Damaged,
+impl Error {
+    /// Whether the disk is full, and nothing else is wrong.
+    pub fn is_disk_full(&self) -> bool {
+        match self {
+            Error::Durable(durable::Error { source, .. })
+            | Error::File { source, .. }
+            | Error::Reserve { source, .. } => is_full(source),
+            Error::Unsynced { .. } | Error::Stopped(_) | Error::Codec(_) | Error::TooLong(_) => {
+                false
+            }
+        }
+    }
 }
 
-struct Scan {
-    /// Whose journal it is, when it was read from the beginning and the head is one.
-    head: Option<JournalId>,
-    /// Where the frames that are whole and without a gap end.
-    end: u64,
-    tail: Tail,
+fn is_full(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+    )
 }
 
 /// Where the journal of a log is.
@@ -131,6 +156,8 @@ pub struct Journal {
     /// Up to here the file was found whole, or written, by this process.
     seen_len: u64,
     live: bool,
+    /// Whether nothing can be appended any more.
+    stopped: bool,
 }
 
 impl Journal {
@@ -162,8 +189,12 @@ impl Journal {
             id: None,
             seen_len: 0,
             live: true,
+            stopped: false,
         };
-        journal.locked(|journal| journal.catch_up(visit))?;
+        journal.locked(|journal| {
+            durable::settle(&journal.file).map_err(at("sync", &journal.path))?;
+            journal.catch_up(visit)
+        })?;
         Ok(journal)
     }
 
@@ -172,44 +203,83 @@ impl Journal {
         self.id.filter(|_| self.live)
     }
 
-    /// Makes sure that the next receipts will find room on the disk, where the file system can do that.
+    /// Makes sure that the next receipts will find room on the disk, and that there is more set aside for when it is
+    /// full. Asked before an effect, so that it is refused rather than left without its end.
     ///
     /// # Errors
     /// When there is no room.
     pub fn reserve(&mut self) -> Result<(), Error> {
-        let how = FallocateFlags::KEEP_SIZE;
-        match rustix::fs::fallocate(self.file.as_fd(), how, self.seen_len, RESERVED_LEN) {
-            Ok(()) | Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => Ok(()),
-            Err(error) => Err(at("reserve room in", &self.path)(error.into())),
-        }
+        self.locked(|journal| {
+            let set_aside = reserve::make(&journal.path);
+            set_aside.map_err(|source| Error::Reserve {
+                path: reserve::path(&journal.path),
+                source,
+            })?;
+            let how = FallocateFlags::KEEP_SIZE;
+            let file = journal.file.as_fd();
+            match rustix::fs::fallocate(file, how, journal.seen_len, AHEAD_LEN) {
+                Ok(()) | Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => Ok(()),
+                Err(error) => Err(at("reserve room in", &journal.path)(error.into())),
+            }
+        })
     }
 
     /// Appends a receipt. Once this returned, the receipt is on the disk.
     ///
     /// # Errors
-    /// When it can't be written or synced. It is then not in the journal.
+    /// When it can't be written: it is then not in the journal. When it is not known whether it is on the disk, this
+    /// process appends nothing more.
     pub fn append(&mut self, receipt: &Receipt) -> Result<(), Error> {
         let frame = encode(receipt)?;
+        self.locked(|journal| journal.append_frame(&frame))
+    }
+
+    /// The same for what must be recorded on a full disk too, the end of a step or the start of an undo: what was set
+    /// aside is given up for it, part by part.
+    ///
+    /// # Errors
+    /// As [`Journal::append`]; that the disk is full only once nothing is left that was set aside.
+    pub fn append_from_reserve(&mut self, receipt: &Receipt) -> Result<(), Error> {
+        let frame = encode(receipt)?;
         self.locked(|journal| {
-            let path = journal.path.clone();
-            let before = journal.file.metadata().map_err(at("look at", &path))?.len();
-            if before != journal.seen_len {
-                // Another agent wrote, or was cut while it did: a torn frame must not end up between whole ones.
-                journal.catch_up(&mut |_| {})?;
+            loop {
+                match journal.append_frame(&frame) {
+                    Err(error) if error.is_disk_full() && reserve::give_up(&journal.path) => {}
+                    appended => return appended,
+                }
             }
-            let before = journal.seen_len;
-            let written = journal
-                .file
-                .write_all(&frame)
-                .and_then(|()| journal.file.sync_all());
-            if let Err(error) = written {
-                // Best effort: what can't be cut off here is cut off as a torn tail later.
-                let _ = journal.file.set_len(before);
-                return Err(at("append to", &path)(error));
-            }
-            journal.seen_len = before + frame.len() as u64;
-            Ok(())
         })
+    }
+
+    fn append_frame(&mut self, frame: &[u8]) -> Result<(), Error> {
+        if self.stopped {
+            return Err(Error::Stopped(self.path.clone()));
+        }
+        let path = self.path.clone();
+        let before = self.file.metadata().map_err(at("look at", &path))?.len();
+        if before != self.seen_len {
+            // Another agent wrote, or was cut while it did: a torn frame must not end up between whole ones.
+            self.catch_up(&mut |_| {})?;
+        }
+        let before = self.seen_len;
+        if let Err(source) = self.file.write_all(frame) {
+            // What is refused here must not be there after a loss of power.
+            let back = self.file.set_len(before);
+            return match back.and_then(|()| self.file.sync_data()) {
+                Ok(()) => Err(at("append to", &path)(source)),
+                Err(_) => {
+                    self.stopped = true;
+                    Err(Error::Unsynced { path, source })
+                }
+            };
+        }
+        // Crash boundary: until this returns, the receipt may or may not be there, and nobody acts on it.
+        if let Err(source) = self.file.sync_data() {
+            self.stopped = true;
+            return Err(Error::Unsynced { path, source });
+        }
+        self.seen_len = before + frame.len() as u64;
+        Ok(())
     }
 
     /// Reads what is behind `seen_len`; puts a torn tail aside and cuts it off. The file must be locked.
@@ -244,10 +314,16 @@ impl Journal {
             }
             number += 1;
         };
-        durable::write(&aside, 0o600, &torn)?;
+        while let Err(error) = durable::write(&aside, 0o600, &torn) {
+            if !(is_full(&error.source) && reserve::give_up(&self.path)) {
+                return Err(error.into());
+            }
+        }
+        // Crash boundary: the bytes are kept before they are cut.
         self.file
             .set_len(end)
             .and_then(|()| self.file.sync_all())
+            .inspect_err(|_| self.stopped = true)
             .map_err(at("cut the torn tail off", &self.path))
     }
 
@@ -257,6 +333,12 @@ impl Journal {
         lock::release(&self.file);
         result
     }
+}
+
+/// Gives up a part of what was set aside for a full disk, for something that an undo has to write beside the journal; whether
+/// anything was left.
+pub(crate) fn give_up_reserve(layout: &Layout, log: LogId) -> bool {
+    reserve::give_up(&path(layout, log))
 }
 
 /// What the journal of a log knows of an operation. Changes nothing, and makes no journal where there is none.
@@ -276,6 +358,7 @@ pub fn report(layout: &Layout, log: LogId, operation: OperationId) -> Result<Rec
         Err(error) => return Err(at("open", &path)(error)),
     };
     lock::file(&file, false, LOCK_WAIT).map_err(at("lock", &path))?;
+    durable::settle(&file).map_err(at("sync", &path))?;
     let mut newest = std::collections::BTreeMap::new();
     let scan = scan(&file, &path, log, 0, &mut |receipt| {
         if receipt.key.log == log && receipt.key.operation == operation {
@@ -332,172 +415,6 @@ fn make(path: &Path, log: LogId) -> Result<(), Error> {
         }
         Err(error) => Err(error.into()),
     }
-}
-
-/// The bytes of a head.
-pub fn encode_head(log: LogId, id: JournalId) -> [u8; HEAD_LEN] {
-    let mut bytes = [0; HEAD_LEN];
-    bytes[..4].copy_from_slice(&HEAD_MAGIC);
-    bytes[4..20].copy_from_slice(log.as_bytes());
-    bytes[20..36].copy_from_slice(id.as_bytes());
-    let check = blake3::hash(&bytes[..36]);
-    bytes[36..].copy_from_slice(&check.as_bytes()[..HEAD_LEN - 36]);
-    bytes
-}
-
-/// The journal's id, where these bytes are the head of a journal of this log.
-fn decode_head(bytes: &[u8; HEAD_LEN], log: LogId) -> Option<JournalId> {
-    let id = JournalId::from_bytes(*bytes[20..].first_chunk()?);
-    (encode_head(log, id) == *bytes).then_some(id)
-}
-
-/// The bytes of one frame.
-///
-/// # Errors
-/// When the receipt has no encoding, or is too long.
-pub fn encode(receipt: &Receipt) -> Result<Vec<u8>, Error> {
-    let body = codec::encode(receipt)?;
-    let len = u32::try_from(body.len()).unwrap_or(u32::MAX);
-    if body.len() > BODY_LEN_MAX {
-        return Err(Error::TooLong(body.len()));
-    }
-    let mut frame = Vec::with_capacity(PREFIX_LEN + body.len() + TRAILER_LEN);
-    frame.extend_from_slice(&prefix(len));
-    frame.extend_from_slice(&body);
-    frame.extend_from_slice(blake3::hash(&body).as_bytes());
-    Ok(frame)
-}
-
-fn prefix(len: u32) -> [u8; PREFIX_LEN] {
-    let mut bytes = [0; PREFIX_LEN];
-    bytes[..4].copy_from_slice(&MAGIC);
-    bytes[4..8].copy_from_slice(&len.to_le_bytes());
-    let check = blake3::hash(&bytes[..8]);
-    bytes[8..].copy_from_slice(&check.as_bytes()[..4]);
-    bytes
-}
-
-/// The length of the body and the trailer, where these bytes are a frame's first.
-fn rest_len(head: &[u8]) -> Option<usize> {
-    let head: &[u8; PREFIX_LEN] = head.first_chunk()?;
-    let len = u32::from_le_bytes([head[4], head[5], head[6], head[7]]);
-    (prefix(len) == *head && len as usize <= BODY_LEN_MAX).then_some(len as usize + TRAILER_LEN)
-}
-
-/// The body, where these bytes are a body and its hash.
-fn body(rest: &[u8]) -> Option<&[u8]> {
-    let (body, trailer) = rest.split_at_checked(rest.len().checked_sub(TRAILER_LEN)?)?;
-    (blake3::hash(body).as_bytes() == trailer).then_some(body)
-}
-
-fn scan(
-    file: &File,
-    path: &Path,
-    log: LogId,
-    from: u64,
-    visit: &mut dyn FnMut(Receipt),
-) -> Result<Scan, Error> {
-    let len = file.metadata().map_err(at("look at", path))?.len();
-    let mut head = None;
-    let mut end = from;
-    if from == 0 {
-        let mut bytes = [0; HEAD_LEN];
-        if len >= HEAD_LEN as u64 {
-            file.read_exact_at(&mut bytes, 0)
-                .map_err(at("read", path))?;
-            head = decode_head(&bytes, log);
-        }
-        if head.is_none() {
-            // Not a torn tail, whatever it looks like: a head is there whole or not at all.
-            find(&rest(file, path, 0, len)?, 0, visit);
-            return Ok(Scan {
-                head,
-                end: len,
-                tail: Tail::Damaged,
-            });
-        }
-        end = HEAD_LEN as u64;
-    }
-    let mut reader = file;
-    reader
-        .seek(SeekFrom::Start(end))
-        .map_err(at("seek in", path))?;
-    let mut reader = BufReader::with_capacity(256 * 1024, reader);
-    let mut frame = Vec::new();
-    while len - end >= PREFIX_LEN as u64 {
-        let mut head = [0; PREFIX_LEN];
-        reader.read_exact(&mut head).map_err(at("read", path))?;
-        let Some(rest_len) = rest_len(&head) else {
-            break;
-        };
-        if len - end < (PREFIX_LEN + rest_len) as u64 {
-            break;
-        }
-        frame.resize(rest_len, 0);
-        reader.read_exact(&mut frame).map_err(at("read", path))?;
-        // A whole body that is no receipt was written by something newer: what it says is not known here.
-        let Some(receipt) = body(&frame).and_then(|body| codec::decode(body).ok()) else {
-            break;
-        };
-        visit(receipt);
-        end += (PREFIX_LEN + rest_len) as u64;
-    }
-    if end >= len {
-        return Ok(Scan {
-            head,
-            end,
-            tail: Tail::Clean,
-        });
-    }
-    let tail = beyond(&rest(file, path, end, len)?, visit);
-    Ok(Scan { head, end, tail })
-}
-
-fn rest(file: &File, path: &Path, from: u64, len: u64) -> Result<Vec<u8>, Error> {
-    let mut bytes = vec![0; usize::try_from(len - from).unwrap_or(usize::MAX)];
-    file.read_exact_at(&mut bytes, from)
-        .map_err(at("read", path))?;
-    Ok(bytes)
-}
-
-/// Judges bytes that do not begin with a whole frame, and shows the frames behind the first one.
-fn beyond(bytes: &[u8], visit: &mut dyn FnMut(Receipt)) -> Tail {
-    let claimed = rest_len(bytes).map(|rest| PREFIX_LEN + rest);
-    let cut = match claimed {
-        Some(len) => bytes.len() < len,
-        None => bytes.len() < PREFIX_LEN,
-    };
-    // The end of a frame is a hash; that it ends in eight zeros does not happen.
-    let unwritten = bytes.len() >= 8 && bytes.ends_with(&[0; 8]);
-    // Where the length can be trusted, what is inside the body is no frame, whatever it looks like.
-    let found = find(bytes, claimed.unwrap_or(1), visit);
-    if found || !(cut || unwritten) {
-        Tail::Damaged
-    } else {
-        Tail::Torn
-    }
-}
-
-/// Shows the frames that are found from a place on; whether there were any.
-fn find(bytes: &[u8], from: usize, visit: &mut dyn FnMut(Receipt)) -> bool {
-    let mut at = from;
-    let mut found = false;
-    while let Some(rest) = bytes.get(at..) {
-        let whole = rest_len(rest).and_then(|len| rest.get(PREFIX_LEN..PREFIX_LEN + len));
-        match whole.and_then(body).map(codec::decode::<Receipt>) {
-            Some(Ok(receipt)) => {
-                visit(receipt);
-                found = true;
-                at += PREFIX_LEN + whole.map_or(0, <[u8]>::len);
-            }
-            Some(Err(_)) | None => {
-                let next = rest.iter().skip(1).position(|byte| *byte == MAGIC[0]);
-                let Some(next) = next else { break };
-                at += 1 + next;
-            }
-        }
-    }
-    found
 }
 
 fn at(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {

@@ -141,8 +141,10 @@ fn next(line: &Line) -> Result<Option<Request>, StepFailure> {
 }
 
 fn make_journal(site: &Site<'_>, line: &Line) -> Result<(), StepFailure> {
-    let journal = Journal::open(site.layout, site.log, &mut |_| {})
+    let mut journal = Journal::open(site.layout, site.log, &mut |_| {})
         .map_err(|error| failure(FailureClass::Host, &error))?;
+    // On a full disk, the first step that is to begin is told; an undo may go on.
+    let _told_then = journal.reserve();
     line.say(&Reply::Journal(journal.live()));
     Ok(())
 }

@@ -4,6 +4,7 @@ use tallybook_events::header::ClaimRef;
 use tallybook_events::ids::{Attempt, Blob, BootId, Epoch, Hash, JournalId, Seq, StepIndex};
 use tallybook_events::step::{Fence, Phase, StepDone, StepKey};
 
+use super::scan::prefix;
 use super::*;
 
 const LOG: LogId = LogId::from_bytes([1; 16]);

@@ -3,7 +3,10 @@
 //!
 //! The file: `89 54 42 52 45 43 56 0A`, the manifest's id (32 bytes), and records: u32 little endian length, 32
 //! bytes of BLAKE3 over the manifest's id, the record's position and its body, and the body: a MessagePack map.
-//! A record that is not whole ends the journal: what follows is not believed, and is cut off.
+//! A record that is not whole ends the journal: what follows is not believed, and is cut off. It is damage unless it was
+//! cut short by a loss of power: then the file ends within it, or has a sector of zeros from it on.
+//!
+//! After a sync that failed, nothing more is noted by this process; the next one goes by what the disk has.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -17,6 +20,7 @@ use tallybook_events::step::{FailureClass, StepFailure};
 
 use super::pieces::Ranges;
 use super::receive::Received;
+use crate::durable;
 use crate::step::{failure, io_failure};
 
 const MAGIC: [u8; 8] = *b"\x89TBRECV\n";
@@ -51,6 +55,8 @@ pub(super) struct Journal {
     path: PathBuf,
     manifest: Hash,
     end: u64,
+    /// Why nothing can be noted any more: whether what was noted last is on the disk is not known.
+    stopped: Option<StepFailure>,
 }
 
 /// What a journal says.
@@ -64,15 +70,27 @@ pub(super) struct Told {
 /// The records of a journal without changing it; `None` when there is none of this manifest.
 pub(super) fn read(path: &Path, manifest: Hash) -> Result<Option<Told>, StepFailure> {
     let mut bytes = Vec::new();
-    match File::open(path).and_then(|file| file.take(LEN_MAX).read_to_end(&mut bytes)) {
+    let read = |file: File| {
+        durable::settle(&file)?;
+        file.take(LEN_MAX).read_to_end(&mut bytes)
+    };
+    match File::open(path).and_then(read) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         read => read.map_err(|e| io_failure("reading", path, &e))?,
     };
-    Ok(parse(&bytes, manifest, path).map(|(told, _)| told))
+    Ok(parse(&bytes, manifest, path).map(|parsed| parsed.told))
 }
 
-/// `None` when this is not the journal of this manifest; else what it says and where it ends.
-fn parse(bytes: &[u8], manifest: Hash, path: &Path) -> Option<(Told, usize)> {
+struct Parsed {
+    told: Told,
+    /// Where its records end.
+    end: usize,
+    /// The first record that says that the tree is whole: how many are before it, and where it begins.
+    complete: Option<(usize, usize)>,
+}
+
+/// `None` when this is not the journal of this manifest.
+fn parse(bytes: &[u8], manifest: Hash, path: &Path) -> Option<Parsed> {
     let head = bytes.get(..HEAD_LEN)?;
     if head[..8] != MAGIC || head[8..] != manifest.0 {
         return None;
@@ -81,6 +99,7 @@ fn parse(bytes: &[u8], manifest: Hash, path: &Path) -> Option<(Told, usize)> {
         records: Vec::new(),
         damage: None,
     };
+    let mut complete = None;
     let mut at = HEAD_LEN;
     while let Some(head) = bytes.get(at..at + RECORD_HEAD_LEN) {
         let (len, sum) = head.split_at(4);
@@ -92,15 +111,25 @@ fn parse(bytes: &[u8], manifest: Hash, path: &Path) -> Option<(Told, usize)> {
         };
         let good = checksum(manifest, at as u64, body).0 == *sum;
         match good.then(|| codec::decode(body)) {
-            Some(Ok(record)) => told.records.push(record),
+            Some(Ok(record)) => {
+                if matches!(record, Record::Complete(_)) {
+                    complete = complete.or(Some((told.records.len(), at)));
+                }
+                told.records.push(record);
+            }
             Some(Err(_)) | None => {
-                told.damage = Some(format!("{} is damaged at byte {at}", path.display()));
+                told.damage = (!durable::has_unwritten(&bytes[at..], at as u64))
+                    .then(|| format!("{} is damaged at byte {at}", path.display()));
                 break;
             }
         }
         at = start + len;
     }
-    Some((told, at))
+    Some(Parsed {
+        told,
+        end: at,
+        complete,
+    })
 }
 
 fn checksum(manifest: Hash, at: u64, body: &[u8]) -> Hash {
@@ -112,7 +141,8 @@ fn checksum(manifest: Hash, at: u64, body: &[u8]) -> Hash {
 }
 
 impl Journal {
-    /// Opens the journal to go on with it; begins it anew if there is none, or one of another manifest.
+    /// Opens the journal to go on with it; begins it anew if there is none, or one of another manifest. That the tree is
+    /// whole is said no longer: whoever goes on changes it.
     pub(super) fn open(path: &Path, manifest: Hash) -> Result<(Self, Told), StepFailure> {
         let failed = |e: &io::Error| io_failure("opening", path, e);
         let mut file = File::options()
@@ -122,16 +152,26 @@ impl Journal {
             .truncate(false)
             .open(path)
             .map_err(|e| failed(&e))?;
+        durable::settle(&file).map_err(|e| failed(&e))?;
         let mut bytes = Vec::new();
         (&mut file)
             .take(LEN_MAX)
             .read_to_end(&mut bytes)
             .map_err(|e| failed(&e))?;
         let (told, end) = match parse(&bytes, manifest, path) {
-            Some((told, end)) => (told, end),
+            Some(Parsed {
+                mut told,
+                end,
+                complete,
+            }) => {
+                told.records
+                    .truncate(complete.map_or(usize::MAX, |it| it.0));
+                (told, complete.map_or(end, |it| it.1))
+            }
             None => {
-                let damage = (bytes.len() >= HEAD_LEN)
-                    .then(|| format!("{} does not begin as it should", path.display()));
+                let damage = (bytes.len() >= HEAD_LEN
+                    && !durable::has_unwritten(&bytes[..HEAD_LEN], 0))
+                .then(|| format!("{} does not begin as it should", path.display()));
                 let mut head = MAGIC.to_vec();
                 head.extend_from_slice(&manifest.0);
                 file.set_len(0).map_err(|e| failed(&e))?;
@@ -142,17 +182,23 @@ impl Journal {
         };
         file.set_len(end as u64).map_err(|e| failed(&e))?;
         file.sync_all().map_err(|e| failed(&e))?;
+        // Also where it was there: whoever made it may not have come to this.
+        path.parent().map_or(Ok(()), durable::sync_dir)?;
         let journal = Journal {
             file,
             path: path.to_owned(),
             manifest,
             end: end as u64,
+            stopped: None,
         };
         Ok((journal, told))
     }
 
     /// Writes records; they are durable when this returns. What they speak of must be so already.
     pub(super) fn append(&mut self, records: &[Record]) -> Result<(), StepFailure> {
+        if let Some(failure) = &self.stopped {
+            return Err(failure.clone());
+        }
         let mut bytes = Vec::new();
         for record in records {
             let body = codec::encode(record).map_err(|e| failure(FailureClass::Unknown, &e))?;
@@ -164,8 +210,12 @@ impl Journal {
         // Crash boundary: a record that is cut short here is cut off when the journal is next opened.
         self.file
             .write_all_at(&bytes, self.end)
-            .and_then(|()| self.file.sync_data())
             .map_err(|e| io_failure("writing", &self.path, &e))?;
+        self.file.sync_data().map_err(|e| {
+            let failure = io_failure("syncing", &self.path, &e);
+            self.stopped = Some(failure.clone());
+            failure
+        })?;
         self.end += bytes.len() as u64;
         Ok(())
     }
@@ -229,6 +279,20 @@ mod tests {
             journal.append(&[record(2)]).unwrap();
             assert_eq!(std::fs::read(&path).unwrap(), whole);
         }
+    }
+
+    #[test]
+    fn whoever_goes_on_says_no_longer_that_it_is_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("received");
+        let id = Hash([7; 32]);
+        let (mut journal, _) = Journal::open(&path, id).unwrap();
+        let records = [record(1), Record::Complete(Received::default())];
+        journal.append(&records).unwrap();
+        assert_eq!(read(&path, id).unwrap().unwrap().records, records);
+        let (_, told) = Journal::open(&path, id).unwrap();
+        assert_eq!(told.records, records[..1]);
+        assert_eq!(read(&path, id).unwrap().unwrap().records, records[..1]);
     }
 
     #[test]

@@ -117,6 +117,7 @@ fn run(link: &mut dyn Link, layout: &Layout, order: &Order<'_>) -> Result<Receiv
         size_bytes: manifest.content_len(),
         ..Received::default()
     };
+    staged.settle(&manifest)?;
     each::resume(&mut staged, link, &told.records, &mut repaired)?;
     let failed = |e: crate::tree::Error| e.failure(root.label());
     unpack::make_directories(&root, &manifest).map_err(failed)?;

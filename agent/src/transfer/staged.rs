@@ -9,6 +9,8 @@ use super::pieces::Pieces;
 use super::receive::Received;
 use crate::step::{Link, io_failure};
 use crate::tree::beneath::Root;
+use crate::tree::manifest::Manifest;
+use crate::tree::unpack::Hand;
 
 /// How much may be written before it is made durable and journalled.
 const UNSYNCED_MAX: u64 = 64 * 1024 * 1024;
@@ -26,6 +28,8 @@ pub(super) struct Staged<'a> {
     /// What was written and not journalled yet.
     pending: Vec<Record>,
     pending_bytes: u64,
+    /// Why nothing is journalled any more: a sync failed, and what was written before it may be in memory only.
+    lost: Option<StepFailure>,
     flushed: Instant,
     done_bytes: u64,
     total_bytes: u64,
@@ -47,6 +51,7 @@ impl<'a> Staged<'a> {
             have: vec![false; pieces.count() as usize],
             pending: Vec::new(),
             pending_bytes: 0,
+            lost: None,
             flushed: Instant::now(),
             done_bytes: 0,
             total_bytes: pieces.len_of(0..pieces.count()),
@@ -145,9 +150,37 @@ impl<'a> Staged<'a> {
         Ok(())
     }
 
-    /// Makes everything in the tree durable.
-    pub(super) fn sync(&self) -> Result<(), StepFailure> {
-        rustix::fs::syncfs(self.root)
-            .map_err(|e| io_failure("syncing", self.root.label(), &e.into()))
+    /// Makes everything in the tree durable. Once that failed, it fails for good: a later sync that succeeds says nothing
+    /// of what this one was to write.
+    pub(super) fn sync(&mut self) -> Result<(), StepFailure> {
+        if let Some(failure) = &self.lost {
+            return Err(failure.clone());
+        }
+        rustix::fs::syncfs(self.root).map_err(|e| {
+            let mut failure = io_failure("syncing", self.root.label(), &e.into());
+            failure.message = format!(
+                "what was received may not be on the disk: {}",
+                failure.message
+            );
+            self.lost = Some(failure.clone());
+            failure
+        })
+    }
+
+    /// Makes sure that what is read of the tree, and written again, is on the disk: an attempt before this one may have
+    /// met a sync that failed, after which memory holds what the disk has not.
+    pub(super) fn settle(&self, manifest: &Manifest) -> Result<(), StepFailure> {
+        let failed = |e: rustix::io::Errno| io_failure("syncing", self.root.label(), &e.into());
+        // An error of a write that nobody waited for is told once. What it concerns is lost, and not read.
+        let synced = rustix::fs::syncfs(self.root).or_else(|_| rustix::fs::syncfs(self.root));
+        synced.map_err(failed)?;
+        let mut hand = Hand::new(self.root);
+        for entry in manifest.entries() {
+            if entry.content().is_some() {
+                hand.drop_memory(&entry.path)
+                    .map_err(|e| e.failure(self.root.label()))?;
+            }
+        }
+        Ok(())
     }
 }

@@ -68,8 +68,8 @@ pub(super) fn fetch(staged: &mut Staged<'_>, link: &mut dyn Link) -> Result<(), 
             .try_for_each(|taken| note(staged, link, taken));
         outcome.and(rest)
     });
-    let flushed = staged.flush();
-    outcome.and(flushed)
+    // That what has come may not be on the disk is the worse of two failures.
+    staged.flush().and(outcome)
 }
 
 fn note(

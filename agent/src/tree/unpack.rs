@@ -21,6 +21,7 @@ use super::descent::open_resolved;
 use super::dress::{Worn, dress_name};
 use super::manifest::{Content, Entry, Inode, Kind, Manifest, Node, Piece, TreePath};
 use super::meta::{self, Meta, Mtime};
+use crate::durable;
 
 /// Permissions of everything until it gets its own.
 const PRIVATE_DIR: Mode = Mode::RWXU;
@@ -235,6 +236,20 @@ impl<'a> Hand<'a> {
             self.file = Some((path.clone(), file));
         }
         self.opened(path)
+    }
+
+    /// Drops what memory has of a file, if it is there: what is read from here on is what the disk has.
+    ///
+    /// # Errors
+    /// When it is there and can't be opened.
+    pub fn drop_memory(&mut self, path: &TreePath) -> Result<(), Error> {
+        let file = match self.open(path, OFlags::RDONLY) {
+            Ok(file) => file,
+            Err(Error::Missing { .. }) => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        durable::drop_memory(&file)
+            .map_err(|source| Error::io("drop from memory", path.as_path(), source))
     }
 
     fn opened(&self, path: &TreePath) -> Result<&File, Error> {

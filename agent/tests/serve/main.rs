@@ -1,5 +1,6 @@
 //! The conversation as a controller sees it, over real pipes, with steps made for it.
 
+mod full;
 mod host;
 
 use std::fs;
@@ -13,7 +14,7 @@ use tallybook_agent::protocol::{
 use tallybook_agent::receipts::{self, Journal};
 use tallybook_agent::step::OutputOf;
 use tallybook_events::ids::{Blob, Epoch, Generation, LogId, OperationId, StepIndex};
-use tallybook_events::step::{Action, FailureClass, Phase, Receipt, Seen};
+use tallybook_events::step::{Action, FailureClass, Phase, Receipt, Seen, StepDone};
 
 use host::*;
 

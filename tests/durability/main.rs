@@ -1,0 +1,13 @@
+//! What a loss of power leaves of the three journals: the log's, the receipts' and the transfers'.
+//!
+//! The real code runs under strace, in a test of its own that does nothing otherwise. From what it called follows what
+//! a disk may hold at each point; each such state is made, and the real recovery is let loose on it. Then the same
+//! without each single sync: what the model does not see missing, it does not see at all. Needs root and strace.
+
+mod calls;
+mod disk;
+mod journal;
+mod judge;
+mod ops;
+mod receipts;
+mod transfer;
