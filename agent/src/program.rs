@@ -3,10 +3,11 @@
 //! Never a shell, and never anything of a guest's outside the guest. A program that leaves a daemon behind is
 //! not waited for beyond its own end.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -21,7 +22,8 @@ use tallybook_events::step::{Captured, FailureClass, StepFailure};
 
 use crate::capture::Capture;
 use crate::keeper;
-use crate::scrub;
+use crate::mask;
+use crate::secret::{SecretName, Secrets};
 use crate::step::{Ended, Program, fail};
 
 /// Where programs are looked up.
@@ -45,6 +47,9 @@ pub enum Error {
     /// The argument vector is empty.
     #[error("a program without a name")]
     Nameless,
+    /// Nobody said what a secret is that it needs.
+    #[error("nobody told this host the secret {0}")]
+    Untold(SecretName),
     /// It could not be started.
     #[error("can't start {program}")]
     Start {
@@ -77,7 +82,7 @@ impl From<Error> for StepFailure {
             Error::Start { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
                 (FailureClass::Permission, None)
             }
-            Error::Nameless | Error::Start { .. } | Error::Watch { .. } => {
+            Error::Nameless | Error::Untold(_) | Error::Start { .. } | Error::Watch { .. } => {
                 (FailureClass::Other, None)
             }
         };
@@ -102,16 +107,18 @@ pub struct Run {
 /// # Errors
 /// When it could not be started or watched; then nothing of it is left running.
 pub fn run(program: &Program) -> Result<Run, Error> {
-    run_telling(program, &[], &mut |_| {})
+    run_telling(program, &[], &Secrets::default(), &mut |_| {})
 }
 
-/// Runs a program, with the locks that a lasting one holds until it ends. What its `watch` answers is told.
+/// Runs a program, with the locks that a lasting one holds until it ends, and the secrets that are known here: it finds
+/// those that it names in its environment, and what it prints is kept without any. What its `watch` answers is told.
 ///
 /// # Errors
 /// As [`run`].
 pub fn run_telling(
     program: &Program,
     running: &[PathBuf],
+    secrets: &Secrets,
     tell: &mut dyn FnMut(&str),
 ) -> Result<Run, Error> {
     let name = program.argv.first().ok_or(Error::Nameless)?;
@@ -133,16 +140,23 @@ pub fn run_telling(
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
+    for name in &program.secrets {
+        let value = secrets.get(name);
+        let value = value.ok_or_else(|| Error::Untold(name.clone()))?;
+        command.env(name.variable(), OsStr::from_bytes(value.expose()));
+    }
     let child = command.spawn().map_err(|source| Error::Start {
         program: name.clone(),
         source,
     })?;
     let mut watched = Watched::new(child);
-    let outcome = watched.wait(program, tell).map_err(|source| Error::Watch {
-        program: name.clone(),
-        source,
-    })?;
-    Ok(outcome.into_run(program))
+    let outcome = watched
+        .wait(program, secrets, tell)
+        .map_err(|source| Error::Watch {
+            program: name.clone(),
+            source,
+        })?;
+    Ok(outcome.into_run(program, secrets))
 }
 
 /// Whether a program is where programs are looked up: one that is not is not even started by a keeper.
@@ -172,8 +186,8 @@ struct Outcome {
 }
 
 impl Outcome {
-    fn into_run(self, program: &Program) -> Run {
-        let command = scrub::scrub_text(&argv::text(&program.argv));
+    fn into_run(self, program: &Program, secrets: &Secrets) -> Run {
+        let command = secrets.mask().clean_text(&argv::text(&program.argv));
         let result = if self.timed_out {
             let seconds = program.timeout.as_secs_f32();
             Err(fail(
@@ -193,7 +207,7 @@ impl Outcome {
                 command,
                 exit: self.status.code(),
                 dropped_bytes: self.both.dropped(),
-                text: Blob(scrub::scrub(&self.both.into_bytes())),
+                text: Blob(secrets.mask().clean(&self.both.into_bytes())),
             },
         }
     }
@@ -223,12 +237,17 @@ impl Watched {
         }
     }
 
-    fn wait(&mut self, program: &Program, tell: &mut dyn FnMut(&str)) -> io::Result<Outcome> {
+    fn wait(
+        &mut self,
+        program: &Program,
+        secrets: &Secrets,
+        tell: &mut dyn FnMut(&str),
+    ) -> io::Result<Outcome> {
         let id = self.child.id();
         let pid = i32::try_from(id).ok().and_then(Pid::from_raw);
         let pid = pid.ok_or_else(|| io::Error::other("a process id out of range"))?;
         let pidfd = pidfd_open(pid, PidfdFlags::empty())?;
-        let mut pipes = Pipes::new(&mut self.child, &program.stdin)?;
+        let mut pipes = Pipes::new(&mut self.child, &program.stdin, secrets)?;
         let mut lines = Lines::default();
         let mut deadline = Instant::now() + program.timeout;
         let mut signals = [Signal::TERM, Signal::KILL].into_iter();
@@ -269,6 +288,7 @@ impl Watched {
         }
         let status = self.child.wait()?;
         self.reaped = true;
+        pipes.finish();
         Ok(Outcome {
             status,
             timed_out,
@@ -305,16 +325,21 @@ impl Lines {
 }
 
 /// One output stream of the child.
-struct Stream {
+struct Stream<'a> {
     from: Option<File>,
     kept: Capture,
+    /// Whether it is a program that reads what is kept, and not people: then it is kept as it came.
+    is_read: bool,
+    masked: mask::Stream<'a>,
 }
 
-impl Stream {
-    fn new(from: Option<OwnedFd>) -> io::Result<Self> {
+impl<'a> Stream<'a> {
+    fn new(from: Option<OwnedFd>, is_read: bool, secrets: &'a Secrets) -> io::Result<Self> {
         Ok(Stream {
             from: from.map(nonblocking).transpose()?,
             kept: Capture::new(STREAM_HEAD, STREAM_TAIL),
+            is_read,
+            masked: mask::Stream::new(secrets.mask()),
         })
     }
 
@@ -327,14 +352,30 @@ impl Stream {
         match from.read(&mut buffer) {
             Ok(0) => self.from = None,
             Ok(count) => {
-                self.kept.push(&buffer[..count]);
-                both.push(&buffer[..count]);
-                news.extend_from_slice(&buffer[..count]);
+                if self.is_read {
+                    self.kept.push(&buffer[..count]);
+                }
+                let masked = self.masked.push(&buffer[..count]);
+                self.keep(&masked, both);
+                news.extend(masked);
             }
             Err(error) if is_not_now(&error) => {}
             Err(error) => return Err(error),
         }
         Ok(())
+    }
+
+    /// Keeps what was held back.
+    fn finish(&mut self, both: &mut Capture) {
+        let masked = self.masked.finish();
+        self.keep(&masked, both);
+    }
+
+    fn keep(&mut self, masked: &[u8], both: &mut Capture) {
+        if !self.is_read {
+            self.kept.push(masked);
+        }
+        both.push(masked);
     }
 }
 
@@ -342,15 +383,15 @@ impl Stream {
 struct Pipes<'a> {
     stdin: Option<File>,
     input: &'a [u8],
-    stdout: Stream,
-    stderr: Stream,
+    stdout: Stream<'a>,
+    stderr: Stream<'a>,
     both: Capture,
     /// What came since it was last looked at, of both.
     news: Vec<u8>,
 }
 
 impl<'a> Pipes<'a> {
-    fn new(child: &mut Child, input: &'a [u8]) -> io::Result<Self> {
+    fn new(child: &mut Child, input: &'a [u8], secrets: &'a Secrets) -> io::Result<Self> {
         let stdin = child.stdin.take().map(OwnedFd::from);
         Ok(Pipes {
             stdin: if input.is_empty() {
@@ -359,11 +400,17 @@ impl<'a> Pipes<'a> {
                 stdin.map(nonblocking).transpose()?
             },
             input,
-            stdout: Stream::new(child.stdout.take().map(OwnedFd::from))?,
-            stderr: Stream::new(child.stderr.take().map(OwnedFd::from))?,
+            stdout: Stream::new(child.stdout.take().map(OwnedFd::from), true, secrets)?,
+            stderr: Stream::new(child.stderr.take().map(OwnedFd::from), false, secrets)?,
             both: Capture::new(RECORD_HEAD, RECORD_TAIL),
             news: Vec::new(),
         })
+    }
+
+    /// Nothing more will come.
+    fn finish(&mut self) {
+        self.stdout.finish(&mut self.both);
+        self.stderr.finish(&mut self.both);
     }
 
     fn are_at_end(&self) -> bool {
@@ -494,7 +541,10 @@ mod tests {
         let program = sh("echo I: one; echo other; printf 'I: t'; printf 'wo\\nI: half' >&2")
             .watch(|line| line.strip_prefix("I: ").map(str::to_owned));
         let mut told = Vec::new();
-        let run = run_telling(&program, &[], &mut |what| told.push(what.to_owned())).unwrap();
+        let run = run_telling(&program, &[], &Secrets::default(), &mut |what| {
+            told.push(what.to_owned())
+        })
+        .unwrap();
         assert_eq!(run.result.unwrap().exit, Some(0));
         assert_eq!(told.first().unwrap(), "one");
         assert_eq!(told.len(), 2, "{told:?}");

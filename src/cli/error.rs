@@ -5,6 +5,7 @@
 use std::path::PathBuf;
 
 use serde::Serialize;
+use tallybook_agent::secret::SecretName;
 use tallybook_events::ids::{OperationId, Seq};
 
 use super::exit::Exit;
@@ -12,7 +13,7 @@ use crate::cloud::{Diagnostics, allocate};
 use crate::engine::runner_lock;
 use crate::log::Refusal;
 use crate::render::{Unwritten, count, plain};
-use crate::{cloud_log, engine, journal, log, plan};
+use crate::{cloud_log, engine, journal, log, plan, secrets};
 
 /// Why a command failed.
 #[derive(Debug, thiserror::Error)]
@@ -32,6 +33,19 @@ pub enum Error {
     /// A host can't be reached, or there is no agent to send.
     #[error(transparent)]
     Reach(#[from] engine::reach::Error),
+    /// A secret that a step needs can't be read.
+    #[error(transparent)]
+    Secret(#[from] secrets::Error),
+    /// The inventory shows a secret that it declares.
+    #[error("{}:{line}: the value of secret {name} is in the inventory, and that is recorded", path.display())]
+    Exposed {
+        /// The file.
+        path: PathBuf,
+        /// The line.
+        line: usize,
+        /// The secret.
+        name: SecretName,
+    },
     /// The log failed while an operation was carried out: what it did so far may not be in it yet.
     #[error("operation {} was left where it is: the log failed", id.short())]
     Left {
@@ -178,6 +192,7 @@ impl Error {
             Error::Engine(error) => match error {
                 engine::Error::Log(error) => log_exit(error),
                 engine::Error::Missing(_) => Exit::Missing,
+                engine::Error::Exposed(_) => Exit::Usage,
                 engine::Error::RollingBack { .. } => Exit::Locked,
                 engine::Error::Runner(error) => match error {
                     runner_lock::Error::Held(_) => Exit::Locked,
@@ -188,7 +203,8 @@ impl Error {
                 | engine::Error::Session(_) => Exit::Failed,
             },
             Error::Reach(error) => reach_exit(error),
-            Error::Session { .. } => Exit::Failed,
+            Error::Session { .. } | Error::Secret(_) => Exit::Failed,
+            Error::Exposed { .. } => Exit::Usage,
             Error::InventoryLost(_) => Exit::Verification,
             Error::RollbackOfRollback(_)
             | Error::RollbackOfSession(_)
@@ -226,6 +242,15 @@ impl Error {
             ),
             Error::Plan(error) => error.hint(),
             Error::Session { hint, .. } => hint.clone(),
+            Error::Secret(error) => Some(error.hint()),
+            Error::Engine(engine::Error::Exposed(name)) => Some(format!(
+                "give it on standard input, or let the command read it; where {name} is a common word, choose another value"
+            )),
+            Error::Exposed { name, .. } => Some(format!(
+                "take it out, and choose another value: this one was in a file that is no secret. An entry of `provision` \
+                 with secrets = [\"{name}\"] finds it in the variable {}",
+                name.variable()
+            )),
             Error::Reach(error) => error.hint(),
             Error::Engine(engine::Error::Missing(_)) => {
                 Some("`tallybook op list --all` shows all".to_owned())
@@ -298,6 +323,8 @@ impl Error {
             | Error::Plan(_)
             | Error::Engine(_)
             | Error::Reach(_)
+            | Error::Secret(_)
+            | Error::Exposed { .. }
             | Error::Session { .. }
             | Error::InventoryLost(_)
             | Error::RollbackOfRollback(_)

@@ -167,7 +167,7 @@ async fn the_first_stop_hangs_up_and_the_end_is_still_told() {
         greet(&line);
         say(&line, "ready");
         while let Ok(Some(request)) = read_frame::<Request>(&line) {
-            if request == Request::Stop {
+            if matches!(request, Request::Stop) {
                 end(&line, None);
             }
         }

@@ -160,7 +160,7 @@ pub(super) fn read_all(
             );
         }
         let domains = domains(&section, &name, &mut taken);
-        let provision = provision::read_all(&section);
+        let provision = provision::read_all(&section, names);
         section.finish(&LATER, &[("password", PASSWORD)]);
         let (Some(host), Some(source)) = (host, source) else {
             continue;
