@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 
+use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use tallybook_events::codec;
 use tallybook_events::event::SessionRecorded;
@@ -17,7 +18,7 @@ use tallybook_events::step::{Action, Fence, Receipt, Seen, StepFailure, StepKey}
 
 use zeroize::Zeroize;
 
-use crate::secret::{Secret, SecretName, Values};
+use crate::secret::{self, Secret, SecretName, Values};
 
 /// The version of this protocol. Both ends must have the same: the agent is pushed by its hash.
 pub const PROTOCOL: u16 = 2;
@@ -84,8 +85,14 @@ fn tell_values<S: Serializer>(values: &Values, serializer: S) -> Result<S::Ok, S
 
 fn hear_values<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Values, D::Error> {
     let told = BTreeMap::<SecretName, serde_bytes::ByteBuf>::deserialize(deserializer)?;
-    let heard = |(name, value): (_, serde_bytes::ByteBuf)| (name, Secret::new(value.into_vec()));
-    Ok(told.into_iter().map(heard).collect())
+    let heard = |(name, value): (SecretName, serde_bytes::ByteBuf)| {
+        let value = Secret::new(value.into_vec());
+        match secret::check(value.expose()) {
+            Ok(()) => Ok((name, value)),
+            Err(unfit) => Err(D::Error::custom(format!("secret {name}: {unfit}"))),
+        }
+    };
+    told.into_iter().map(heard).collect()
 }
 
 /// What the controller says.

@@ -23,8 +23,8 @@ echo "{\"value\":\"$(printf '%s' "$DB_PASSWORD" | sed 's/&/\\u0026/; s/"/\\"/g; 
 ( set -x; : "$DB_PASSWORD" )
 printf '%s' "${DB_PASSWORD%?????????}"; sleep 0.1; echo "between" >&2; sleep 0.1; echo "${DB_PASSWORD#??????????????}"
 i=0; while [ $i -lt 4000 ]; do printf '%s%s' "$i" "$DB_PASSWORD"; i=$((i+1)); done
-printf 'and %s' "${DB_PASSWORD%???}"
 env
+printf 'and %s' "${DB_PASSWORD%???}"
 "#;
 
 struct Scene {
@@ -42,7 +42,8 @@ impl Scene {
         scene.write(&format!("{VALUE}\n"), 0o600);
         let file = scene.file.display();
         let script = script.replace("SECRET_FILE", &file.to_string());
-        let provision = format!("provision = [{{ script = '''{script}''', secrets = [\"db_password\"] }}]\n");
+        let provision =
+            format!("provision = [{{ script = '''{script}''', secrets = [\"db_password\"] }}]\n");
         let inventory = scene.ground.inventory().replace(
             "[containers.web]\n",
             &format!("[secrets.db_password]\nfile = \"{file}\"\n[containers.web]\n{provision}"),
@@ -75,7 +76,11 @@ impl Scene {
 
 /// Parts of the value, and of what programs make of it, that must be nowhere.
 fn assert_clean(place: &str, bytes: &[u8]) {
-    let base64 = ["VHIwdWI0ZG9yJjMgJ24nICJjby9rbyI", "RyMHViNGRvciYzICduJyAiY28va28i", "UcjB1YjRkb3ImMyAnbicgImNvL2tvI"];
+    let base64 = [
+        "VHIwdWI0ZG9yJjMgJ24nICJjby9rbyI",
+        "RyMHViNGRvciYzICduJyAiY28va28i",
+        "UcjB1YjRkb3ImMyAnbicgImNvL2tvI",
+    ];
     let mut parts: Vec<&[u8]> = VALUE.as_bytes().windows(6).collect();
     for encoded in base64 {
         parts.extend(encoded.as_bytes().windows(9));
@@ -85,7 +90,11 @@ fn assert_clean(place: &str, bytes: &[u8]) {
         let found = bytes.windows(part.len()).position(|window| window == part);
         let Some(at) = found else { continue };
         let around = &bytes[at.saturating_sub(60)..(at + 60).min(bytes.len())];
-        panic!("{:?} is in {place} at {at}: {:?}", String::from_utf8_lossy(part), String::from_utf8_lossy(around));
+        panic!(
+            "{:?} is in {place} at {at}: {:?}",
+            String::from_utf8_lossy(part),
+            String::from_utf8_lossy(around)
+        );
     }
 }
 
@@ -107,7 +116,9 @@ fn files_below(directory: &Path) -> Vec<PathBuf> {
 fn a_script_that_prints_its_secret_leaves_nothing_of_it_anywhere() {
     let scene = Scene::new(LEAKS);
     let ground = &scene.ground;
-    let planned = ground.run(&["container", "create", "web", "--dry-run"]).ends(0);
+    let planned = ground
+        .run(&["container", "create", "web", "--dry-run"])
+        .ends(0);
     let planned = planned.says("(with secret db_password)");
     let create = ground.run(&["-vv", "container", "create", "web"]).ends(0);
     let shown = ground
@@ -117,6 +128,7 @@ fn a_script_that_prints_its_secret_leaves_nothing_of_it_anywhere() {
         .says("plain [secret db_password]")
         .says("complaint [secret db_password]")
         .says("password=[secret db_password] token: [secret db_password]")
+        .says("\n  between\n")
         .says("https://u:[secret db_password]@host/")
         .says("DB_PASSWORD=[secret db_password]")
         .says("bytes dropped]");
@@ -130,7 +142,15 @@ fn a_script_that_dies_of_its_secret_leaves_nothing_of_it_either() {
     let script = "echo \"refused: $DB_PASSWORD\" >&2; printf 'for %s' \"$DB_PASSWORD\" >&2; exit 3";
     let scene = Scene::new(script);
     let ground = &scene.ground;
-    let arguments = ["-vv", "--log-format", "json", "container", "create", "web", "--keep-failed"];
+    let arguments = [
+        "-vv",
+        "--log-format",
+        "json",
+        "container",
+        "create",
+        "web",
+        "--keep-failed",
+    ];
     let create = ground.json(&arguments).ends(1);
     let create = create.says("refused: [secret db_password] | for [secret db_password]");
     let id = ground.newest();
@@ -151,11 +171,16 @@ fn one_that_can_not_be_read_stops_what_needs_it_before_anything() {
     ground
         .run(&["container", "create", "web"])
         .ends(1)
-        .says(&format!("secret db_password can't be had from the file {path}"))
+        .says(&format!(
+            "secret db_password can't be had from the file {path}"
+        ))
         .says("its mode is 0640")
         .says(&format!("chmod 600 {path}"));
     std::fs::remove_file(&scene.file).unwrap();
-    ground.run(&["container", "create", "web"]).ends(1).says("No such file");
+    ground
+        .run(&["container", "create", "web"])
+        .ends(1)
+        .says("No such file");
     scene.write("12345\n", 0o600);
     let short = ground.run(&["container", "create", "web"]).ends(1);
     short.says("it has 5 bytes").says_nothing_of("12345");
@@ -167,9 +192,12 @@ fn one_that_can_not_be_read_stops_what_needs_it_before_anything() {
 
 #[test]
 fn a_resumed_one_reads_its_secret_anew_and_begins_nothing_without() {
-    let scene = Scene::new("test -e SECRET_FILE.ready || { echo \"no $DB_PASSWORD\" >&2; exit 1; }");
+    let scene =
+        Scene::new("test -e SECRET_FILE.ready || { echo \"no $DB_PASSWORD\" >&2; exit 1; }");
     let ground = &scene.ground;
-    ground.run(&["container", "create", "web", "--keep-failed"]).ends(1);
+    ground
+        .run(&["container", "create", "web", "--keep-failed"])
+        .ends(1);
     let id = ground.newest();
     let notes = ground.host(1).notes();
     std::fs::remove_file(&scene.file).unwrap();
@@ -189,13 +217,17 @@ fn one_that_would_be_recorded_by_who_asks_is_refused() {
     let ground = &scene.ground;
     ground.run(&["container", "create", "web"]).ends(0);
     let before = ground.newest();
-    let exec = ground.run(&["container", "exec", "web", "--", "login", "-p", VALUE]).ends(2);
+    let exec = ground
+        .run(&["container", "exec", "web", "--", "login", "-p", VALUE])
+        .ends(2);
     let exec = exec.says("the value of secret db_password");
     let inventory = ground.inventory();
     ground.set_inventory(&format!("{inventory}\n# {VALUE}\n"));
     let lines = inventory.lines().count() + 2;
     let create = ground.run(&["container", "create", "db"]).ends(2);
-    let create = create.says(&format!("cloud.toml:{lines}: the value of secret db_password"));
+    let create = create.says(&format!(
+        "cloud.toml:{lines}: the value of secret db_password"
+    ));
     assert_eq!(ground.newest(), before);
     scene.shows_nothing(&[exec, create]);
 }

@@ -175,7 +175,14 @@ impl Mask {
     /// Every stretch that shows a secret, in order, none touching another of the same secret.
     fn spans(&self, bytes: &[u8]) -> Vec<Span> {
         let Some(finder) = &self.finder else {
-            return Vec::new();
+            // Secrets that can't be looked for may be anywhere. Within the limits of their lengths there is none such.
+            let all = Span {
+                start: 0,
+                end: bytes.len(),
+                secret: 0,
+            };
+            let some = !self.is_empty() && !bytes.is_empty();
+            return some.then_some(all).into_iter().collect();
         };
         let mut found = Vec::new();
         // How far a form was followed: what is found within that is part of it.
@@ -209,6 +216,32 @@ impl Mask {
             end: block.end + right,
             secret: form.secret,
         }
+    }
+
+    /// How many of the last bytes may be of a secret that goes on behind them.
+    fn open_len(&self, bytes: &[u8]) -> usize {
+        let last = &bytes[bytes.len().saturating_sub(KNOWN_WITHIN)..];
+        let is_end = |byte: u8| matches!(byte, b'\n' | b'\r');
+        // As they are, and as if lines did not end in it.
+        let (places, joined): (Vec<usize>, Vec<u8>) = last
+            .iter()
+            .enumerate()
+            .filter(|(_, byte)| !is_end(**byte))
+            .unzip();
+        let over_lines = self.open_suffix(&joined);
+        let start = places.get(joined.len() - over_lines);
+        let over_lines = start.map_or(0, |start| last.len() - start);
+        self.open_suffix(last).max(over_lines)
+    }
+
+    fn open_suffix(&self, text: &[u8]) -> usize {
+        let of_form = |form: &Form| {
+            let most = text.len().min(form.bytes.len() - 1);
+            let mut begun = (1..=most).rev();
+            let begun = begun.find(|len| text.ends_with(&form.bytes[..*len]));
+            begun.unwrap_or(0).max(within(text, &form.bytes))
+        };
+        self.forms.iter().map(of_form).max().unwrap_or(0)
     }
 
     /// Also the beginning of a secret that the bytes end in.
@@ -249,6 +282,22 @@ impl Mask {
         spans.push(Span { start, end, secret });
         merged(spans)
     }
+}
+
+/// How many of the last bytes of a text stand somewhere in a long form, if they are enough to matter.
+fn within(text: &[u8], form: &[u8]) -> usize {
+    let last = &text[text.len().saturating_sub(FRAGMENT_MIN)..];
+    if form.len() <= SHORT || last.len() < FRAGMENT_MIN {
+        return 0;
+    }
+    let places = form.windows(FRAGMENT_MIN).enumerate();
+    let places = places.filter(|(_, part)| *part == last);
+    let len = |(at, _): (usize, &[u8])| {
+        let before = form[..at].iter().rev();
+        let same = before.zip(text[..text.len() - FRAGMENT_MIN].iter().rev());
+        FRAGMENT_MIN + same.take_while(|(one, other)| one == other).count()
+    };
+    places.map(len).max().unwrap_or(0)
 }
 
 /// Where the blocks of a form of this length begin: one after the other, and one at its very end.

@@ -2,7 +2,8 @@
 
 use super::{KNOWN_WITHIN, Mask};
 
-/// One stream. What can't be told yet is held back: at most 64 bytes of it, and what a secret goes on with is never let go.
+/// One stream. What may be the beginning of a secret is held back, at most 64 bytes of it; what a secret goes on with is
+/// never let go.
 #[derive(Debug)]
 pub struct Stream<'a> {
     mask: &'a Mask,
@@ -28,7 +29,7 @@ impl<'a> Stream<'a> {
             return bytes.to_vec();
         }
         self.held.extend_from_slice(bytes);
-        let until = self.held.len().saturating_sub(KNOWN_WITHIN);
+        let until = self.held.len() - self.mask.open_len(&self.held);
         self.let_go(until, false)
     }
 

@@ -1,6 +1,7 @@
 //! The conversation as a controller sees it, over real pipes, with steps made for it.
 
 mod host;
+mod secrets;
 
 use std::fs;
 use std::io::Write;

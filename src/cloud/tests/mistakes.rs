@@ -413,6 +413,41 @@ cloud.toml:18:5: "command" can't be set in a provision step of container "a"; us
 "##,
     ),
     (
+        r##"[hosts.h]
+[secrets.good]
+file = "/etc/good"
+[secrets.both]
+file = "/etc/both"
+env = "BOTH"
+[secrets.none]
+[secrets.near]
+file = "near"
+[secrets.plain]
+value = "hunter2"
+[secrets.odd]
+env = "A-B"
+[secrets.Big]
+env = "BIG"
+[secrets.ld_preload]
+env = "LD_PRELOAD"
+[secrets.later]
+command = ["pass", "x"]
+env = "LATER"
+[secrets.typed]
+env = 1
+fiel = "/x"
+[containers.a]
+host = "h"
+provision = [
+  { run = ["x"], secrets = ["good", "god"] },
+  { run = ["x"], secrets = "good" },
+]
+[defaults.container]
+secrets = []
+"##,
+        r##"WRITE"##,
+    ),
+    (
         r##"[defaults.container]
 host = "h"
 release = "Trixie!"
