@@ -147,6 +147,7 @@ fn scrub_value(name: Option<&str>, value: Value) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::secrets::{Declared, watch_over};
 
     #[test]
     fn a_level_alone_is_for_our_own_messages() {
@@ -181,5 +182,23 @@ mod tests {
         assert_eq!(fields["message"], "a [private key removed]\nb");
         assert_eq!(fields["token"], "[removed]");
         assert_eq!(fields["n"], 1);
+    }
+
+    #[test]
+    fn no_declared_secret_passes() {
+        let text = "[secrets.pw]\nenv = \"PW\"\n";
+        let inventory = crate::cloud::parse("cloud.toml", text).unwrap();
+        let declared = Declared::read(&inventory, |_| Some("correct \"horse\"".into()));
+        watch_over(&std::sync::Arc::new(declared));
+        let colored = "\u{1b}[33mWARN\u{1b}[0m said correct \"horse\" and more\n";
+        assert_eq!(
+            scrub_colored(colored.as_bytes()),
+            b"WARN said [secret pw] and more\n"
+        );
+        let json =
+            br#"{"fields":{"message":"said correct \"horse\"","x":["correct%20%22horse%22"]}}"#;
+        let said: Value = serde_json::from_slice(&scrub_json(json)).unwrap();
+        assert_eq!(said["fields"]["message"], "said [secret pw]");
+        assert_eq!(said["fields"]["x"][0], "[secret pw]");
     }
 }

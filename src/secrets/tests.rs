@@ -1,3 +1,5 @@
+//! Where secrets are read from, and who is told them.
+
 use std::os::unix::fs::PermissionsExt;
 
 use super::*;

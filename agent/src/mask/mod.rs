@@ -189,15 +189,18 @@ impl Mask {
         let mut followed = BTreeMap::new();
         for hit in finder.find_overlapping_iter(bytes) {
             let places = self.places.get(hit.pattern().as_usize());
-            for place in places.into_iter().flatten() {
-                if followed
-                    .get(&place.form)
-                    .is_some_and(|end| hit.end() <= *end)
-                {
-                    continue;
-                }
-                let span = self.follow(bytes, hit.range(), *place);
-                followed.insert(place.form, span.end);
+            let is_new =
+                |place: &&Place| followed.get(&place.form).is_none_or(|end| hit.end() > *end);
+            let places: Vec<Place> = places
+                .into_iter()
+                .flatten()
+                .filter(is_new)
+                .copied()
+                .collect();
+            for place in places {
+                let span = self.follow(bytes, hit.range(), place);
+                let end = followed.entry(place.form).or_insert(0);
+                *end = span.end.max(*end);
                 found.push(span);
             }
         }

@@ -1,3 +1,5 @@
+//! The mask by examples, and by property: however a stream comes and is cut, nothing of a secret is kept.
+
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;
@@ -67,6 +69,16 @@ fn a_long_one_is_found_in_parts_and_over_lines() {
     let encoded = String::from_utf8(encoded.clone()).unwrap();
     let wrapped = format!("{}\n{}\n", &encoded[..76], &encoded[76..]);
     assert_eq!(text(&known, &wrapped), "[secret key]\n");
+}
+
+#[test]
+fn one_that_repeats_itself_is_found_wherever_it_begins() {
+    let block = "0123456789abcdef";
+    let value = format!("{block}{block}-another block--{block}-last-");
+    let known = secrets(&[("key", value.as_bytes())]);
+    let part = &value[41..];
+    assert_eq!(part, format!("block--{block}-last-"));
+    assert_eq!(text(&known, &format!("~{part}~")), "~[secret key]~");
 }
 
 #[test]
