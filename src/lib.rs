@@ -15,4 +15,5 @@ pub mod journal;
 pub mod log;
 pub mod plan;
 pub mod render;
+pub mod secrets;
 pub mod store;

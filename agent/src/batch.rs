@@ -21,7 +21,6 @@ use crate::link::LineLink;
 use crate::lock;
 use crate::protocol::{Batch, Call, Reply};
 use crate::receipts::{self, Journal};
-use crate::scrub;
 use crate::serve::Site;
 use crate::step::{Context, StepKind, fail, failure};
 
@@ -132,13 +131,14 @@ pub(crate) fn probe(site: &Site<'_>, line: &Line, batch: &Batch) -> Result<(), S
             break;
         }
         let row = row(site, call)?;
-        let mut link = LineLink::new(line, Some(call.key));
+        let mut link = LineLink::new(line, &site.secrets, Some(call.key));
         let mut context = context(site, call, &batch.outputs, &mut link);
         let seen = caught(|| (row.probe)(&call.params, &mut context));
         link.end();
         let seen = seen.unwrap_or_else(|failure| Seen::Unknown {
-            why: scrub::scrub_text(&failure.message),
+            why: failure.message,
         });
+        let seen = cleaned(site, seen);
         line.say(&Reply::Probed {
             key: call.key,
             seen,
@@ -279,7 +279,7 @@ impl Runner<'_> {
         self.line.say(&Reply::Started(call.key));
         let phase = match self.carry_out(row, call) {
             Ok(done) => Phase::Succeeded(done),
-            Err(failure) => Phase::Failed(scrubbed(failure)),
+            Err(failure) => Phase::Failed(self.site.cleaned(failure)),
         };
         let receipt = self.receipt(call, phase);
         let unkept = format!("step {} ran, but its outcome can't be kept", call.key.step);
@@ -291,7 +291,7 @@ impl Runner<'_> {
     }
 
     fn carry_out(&self, row: &StepKind, call: &Call) -> Result<StepDone, StepFailure> {
-        let link = LineLink::new(self.line, Some(call.key));
+        let link = LineLink::new(self.line, &self.site.secrets, Some(call.key));
         let mut link = link.outlived_by(self.running.clone());
         let mut context = context(self.site, call, &self.outputs, &mut link);
         let result = caught(|| match &call.action {
@@ -367,10 +367,15 @@ fn panic_message(panic: &(dyn Any + Send)) -> &str {
         .unwrap_or("without a message")
 }
 
-fn scrubbed(failure: StepFailure) -> StepFailure {
-    StepFailure {
-        message: scrub::scrub_text(&failure.message),
-        ..failure
+/// What was seen, as it may be told: without secrets.
+fn cleaned(site: &Site<'_>, seen: Seen) -> Seen {
+    let clean = |text: String| site.secrets.mask().clean_text(&text);
+    match seen {
+        Seen::Done(done) => Seen::Done(done),
+        Seen::Absent => Seen::Absent,
+        Seen::Partial { what } => Seen::Partial { what: clean(what) },
+        Seen::Conflict { what } => Seen::Conflict { what: clean(what) },
+        Seen::Unknown { why } => Seen::Unknown { why: clean(why) },
     }
 }
 

@@ -47,12 +47,17 @@ impl Capture {
     pub fn into_bytes(self) -> Vec<u8> {
         let mut bytes = self.head;
         if self.dropped > 0 {
-            let line = format!("\n[{} bytes dropped]\n", self.dropped);
+            let line = dropped_line(self.dropped);
             bytes.extend_from_slice(line.as_bytes());
         }
         bytes.extend(self.tail);
         bytes
     }
+}
+
+/// What stands in the place of bytes that were dropped.
+pub fn dropped_line(dropped: u64) -> String {
+    format!("\n[{dropped} bytes dropped]\n")
 }
 
 #[cfg(test)]

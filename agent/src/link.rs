@@ -11,6 +11,7 @@ use crate::line::{FromPeer, Line};
 use crate::program;
 use crate::protocol::{FRAME_LEN_MAX, Reply};
 use crate::queue::Got;
+use crate::secret::Secrets;
 use crate::step::{Ended, FrozenWatch, Link, Program, fail};
 
 /// Progress is told no more often than this.
@@ -30,6 +31,7 @@ const PROGRAMS_MAX: usize = 256;
 /// The link of one step, or of the sending end of a transfer.
 pub(crate) struct LineLink<'a> {
     line: &'a Line,
+    secrets: &'a Secrets,
     /// The step; the sending end of a transfer is none, and tells no progress.
     key: Option<StepKey>,
     /// What a program holds that may outlive the agent.
@@ -43,9 +45,10 @@ pub(crate) struct LineLink<'a> {
 
 impl<'a> LineLink<'a> {
     /// A link of a step. Whether a peer is let in was decided before: see [`Line::open_peer`].
-    pub(crate) fn new(line: &'a Line, key: Option<StepKey>) -> Self {
+    pub(crate) fn new(line: &'a Line, secrets: &'a Secrets, key: Option<StepKey>) -> Self {
         LineLink {
             line,
+            secrets,
             key,
             running: Vec::new(),
             has_peer: false,
@@ -115,7 +118,10 @@ impl<'a> LineLink<'a> {
 impl Link for LineLink<'_> {
     fn run(&mut self, program: &Program) -> Result<Ended, StepFailure> {
         let running = std::mem::take(&mut self.running);
-        let run = program::run_telling(program, &running, &mut |what| self.progress(what, 0, 0));
+        let secrets = self.secrets;
+        let run = program::run_telling(program, &running, secrets, &mut |what| {
+            self.progress(what, 0, 0);
+        });
         self.running = running;
         let run = run?;
         self.keep(run.captured);
@@ -123,7 +129,7 @@ impl Link for LineLink<'_> {
     }
 
     fn progress(&mut self, what: &str, done: u64, total: u64) {
-        self.untold = Some((what.to_owned(), done, total));
+        self.untold = Some((self.secrets.mask().apply_text(what), done, total));
         if self.told_at.is_none_or(|at| at.elapsed() >= PROGRESS_EVERY)
             && let Some(progress) = self.due()
         {

@@ -3,10 +3,11 @@
 //! Never a shell, and never anything of a guest's outside the guest. A program that leaves a daemon behind is
 //! not waited for beyond its own end.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -21,7 +22,8 @@ use tallybook_events::step::{Captured, FailureClass, StepFailure};
 
 use crate::capture::Capture;
 use crate::keeper;
-use crate::scrub;
+use crate::mask;
+use crate::secret::{SecretName, Secrets};
 use crate::step::{Ended, Program, fail};
 
 /// Where programs are looked up.
@@ -45,6 +47,9 @@ pub enum Error {
     /// The argument vector is empty.
     #[error("a program without a name")]
     Nameless,
+    /// Nobody said what a secret is that it needs.
+    #[error("nobody told this host the secret {0}")]
+    Untold(SecretName),
     /// It could not be started.
     #[error("can't start {program}")]
     Start {
@@ -77,7 +82,7 @@ impl From<Error> for StepFailure {
             Error::Start { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
                 (FailureClass::Permission, None)
             }
-            Error::Nameless | Error::Start { .. } | Error::Watch { .. } => {
+            Error::Nameless | Error::Untold(_) | Error::Start { .. } | Error::Watch { .. } => {
                 (FailureClass::Other, None)
             }
         };
@@ -102,16 +107,18 @@ pub struct Run {
 /// # Errors
 /// When it could not be started or watched; then nothing of it is left running.
 pub fn run(program: &Program) -> Result<Run, Error> {
-    run_telling(program, &[], &mut |_| {})
+    run_telling(program, &[], &Secrets::default(), &mut |_| {})
 }
 
-/// Runs a program, with the locks that a lasting one holds until it ends. What its `watch` answers is told.
+/// Runs a program, with the locks that a lasting one holds until it ends, and the secrets that are known here: it finds
+/// those that it names in its environment, and what it prints is kept without any. What its `watch` answers is told.
 ///
 /// # Errors
 /// As [`run`].
 pub fn run_telling(
     program: &Program,
     running: &[PathBuf],
+    secrets: &Secrets,
     tell: &mut dyn FnMut(&str),
 ) -> Result<Run, Error> {
     let name = program.argv.first().ok_or(Error::Nameless)?;
@@ -133,16 +140,23 @@ pub fn run_telling(
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
+    for name in &program.secrets {
+        let value = secrets.get(name);
+        let value = value.ok_or_else(|| Error::Untold(name.clone()))?;
+        command.env(name.variable(), OsStr::from_bytes(value.expose()));
+    }
     let child = command.spawn().map_err(|source| Error::Start {
         program: name.clone(),
         source,
     })?;
     let mut watched = Watched::new(child);
-    let outcome = watched.wait(program, tell).map_err(|source| Error::Watch {
-        program: name.clone(),
-        source,
-    })?;
-    Ok(outcome.into_run(program))
+    let outcome = watched
+        .wait(program, secrets, tell)
+        .map_err(|source| Error::Watch {
+            program: name.clone(),
+            source,
+        })?;
+    Ok(outcome.into_run(program, secrets))
 }
 
 /// Whether a program is where programs are looked up: one that is not is not even started by a keeper.
@@ -172,8 +186,8 @@ struct Outcome {
 }
 
 impl Outcome {
-    fn into_run(self, program: &Program) -> Run {
-        let command = scrub::scrub_text(&argv::text(&program.argv));
+    fn into_run(self, program: &Program, secrets: &Secrets) -> Run {
+        let command = secrets.mask().clean_text(&argv::text(&program.argv));
         let result = if self.timed_out {
             let seconds = program.timeout.as_secs_f32();
             Err(fail(
@@ -193,7 +207,7 @@ impl Outcome {
                 command,
                 exit: self.status.code(),
                 dropped_bytes: self.both.dropped(),
-                text: Blob(scrub::scrub(&self.both.into_bytes())),
+                text: Blob(secrets.mask().clean(&self.both.into_bytes())),
             },
         }
     }
@@ -223,12 +237,17 @@ impl Watched {
         }
     }
 
-    fn wait(&mut self, program: &Program, tell: &mut dyn FnMut(&str)) -> io::Result<Outcome> {
+    fn wait(
+        &mut self,
+        program: &Program,
+        secrets: &Secrets,
+        tell: &mut dyn FnMut(&str),
+    ) -> io::Result<Outcome> {
         let id = self.child.id();
         let pid = i32::try_from(id).ok().and_then(Pid::from_raw);
         let pid = pid.ok_or_else(|| io::Error::other("a process id out of range"))?;
         let pidfd = pidfd_open(pid, PidfdFlags::empty())?;
-        let mut pipes = Pipes::new(&mut self.child, &program.stdin)?;
+        let mut pipes = Pipes::new(&mut self.child, &program.stdin, secrets)?;
         let mut lines = Lines::default();
         let mut deadline = Instant::now() + program.timeout;
         let mut signals = [Signal::TERM, Signal::KILL].into_iter();
@@ -269,6 +288,7 @@ impl Watched {
         }
         let status = self.child.wait()?;
         self.reaped = true;
+        pipes.finish();
         Ok(Outcome {
             status,
             timed_out,
@@ -305,16 +325,21 @@ impl Lines {
 }
 
 /// One output stream of the child.
-struct Stream {
+struct Stream<'a> {
     from: Option<File>,
     kept: Capture,
+    /// Whether it is a program that reads what is kept, and not people: then it is kept as it came.
+    is_read: bool,
+    masked: mask::Stream<'a>,
 }
 
-impl Stream {
-    fn new(from: Option<OwnedFd>) -> io::Result<Self> {
+impl<'a> Stream<'a> {
+    fn new(from: Option<OwnedFd>, is_read: bool, secrets: &'a Secrets) -> io::Result<Self> {
         Ok(Stream {
             from: from.map(nonblocking).transpose()?,
             kept: Capture::new(STREAM_HEAD, STREAM_TAIL),
+            is_read,
+            masked: mask::Stream::new(secrets.mask()),
         })
     }
 
@@ -327,14 +352,30 @@ impl Stream {
         match from.read(&mut buffer) {
             Ok(0) => self.from = None,
             Ok(count) => {
-                self.kept.push(&buffer[..count]);
-                both.push(&buffer[..count]);
-                news.extend_from_slice(&buffer[..count]);
+                if self.is_read {
+                    self.kept.push(&buffer[..count]);
+                }
+                let masked = self.masked.push(&buffer[..count]);
+                self.keep(&masked, both);
+                news.extend(masked);
             }
             Err(error) if is_not_now(&error) => {}
             Err(error) => return Err(error),
         }
         Ok(())
+    }
+
+    /// Keeps what was held back.
+    fn finish(&mut self, both: &mut Capture) {
+        let masked = self.masked.finish();
+        self.keep(&masked, both);
+    }
+
+    fn keep(&mut self, masked: &[u8], both: &mut Capture) {
+        if !self.is_read {
+            self.kept.push(masked);
+        }
+        both.push(masked);
     }
 }
 
@@ -342,15 +383,15 @@ impl Stream {
 struct Pipes<'a> {
     stdin: Option<File>,
     input: &'a [u8],
-    stdout: Stream,
-    stderr: Stream,
+    stdout: Stream<'a>,
+    stderr: Stream<'a>,
     both: Capture,
     /// What came since it was last looked at, of both.
     news: Vec<u8>,
 }
 
 impl<'a> Pipes<'a> {
-    fn new(child: &mut Child, input: &'a [u8]) -> io::Result<Self> {
+    fn new(child: &mut Child, input: &'a [u8], secrets: &'a Secrets) -> io::Result<Self> {
         let stdin = child.stdin.take().map(OwnedFd::from);
         Ok(Pipes {
             stdin: if input.is_empty() {
@@ -359,11 +400,17 @@ impl<'a> Pipes<'a> {
                 stdin.map(nonblocking).transpose()?
             },
             input,
-            stdout: Stream::new(child.stdout.take().map(OwnedFd::from))?,
-            stderr: Stream::new(child.stderr.take().map(OwnedFd::from))?,
+            stdout: Stream::new(child.stdout.take().map(OwnedFd::from), true, secrets)?,
+            stderr: Stream::new(child.stderr.take().map(OwnedFd::from), false, secrets)?,
             both: Capture::new(RECORD_HEAD, RECORD_TAIL),
             news: Vec::new(),
         })
+    }
+
+    /// Nothing more will come.
+    fn finish(&mut self) {
+        self.stdout.finish(&mut self.both);
+        self.stderr.finish(&mut self.both);
     }
 
     fn are_at_end(&self) -> bool {
@@ -444,128 +491,4 @@ pub(crate) fn nonblocking(fd: OwnedFd) -> io::Result<File> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn sh(script: &str) -> Program {
-        Program::new(["sh", "-c", script])
-    }
-
-    fn is_alive(pid: &str) -> bool {
-        // A zombie of ours counts: it would be one that nobody reaped.
-        std::path::Path::new("/proc").join(pid.trim()).exists()
-    }
-
-    #[test]
-    fn streams_exit_and_input_are_kept_apart() {
-        let program = sh("cat; echo err >&2; exit 3").stdin("in\n");
-        let run = run(&program).unwrap();
-        let ended = run.result.unwrap();
-        assert_eq!(ended.exit, Some(3));
-        assert_eq!(ended.stdout, b"in\n");
-        assert_eq!(ended.stderr, b"err\n");
-        assert_eq!(run.captured.text.to_string(), "in\nerr\n");
-        assert_eq!(run.captured.exit, Some(3));
-        assert_eq!(run.captured.command, argv::text(&program.argv));
-    }
-
-    #[test]
-    fn the_environment_is_clean() {
-        let run = run(&Program::new(["env"]).env("ADDED", "1")).unwrap();
-        let text = String::from_utf8(run.result.unwrap().stdout).unwrap();
-        let mut lines: Vec<&str> = text.lines().collect();
-        lines.sort_unstable();
-        let path = format!("PATH={PATH}");
-        assert_eq!(lines, ["ADDED=1", "HOME=/root", "LC_ALL=C.UTF-8", &path]);
-    }
-
-    #[test]
-    fn much_input_and_output_at_once_do_not_block_each_other() {
-        let input = vec![b'x'; 3_000_000];
-        let run = run(&Program::new(["cat"]).stdin(input.clone())).unwrap();
-        assert_eq!(run.result.unwrap().stdout, input);
-        let kept = (RECORD_HEAD + RECORD_TAIL) as u64;
-        assert_eq!(run.captured.dropped_bytes, 3_000_000 - kept);
-        assert!(run.captured.text.0.len() < RECORD_HEAD + RECORD_TAIL + 100);
-    }
-
-    #[test]
-    fn what_its_watch_answers_is_told_as_it_comes() {
-        let program = sh("echo I: one; echo other; printf 'I: t'; printf 'wo\\nI: half' >&2")
-            .watch(|line| line.strip_prefix("I: ").map(str::to_owned));
-        let mut told = Vec::new();
-        let run = run_telling(&program, &[], &mut |what| told.push(what.to_owned())).unwrap();
-        assert_eq!(run.result.unwrap().exit, Some(0));
-        assert_eq!(told.first().unwrap(), "one");
-        assert_eq!(told.len(), 2, "{told:?}");
-    }
-
-    #[test]
-    fn input_that_is_not_read_is_no_failure() {
-        let run = run(&Program::new(["true"]).stdin(vec![0; 1_000_000])).unwrap();
-        assert_eq!(run.result.unwrap().exit, Some(0));
-    }
-
-    #[test]
-    fn one_that_takes_too_long_is_stopped_with_all_it_started() {
-        let begun = Instant::now();
-        let program = sh("sleep 1000 & echo $! $$; wait").timeout(Duration::from_millis(300));
-        let run = run(&program).unwrap();
-        assert!(begun.elapsed() < KILL_AFTER, "the polite signal is enough");
-        let failure = run.result.unwrap_err();
-        assert_eq!(failure.class, FailureClass::Timeout);
-        let text = run.captured.text.to_string();
-        let pids: Vec<&str> = text.split_whitespace().collect();
-        assert!(!is_alive(pids[1]), "reaped");
-        let gone = (0..100).any(|_| {
-            std::thread::sleep(Duration::from_millis(20));
-            let stat = std::fs::read_to_string(format!("/proc/{}/stat", pids[0]));
-            // Its parent is gone; where nobody reaps for init, it stays a zombie.
-            stat.map_or(true, |stat| stat.contains(") Z "))
-        });
-        assert!(gone, "{text}");
-    }
-
-    #[test]
-    fn a_daemon_left_behind_is_not_waited_for() {
-        let begun = Instant::now();
-        let run = run(&sh("setsid sleep 5 & echo started")).unwrap();
-        assert!(begun.elapsed() < Duration::from_secs(4));
-        assert_eq!(run.result.unwrap().stdout, b"started\n");
-    }
-
-    #[test]
-    fn a_program_that_is_missing_is_named() {
-        let error = run(&Program::new(["no-such-program-here"])).unwrap_err();
-        let failure = StepFailure::from(error);
-        assert_eq!(failure.class, FailureClass::Missing);
-        assert!(
-            failure.message.contains("no-such-program-here"),
-            "{}",
-            failure.message
-        );
-        assert!(matches!(
-            run(&Program::new(Vec::<String>::new())),
-            Err(Error::Nameless)
-        ));
-    }
-
-    #[test]
-    fn what_is_recorded_is_scrubbed_and_what_the_step_reads_is_not() {
-        let run = run(&Program::new(["echo", "password=hunter2"])).unwrap();
-        assert_eq!(run.result.unwrap().stdout, b"password=hunter2\n");
-        assert_eq!(run.captured.command, "echo password=[removed]");
-        assert_eq!(run.captured.text.to_string(), "password=[removed]\n");
-    }
-
-    #[test]
-    fn nothing_stays_open() {
-        let count = || std::fs::read_dir("/proc/self/fd").unwrap().count();
-        run(&sh("echo x")).unwrap();
-        let before = count();
-        for _ in 0..5 {
-            run(&sh("cat; echo x").stdin("y")).unwrap();
-        }
-        assert_eq!(count(), before);
-    }
-}
+mod tests;

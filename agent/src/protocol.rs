@@ -7,7 +7,8 @@
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 
-use serde::{Deserialize, Serialize};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use tallybook_events::codec;
 use tallybook_events::event::SessionRecorded;
 use tallybook_events::ids::{Blob, BootId, JournalId, LogId, OperationId, StepIndex};
@@ -15,8 +16,12 @@ use tallybook_events::name::{ContainerName, HostName};
 pub use tallybook_events::step::SendSource;
 use tallybook_events::step::{Action, Fence, Receipt, Seen, StepFailure, StepKey};
 
+use zeroize::Zeroize;
+
+use crate::secret::{self, Secret, SecretName, Values};
+
 /// The version of this protocol. Both ends must have the same: the agent is pushed by its hash.
-pub const PROTOCOL: u16 = 1;
+pub const PROTOCOL: u16 = 2;
 /// The most bytes a frame may have.
 pub const FRAME_LEN_MAX: usize = 16 * 1024 * 1024;
 
@@ -57,8 +62,41 @@ pub struct SessionRequest {
     pub term: String,
 }
 
+/// Secrets on the line to a host: the one form in which they leave a process. It is not stored, and shows no value.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub struct SecretsTold {
+    /// By name.
+    #[serde(serialize_with = "tell_values", deserialize_with = "hear_values")]
+    pub values: Values,
+}
+
+fn tell_values<S: Serializer>(values: &Values, serializer: S) -> Result<S::Ok, S::Error> {
+    let told = |(name, value): (&SecretName, &Secret<Vec<u8>>)| {
+        (
+            name.clone(),
+            serde_bytes::ByteBuf::from(value.expose().clone()),
+        )
+    };
+    let mut told: BTreeMap<SecretName, serde_bytes::ByteBuf> = values.iter().map(told).collect();
+    let done = told.serialize(serializer);
+    told.values_mut().for_each(|value| value.zeroize());
+    done
+}
+
+fn hear_values<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Values, D::Error> {
+    let told = BTreeMap::<SecretName, serde_bytes::ByteBuf>::deserialize(deserializer)?;
+    let heard = |(name, value): (SecretName, serde_bytes::ByteBuf)| {
+        let value = Secret::new(value.into_vec());
+        match secret::check(value.expose()) {
+            Ok(()) => Ok((name, value)),
+            Err(unfit) => Err(D::Error::custom(format!("secret {name}: {unfit}"))),
+        }
+    };
+    told.into_iter().map(heard).collect()
+}
+
 /// What the controller says.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub enum Request {
     /// First of all.
     Hello {
@@ -71,6 +109,9 @@ pub enum Request {
     },
     /// Make sure that there is a receipts journal, and say which.
     MakeJournal,
+    /// Know these secrets from now on, and no others: steps may need them, and what is told of anything leaves them out.
+    /// Held in memory only. Not answered.
+    Secrets(SecretsTold),
     /// Carry out a batch. Waits while another agent still carries out a step of the same operation.
     Run(Batch),
     /// Look at the effect of steps, and change nothing.

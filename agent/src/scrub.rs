@@ -1,7 +1,10 @@
 //! The one place where secrets are taken out of what programs print, before it is kept or sent anywhere.
 //!
 //! A safety net with wide meshes, not a proof: it knows PEM private keys, values after words like `password=`,
-//! passwords inside URLs, and the hashes of crypt(3). Whatever prints other secrets must not print them.
+//! passwords inside URLs, and the hashes of crypt(3). Secrets that are declared are taken out by [`crate::mask`] before.
+//! Whatever prints others must not print them.
+
+use crate::secret::SecretName;
 
 const REMOVED: &[u8] = b"[removed]";
 const KEY_REMOVED: &[u8] = b"[private key removed]";
@@ -128,8 +131,27 @@ fn word_value(rest: &[u8]) -> Option<(usize, usize)> {
         Some(quote) => *byte == quote || *byte == b'\n',
         None => byte.is_ascii_whitespace() || matches!(byte, b',' | b';' | b'&'),
     };
+    // A declared secret stands named there already.
+    while let Some(len) = named_len(&rest[at..]) {
+        at += len;
+    }
+    let value = &rest[at..];
+    // What was taken out already is not taken out again.
+    if value.starts_with(REMOVED) {
+        at += REMOVED.len();
+    }
     let value = &rest[at..];
     Some((at, value.iter().position(ends).unwrap_or(value.len())))
+}
+
+/// How long `[secret NAME]` is, if that is what the bytes begin with.
+fn named_len(value: &[u8]) -> Option<usize> {
+    let begin = b"[secret ";
+    let name = value.strip_prefix(begin)?;
+    let len = name.iter().position(|byte| *byte == b']')?;
+    let text = std::str::from_utf8(&name[..len]).ok()?;
+    SecretName::new(text).ok()?;
+    Some(begin.len() + len + 1)
 }
 
 fn url_password(rest: &[u8]) -> Option<(usize, usize)> {

@@ -20,6 +20,7 @@ use crate::link::LineLink;
 use crate::protocol::{PROTOCOL, Reply, Request, SendSource};
 use crate::queue::Got;
 use crate::receipts::{self, Journal};
+use crate::secret::Secrets;
 use crate::step::{Link, StepKind, fail, failure};
 use crate::terminal;
 
@@ -42,6 +43,20 @@ pub(crate) struct Site<'a> {
     pub(crate) log: LogId,
     pub(crate) host: &'a HostName,
     pub(crate) boot: BootId,
+    /// What the controller told of secrets.
+    pub(crate) secrets: Secrets,
+}
+
+impl Site<'_> {
+    /// The failure as it may be told and kept: without secrets.
+    pub(crate) fn cleaned(&self, failure: StepFailure) -> StepFailure {
+        let mask = self.secrets.mask();
+        StepFailure {
+            message: mask.clean_text(&failure.message),
+            hint: failure.hint.map(|hint| mask.clean_text(&hint)),
+            ..failure
+        }
+    }
 }
 
 /// Waiting for the controller has no limit: it may think. The line's end ends it.
@@ -95,15 +110,20 @@ fn converse(line: &Line, layout: &Layout, deeds: Deeds) -> Result<(), StepFailur
         time_unix_us: now_unix_us(),
         journal: receipts::identity(layout, log),
     });
-    let site = Site {
+    let mut site = Site {
         layout,
         deeds,
         log,
         host: &host,
         boot,
+        secrets: Secrets::default(),
     };
     while let Some(request) = next(line)? {
-        answer(&site, line, request)?;
+        if let Request::Secrets(told) = request {
+            site.secrets = Secrets::new(told.values);
+            continue;
+        }
+        answer(&site, line, request).map_err(|failure| site.cleaned(failure))?;
         if keeper::is_terminated() {
             break;
         }
@@ -118,10 +138,12 @@ fn answer(site: &Site<'_>, line: &Line, request: Request) -> Result<(), StepFail
         Request::Probe(batch) => batch::probe(site, line, &batch),
         Request::Receipts { operation } => report(site, line, operation),
         Request::Send(source) => send(site, line, &source),
-        Request::Session(request) => terminal::session(site.layout, line, request),
+        Request::Session(request) => terminal::session(site, line, request),
         // What was typed, or said to stop, after what it was meant for had ended.
         Request::Input(_) | Request::InputEnd | Request::Resize { .. } | Request::Stop => Ok(()),
         Request::Peer(_) | Request::PeerLost(_) => Ok(()),
+        // Heard where requests are taken in.
+        Request::Secrets(_) => Ok(()),
         Request::Hello { .. } => Err(fail(FailureClass::Unknown, "hello was said already")),
     }
 }
@@ -162,7 +184,7 @@ fn send(site: &Site<'_>, line: &Line, source: &SendSource) -> Result<(), StepFai
     let Some(send) = site.deeds.send else {
         return Err(fail(FailureClass::Unknown, "this agent can't send trees"));
     };
-    let mut link = LineLink::new(line, None);
+    let mut link = LineLink::new(line, &site.secrets, None);
     let sent = send(source, site.layout, &mut link);
     link.end();
     sent?;

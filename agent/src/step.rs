@@ -4,7 +4,7 @@
 //! A step never deletes what it can't show to be its own.
 
 use std::any::Any;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::marker::PhantomData;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -20,6 +20,7 @@ use tallybook_events::step::{
 };
 
 use crate::layout::Layout;
+use crate::secret::SecretName;
 
 /// One kind of step.
 pub trait Step: Serialize + DeserializeOwned {
@@ -36,6 +37,11 @@ pub trait Step: Serialize + DeserializeOwned {
     /// What a rollback can do about it.
     fn reversal(&self) -> Reversal {
         Reversal::Undo
+    }
+
+    /// The secrets that `forward` needs.
+    fn secrets(&self) -> Vec<SecretName> {
+        Vec::new()
     }
 
     /// Looks whether the effect of `forward` is there.
@@ -125,6 +131,8 @@ pub struct Program {
     pub stdin: Vec<u8>,
     /// Added to a clean environment (`PATH`, `LC_ALL=C.UTF-8`, `HOME=/root`).
     pub env: BTreeMap<String, String>,
+    /// Secrets that it finds in its environment, by name only: who runs it has the values.
+    pub secrets: BTreeSet<SecretName>,
     /// After this long it is asked to stop, then killed.
     pub timeout: Duration,
     /// Looks at each line it prints; what it answers is told as progress.
@@ -141,6 +149,7 @@ impl Program {
             argv: argv.into_iter().map(Into::into).collect(),
             stdin: Vec::new(),
             env: BTreeMap::new(),
+            secrets: BTreeSet::new(),
             timeout: Duration::from_secs(300),
             watch: None,
             lasting: false,
@@ -158,6 +167,13 @@ impl Program {
     #[must_use]
     pub fn env(mut self, name: &str, value: &str) -> Self {
         self.env.insert(name.to_owned(), value.to_owned());
+        self
+    }
+
+    /// With this secret, in the variable of its name.
+    #[must_use]
+    pub fn secret(mut self, name: &SecretName) -> Self {
+        self.secrets.insert(name.clone());
         self
     }
 
@@ -190,7 +206,7 @@ pub struct Ended {
     pub exit: Option<i32>,
     /// Standard output, bounded.
     pub stdout: Vec<u8>,
-    /// Standard error, bounded.
+    /// Standard error, bounded, without declared secrets: it is for people.
     pub stderr: Vec<u8>,
 }
 
@@ -358,6 +374,7 @@ pub fn io_failure(doing: &str, path: &Path, error: &std::io::Error) -> StepFailu
 
 type ProbeFn = fn(&Blob, &mut Context<'_>) -> Result<Seen, StepFailure>;
 type ForwardFn = fn(&Blob, &mut Context<'_>) -> Result<StepDone, StepFailure>;
+type SecretsFn = fn(&Blob) -> Result<Vec<SecretName>, StepFailure>;
 type UndoFn = fn(&Blob, &mut Context<'_>, Option<&Blob>) -> Result<StepDone, StepFailure>;
 
 /// A row of the table of all steps: a kind with its functions over encoded parameters.
@@ -368,6 +385,8 @@ pub struct StepKind {
     pub once: bool,
     /// See [`Step::summary`].
     pub summary: fn(&Blob) -> Result<String, StepFailure>,
+    /// See [`Step::secrets`].
+    pub secrets: SecretsFn,
     /// See [`Step::probe`].
     pub probe: ProbeFn,
     /// See [`Step::forward`].
@@ -383,6 +402,7 @@ impl StepKind {
             kind: S::KIND,
             once: S::ONCE,
             summary: |params| Ok(decode::<S>(params)?.summary()),
+            secrets: |params| Ok(decode::<S>(params)?.secrets()),
             probe: |params, context| decode::<S>(params)?.probe(context),
             forward: |params, context| {
                 let done = decode::<S>(params)?.forward(context)?;

@@ -27,11 +27,11 @@ use crate::changes;
 use crate::deadline;
 use crate::layout::Layout;
 use crate::line::{Incoming, Line};
+use crate::mask::{self, Mask};
 use crate::program::{self, PATH, is_not_now, nonblocking, signal_group};
 use crate::protocol::{Reply, Request, SessionRequest};
 use crate::queue::{Got, Put, Queue};
-use crate::scrub;
-use crate::serve::now_unix_us;
+use crate::serve::{Site, now_unix_us};
 use crate::step::{Program, fail, io_failure};
 
 /// What was typed and not yet read by the command, in bytes.
@@ -54,10 +54,11 @@ const EOT: u8 = 4;
 
 /// Runs a command in a container and says what came of it.
 pub(crate) fn session(
-    layout: &Layout,
+    site: &Site<'_>,
     line: &Line,
     request: SessionRequest,
 ) -> Result<(), StepFailure> {
+    let (layout, mask) = (site.layout, site.secrets.mask());
     let root = root(layout, &request.container)?;
     let argv = if request.argv.is_empty() {
         login_shell(&root)
@@ -67,7 +68,7 @@ pub(crate) fn session(
     let attach = attach_argv(layout, &request.container, &request.term, &argv);
     let before = changes::look(&root);
     let started_unix_us = now_unix_us();
-    let mut ended = relay(line, &attach, request.terminal)
+    let mut ended = relay(line, mask, &attach, request.terminal)
         .map_err(|error| io_failure("run", "lxc-attach".as_ref(), &error))?;
     let ended_unix_us = now_unix_us();
     let after = before.as_ref().and_then(|_| changes::look(&root));
@@ -81,14 +82,15 @@ pub(crate) fn session(
             (Vec::new(), 0)
         }
     };
+    let argv = argv.iter().map(|argument| mask.apply_text(argument));
     line.say(&Reply::SessionEnded(SessionRecorded {
-        argv,
+        argv: argv.collect(),
         terminal: request.terminal.is_some(),
         started_unix_us,
         ended_unix_us,
         exit: ended.exit,
         dropped_bytes: ended.shown.dropped(),
-        output: Blob(scrub::scrub(&ended.shown.into_bytes())),
+        output: Blob(mask.clean(&ended.shown.into_bytes())),
         changes,
         changes_dropped,
     }));
@@ -198,7 +200,12 @@ struct Ends {
     outputs: Vec<(File, bool)>,
 }
 
-fn relay(line: &Line, argv: &[String], terminal: Option<(u16, u16)>) -> io::Result<Ended> {
+fn relay(
+    line: &Line,
+    mask: &Mask,
+    argv: &[String],
+    terminal: Option<(u16, u16)>,
+) -> io::Result<Ended> {
     let Ends {
         mut child,
         terminal,
@@ -214,7 +221,11 @@ fn relay(line: &Line, argv: &[String], terminal: Option<(u16, u16)>) -> io::Resu
     let exit = thread::scope(|scope| {
         for (output, is_stderr) in outputs {
             let (shown, ended_at) = (&shown, &ended_at);
-            scope.spawn(move || show(line, output, is_stderr, shown, ended_at));
+            scope.spawn(move || {
+                let mut masked = mask::Stream::new(mask);
+                show(line, output, is_stderr, (shown, &mut masked), ended_at);
+                record(shown, &masked.finish());
+            });
         }
         let at_end = terminal.is_some().then_some(EOT);
         let (typed, ended_at) = (&typed, &ended_at);
@@ -351,12 +362,17 @@ fn exit_of(status: ExitStatus, hung_up: bool) -> Option<i32> {
     status.code().filter(|_| !hung_up)
 }
 
-/// Relays and records one output stream to its end.
+fn record(shown: &Mutex<Capture>, bytes: &[u8]) {
+    let mut shown = shown.lock().unwrap_or_else(PoisonError::into_inner);
+    shown.push(bytes);
+}
+
+/// Relays and records one output stream to its end. Who works there sees it as it comes; it is recorded without secrets.
 fn show(
     line: &Line,
     mut output: File,
     is_stderr: bool,
-    shown: &Mutex<Capture>,
+    (shown, masked): (&Mutex<Capture>, &mut mask::Stream<'_>),
     ended_at: &OnceLock<Instant>,
 ) {
     let mut buffer = [0; 32 * 1024];
@@ -376,10 +392,7 @@ fn show(
             Ok(0) => return,
             Ok(count) => {
                 let bytes = &buffer[..count];
-                shown
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .push(bytes);
+                record(shown, &masked.push(bytes));
                 line.show(bytes.to_vec(), is_stderr);
             }
             Err(error) if is_not_now(&error) => {}
@@ -480,7 +493,7 @@ mod tests {
             (stdout, stderr)
         });
         let argv: Vec<String> = argv.iter().map(|it| (*it).to_owned()).collect();
-        let ended = relay(&line, &argv, terminal).unwrap();
+        let ended = relay(&line, &Mask::default(), &argv, terminal).unwrap();
         line.finish();
         drop(kept);
         let (stdout, stderr) = hearing.join().unwrap();
@@ -571,7 +584,7 @@ mod tests {
             });
             let argv = ["sleep".to_owned(), "0.5".to_owned()];
             sender
-                .send(relay(&line, &argv, None).unwrap().exit)
+                .send(relay(&line, &Mask::default(), &argv, None).unwrap().exit)
                 .unwrap();
         });
         let exit = receiver.recv_timeout(Duration::from_secs(20)).unwrap();

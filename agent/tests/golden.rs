@@ -20,6 +20,9 @@ use tallybook_agent::steps::container_configure::{ContainerConfigure, Identity};
 use tallybook_agent::steps::container_provision::{
     Command, ContainerProvision, ContainerProvisionUntil, Provisioned,
 };
+use tallybook_agent::steps::container_provision_2::{
+    ContainerProvision2, ContainerProvisionUntil2,
+};
 use tallybook_agent::steps::container_publish::{ContainerPublish, Published as Placed};
 use tallybook_agent::steps::container_retire::{
     ContainerCheckRetire, ContainerRetire, Retirable, Retired,
@@ -321,10 +324,35 @@ fn running() -> Vec<Sample> {
         ),
         sample(
             [command(), script()]
+                .map(|command| ContainerProvision2 {
+                    container: name("web"),
+                    entry: 0,
+                    command,
+                    secrets: vec![name("db_password"), name("token")],
+                    timeout_s: 600,
+                })
+                .into(),
+            vec![Provisioned { ran: true }],
+        ),
+        sample(
+            [command(), script()]
                 .map(|command| ContainerProvisionUntil {
                     container: name("web"),
                     entry: 1,
                     command,
+                    creates: "/done".to_owned(),
+                    timeout_s: 600,
+                })
+                .into(),
+            vec![Provisioned { ran: false }],
+        ),
+        sample(
+            [command(), script()]
+                .map(|command| ContainerProvisionUntil2 {
+                    container: name("web"),
+                    entry: 1,
+                    command,
+                    secrets: vec![name("db_password"), name("token")],
                     creates: "/done".to_owned(),
                     timeout_s: 600,
                 })

@@ -5,6 +5,7 @@
 use std::path::PathBuf;
 
 use serde::Serialize;
+use tallybook_agent::secret::SecretName;
 use tallybook_events::ids::{OperationId, Seq};
 
 use super::exit::Exit;
@@ -12,7 +13,7 @@ use crate::cloud::{Diagnostics, allocate};
 use crate::engine::runner_lock;
 use crate::log::Refusal;
 use crate::render::{Unwritten, count, plain};
-use crate::{cloud_log, engine, journal, log, plan};
+use crate::{cloud_log, engine, journal, log, plan, secrets};
 
 /// Why a command failed.
 #[derive(Debug, thiserror::Error)]
@@ -32,6 +33,19 @@ pub enum Error {
     /// A host can't be reached, or there is no agent to send.
     #[error(transparent)]
     Reach(#[from] engine::reach::Error),
+    /// A secret that a step needs can't be read.
+    #[error(transparent)]
+    Secret(#[from] secrets::Error),
+    /// The inventory shows a secret that it declares.
+    #[error("{}:{line}: the value of secret {name} is in the inventory, and that is recorded", path.display())]
+    Exposed {
+        /// The file.
+        path: PathBuf,
+        /// The line.
+        line: usize,
+        /// The secret.
+        name: SecretName,
+    },
     /// The log failed while an operation was carried out: what it did so far may not be in it yet.
     #[error("operation {} was left where it is: the log failed", id.short())]
     Left {
@@ -178,6 +192,7 @@ impl Error {
             Error::Engine(error) => match error {
                 engine::Error::Log(error) => log_exit(error),
                 engine::Error::Missing(_) => Exit::Missing,
+                engine::Error::Exposed(_) => Exit::Usage,
                 engine::Error::RollingBack { .. } => Exit::Locked,
                 engine::Error::Runner(error) => match error {
                     runner_lock::Error::Held(_) => Exit::Locked,
@@ -188,7 +203,8 @@ impl Error {
                 | engine::Error::Session(_) => Exit::Failed,
             },
             Error::Reach(error) => reach_exit(error),
-            Error::Session { .. } => Exit::Failed,
+            Error::Session { .. } | Error::Secret(_) => Exit::Failed,
+            Error::Exposed { .. } => Exit::Usage,
             Error::InventoryLost(_) => Exit::Verification,
             Error::RollbackOfRollback(_)
             | Error::RollbackOfSession(_)
@@ -226,6 +242,15 @@ impl Error {
             ),
             Error::Plan(error) => error.hint(),
             Error::Session { hint, .. } => hint.clone(),
+            Error::Secret(error) => Some(error.hint()),
+            Error::Engine(engine::Error::Exposed(name)) => Some(format!(
+                "give it on standard input, or let the command read it; where {name} is a common word, choose another value"
+            )),
+            Error::Exposed { name, .. } => Some(format!(
+                "take it out, and choose another value: this one was in a file that is no secret. An entry of `provision` \
+                 with secrets = [\"{name}\"] finds it in the variable {}",
+                name.variable()
+            )),
             Error::Reach(error) => error.hint(),
             Error::Engine(engine::Error::Missing(_)) => {
                 Some("`tallybook op list --all` shows all".to_owned())
@@ -298,6 +323,8 @@ impl Error {
             | Error::Plan(_)
             | Error::Engine(_)
             | Error::Reach(_)
+            | Error::Secret(_)
+            | Error::Exposed { .. }
             | Error::Session { .. }
             | Error::InventoryLost(_)
             | Error::RollbackOfRollback(_)
@@ -532,58 +559,4 @@ fn log_hint(error: &log::Error) -> Option<String> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use tallybook_events::ids::OperationId;
-    use tallybook_events::subject::Subject;
-
-    #[test]
-    fn what_is_held_names_its_holder_and_how_to_look_at_it() {
-        let error = Error::from(log::Error::from(Refusal::Claimed {
-            subject: Subject::Cloud,
-            holder: OperationId::from_bytes([0xab; 16]),
-            summary: "host prepare cn1".to_owned(),
-            status: "failed".to_owned(),
-        }));
-        assert_eq!(error.exit(), Exit::Locked);
-        assert_eq!(
-            error.report().text(),
-            "error: cloud is held by operation abababababab (host prepare cn1), which is failed\n  \
-             hint: `tallybook op show abababababab` shows how it stands"
-        );
-    }
-
-    #[test]
-    fn causes_follow_nearest_first_and_control_characters_do_not_pass() {
-        let source = std::io::Error::from(std::io::ErrorKind::PermissionDenied);
-        let path = PathBuf::from("/st\u{1b}ore");
-        let error = Error::from(log::Error::Directory { path, source });
-        assert_eq!(error.exit(), Exit::Failed);
-        assert_eq!(
-            error.report().text(),
-            "error: can't use the store in /st\\u{1b}ore\n  because: permission denied\n  \
-             hint: run it as the user who owns the store, or name another one with --store"
-        );
-    }
-
-    #[test]
-    fn a_full_disk_is_told_apart_wherever_it_is() {
-        let full = || std::io::Error::from(std::io::ErrorKind::StorageFull);
-        let journal = journal::Error::Io {
-            doing: "writing",
-            path: PathBuf::from("x"),
-            source: full(),
-        };
-        let errors = [
-            Error::from(log::Error::from(journal)),
-            Error::Output(Unwritten(full())),
-            Error::CloudLog(cloud_log::Error::Log(log::Error::Directory {
-                path: PathBuf::from("x"),
-                source: full(),
-            })),
-        ];
-        for error in errors {
-            assert_eq!(error.exit(), Exit::DiskFull, "{error:?}");
-        }
-    }
-}
+mod tests;

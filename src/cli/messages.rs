@@ -1,17 +1,17 @@
 //! Messages on standard error, for people who watch; never a second source of truth.
 //!
-//! What looks like a secret does not pass, whoever says it; what libraries say is left out unless they are named.
+//! No declared secret passes, and nothing that looks like one, whoever says it; what libraries say is left out unless they are named.
 
 use std::ffi::OsStr;
 use std::io::{self, Write};
 
 use serde_json::Value;
-use tallybook_agent::scrub::{scrub, scrub_text};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
 
 use super::error::Error;
 use super::{LogFormat, Options};
+use crate::secrets::{clean, clean_text};
 
 /// The variable that chooses messages.
 pub(super) const VARIABLE: &str = "TALLYBOOK_LOG";
@@ -102,7 +102,7 @@ fn scrub_colored(message: &[u8]) -> Vec<u8> {
         rest = behind.split_once('m').map_or("", |(_, rest)| rest);
     }
     plain.push_str(rest);
-    let scrubbed = scrub(plain.as_bytes());
+    let scrubbed = clean(plain.as_bytes());
     match scrubbed == plain.as_bytes() {
         true => message.to_vec(),
         false => scrubbed,
@@ -112,7 +112,7 @@ fn scrub_colored(message: &[u8]) -> Vec<u8> {
 /// In JSON lines are escaped, so each text is looked at by itself.
 fn scrub_json(message: &[u8]) -> Vec<u8> {
     let Ok(document) = serde_json::from_slice(message) else {
-        return scrub(message);
+        return clean(message);
     };
     let mut text = scrub_value(None, document).to_string().into_bytes();
     text.push(b'\n');
@@ -124,10 +124,10 @@ fn scrub_value(name: Option<&str>, value: Value) -> Value {
         Value::String(text) => {
             // `password = "x"` as a field of a message.
             let announced = name.map(|name| format!("{name}=x"));
-            if announced.is_some_and(|text| scrub_text(&text) != text) {
+            if announced.is_some_and(|text| clean_text(&text) != text) {
                 return "[removed]".into();
             }
-            scrub_text(&text).into()
+            clean_text(&text).into()
         }
         Value::Array(values) => values
             .into_iter()
@@ -147,6 +147,7 @@ fn scrub_value(name: Option<&str>, value: Value) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::secrets::{Declared, watch_over};
 
     #[test]
     fn a_level_alone_is_for_our_own_messages() {
@@ -181,5 +182,23 @@ mod tests {
         assert_eq!(fields["message"], "a [private key removed]\nb");
         assert_eq!(fields["token"], "[removed]");
         assert_eq!(fields["n"], 1);
+    }
+
+    #[test]
+    fn no_declared_secret_passes() {
+        let text = "[secrets.pw]\nenv = \"PW\"\n";
+        let inventory = crate::cloud::parse("cloud.toml", text).unwrap();
+        let declared = Declared::read(&inventory, |_| Some("correct \"horse\"".into()));
+        watch_over(&std::sync::Arc::new(declared));
+        let colored = "\u{1b}[33mWARN\u{1b}[0m said correct \"horse\" and more\n";
+        assert_eq!(
+            scrub_colored(colored.as_bytes()),
+            b"WARN said [secret pw] and more\n"
+        );
+        let json =
+            br#"{"fields":{"message":"said correct \"horse\"","x":["correct%20%22horse%22"]}}"#;
+        let said: Value = serde_json::from_slice(&scrub_json(json)).unwrap();
+        assert_eq!(said["fields"]["message"], "said [secret pw]");
+        assert_eq!(said["fields"]["x"][0], "[secret pw]");
     }
 }

@@ -1,12 +1,13 @@
 //! The inventory, typed, with defaults applied: what an operator wants, never what is.
 //!
-//! Holds nothing secret: public keys, and the paths of private ones.
+//! Holds nothing secret: public keys, the paths of private ones, and where secrets live.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 
 use serde::Serialize;
+use tallybook_agent::secret::SecretName;
 use tallybook_events::name::{ContainerName, HostName, TemplateName};
 
 use super::key::PublicKey;
@@ -29,6 +30,8 @@ pub struct Inventory {
     pub groups: BTreeMap<Label, Group>,
     /// Public keys, by the name of who holds them.
     pub keys: BTreeMap<Label, Vec<PublicKey>>,
+    /// Secrets: where each lives.
+    pub secrets: BTreeMap<SecretName, DeclaredSecret>,
     /// Containers; a name is used once in the cloud.
     pub containers: BTreeMap<ContainerName, Container>,
     /// Templates.
@@ -63,6 +66,25 @@ impl fmt::Display for Label {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(&self.0)
     }
+}
+
+/// A secret that is declared.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct DeclaredSecret {
+    /// Where the inventory declares it.
+    pub line: usize,
+    /// Where it lives.
+    pub source: SecretSource,
+}
+
+/// Where a secret lives, on the controller.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SecretSource {
+    /// In a file that only its owner may read: its absolute path.
+    File(String),
+    /// In a variable of the environment that `tallybook` is run in.
+    Env(String),
 }
 
 /// What every host and container of the cloud shares.
@@ -245,6 +267,8 @@ pub struct Provision {
     pub action: Action,
     /// Skipped when this path exists inside.
     pub creates: Option<String>,
+    /// The secrets that it finds in its environment, in variables of their names in capitals.
+    pub secrets: BTreeSet<SecretName>,
     /// How long it may take, in seconds.
     pub timeout_s: u32,
 }

@@ -2,10 +2,11 @@
 //!
 //! A step's outcome is never invented here: it is what the agent reported, or it stays unknown.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use tallybook_agent::protocol::{Batch, Begun, Call, Reply, Request};
+use tallybook_agent::secret::SecretName;
 use tallybook_events::event::{
     Event, OutputCaptured, Resolution, StepFailed, StepStarted, StepSucceeded, StepUnstarted,
 };
@@ -22,10 +23,12 @@ use tracing::{Instrument, Span};
 use super::Once;
 use super::conversation::{self, Conversation, Listener, Outbox, Speaker};
 use super::crash::{self, Moment};
+use super::net;
 use super::reach::{self, Reach};
 use super::watch::{Notice, Watch};
 use crate::host;
 use crate::log::{self, Condition, Draft, Log};
+use crate::secrets::Declared;
 
 /// Why a chain ended before all its outcomes were known.
 #[derive(Debug)]
@@ -59,6 +62,10 @@ pub(super) struct Crew {
     pub stop: watch::Receiver<bool>,
     /// What may be done about a step that is in doubt and can be started only once.
     pub once: Once,
+    /// What is declared, as far as it could be read.
+    pub secrets: Arc<Declared>,
+    /// Which of it each host is told.
+    pub needs: Arc<BTreeMap<HostName, BTreeSet<SecretName>>>,
 }
 
 /// A chain of steps of one host, to be started.
@@ -171,7 +178,7 @@ impl Crew {
         Ok(())
     }
 
-    /// An event of a step of this operation.
+    /// An event of a step of this operation, without secrets.
     pub(super) fn draft(
         &self,
         operation: &Operation,
@@ -179,6 +186,7 @@ impl Crew {
         attempt: Attempt,
         event: impl Into<Event>,
     ) -> Result<Draft, log::Error> {
+        let event = net::event(self.secrets.mask(), event.into());
         Draft::new(plan.subject.clone(), event)
             .map(|draft| {
                 draft
@@ -284,7 +292,12 @@ pub(super) async fn open(crew: &Crew, host: &HostName) -> Result<Conversation, r
             Err(reach::Error::Host(error @ host::Error::ChannelLimit { .. })) => {
                 tracing::warn!(%host, "{error}; waiting for one to end");
             }
-            opened => return opened,
+            Err(error) => return Err(error),
+            Ok(mut conversation) => {
+                let needs = crew.needs.get(host).cloned().unwrap_or_default();
+                conversation.guard(&crew.secrets, &needs).await?;
+                return Ok(conversation);
+            }
         }
     }
 }

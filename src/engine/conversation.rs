@@ -3,17 +3,22 @@
 //! It knows the frames, not what they mean. Reading goes on in a task of its own, so that waiting for a reply can
 //! be given up without losing half a frame. An agent gives signs of life, so a long silence is a lost line.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tallybook_agent::protocol::{self, PROTOCOL, Reply, Request};
+use tallybook_agent::secret::SecretName;
 use tallybook_events::codec;
 use tallybook_events::ids::{JournalId, LogId};
 use tallybook_events::name::HostName;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::mpsc;
+
+use super::net;
+use crate::secrets::Declared;
 
 /// How many frames may wait in each direction.
 const QUEUE_LEN: usize = 8;
@@ -65,6 +70,8 @@ pub struct Speaker {
 #[derive(Debug)]
 pub struct Listener {
     host: HostName,
+    /// What is taken out of all that is heard.
+    secrets: Arc<Declared>,
     replies: mpsc::Receiver<Result<Reply, Error>>,
 }
 
@@ -106,6 +113,7 @@ impl Conversation {
             },
             listener: Listener {
                 host: host.clone(),
+                secrets: Arc::default(),
                 replies,
             },
             journal: None,
@@ -142,6 +150,23 @@ impl Conversation {
             Err(_elapsed) => format!("says nothing for {} s", HELLO_TIMEOUT.as_secs()),
         };
         Err(Error::Unexpected { host, what })
+    }
+
+    /// Has the agent know these secrets, and takes all that are known out of what it says from now on.
+    ///
+    /// # Errors
+    /// When the line is lost.
+    pub async fn guard(
+        &mut self,
+        secrets: &Arc<Declared>,
+        names: &BTreeSet<SecretName>,
+    ) -> Result<(), Error> {
+        self.listener.secrets = Arc::clone(secrets);
+        let told = secrets.told(names);
+        if told.values.is_empty() {
+            return Ok(());
+        }
+        self.speaker.say(&Request::Secrets(told)).await
     }
 
     /// Makes sure that the host has a receipts journal, before it is asked to do anything.
@@ -263,8 +288,18 @@ impl Listener {
     /// # Errors
     /// When the line is gone, or the reply can't be understood.
     pub async fn hear(&mut self) -> Result<Reply, Error> {
+        let mask = self.secrets.mask();
         match self.replies.recv().await {
-            Some(reply) => reply,
+            Some(Ok(said)) => Ok(net::reply(mask, said)),
+            Some(Err(Error::Lost { host, why })) => {
+                let why = mask.apply_text(&why);
+                Err(Error::Lost { host, why })
+            }
+            Some(Err(Error::Unexpected { host, what })) => {
+                let what = mask.apply_text(&what);
+                Err(Error::Unexpected { host, what })
+            }
+            Some(Err(error @ Error::Frame { .. })) => Err(error),
             None => Err(Error::Lost {
                 host: self.host.clone(),
                 why: "it is closed".to_owned(),

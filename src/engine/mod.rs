@@ -6,6 +6,7 @@
 mod chain;
 pub mod conversation;
 pub mod crash;
+mod net;
 pub mod reach;
 mod resolve;
 mod run;
@@ -16,6 +17,8 @@ pub mod watch;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use tallybook_agent::mask::Mask;
+use tallybook_agent::secret::SecretName;
 use tallybook_events::allocation::Allocation;
 use tallybook_events::event::{
     AllocationReleased, Event, OperationIntended, OperationPlanned, OperationResumed,
@@ -32,6 +35,7 @@ use tokio::sync::watch as stop_channel;
 
 use crate::cloud::allocate::Key;
 use crate::log::{self, Condition, Draft, Log, Refusal};
+use crate::secrets::Declared;
 use crate::{clock, cloud_log};
 use chain::Crew;
 use crash::Moment;
@@ -108,6 +112,9 @@ pub enum Error {
     /// Another process carries it out.
     #[error(transparent)]
     Runner(#[from] runner_lock::Error),
+    /// What was asked for, or a step of its plan, shows a secret: it would be recorded.
+    #[error("the value of secret {0} is in what is asked for, and that is recorded")]
+    Exposed(SecretName),
     /// A session can't be taken up again.
     #[error("operation {} was a session in a container, which can't be resumed", .0.short())]
     Session(OperationId),
@@ -150,6 +157,7 @@ pub struct Engine {
     watch: Watch,
     stop: stop_channel::Receiver<bool>,
     limits: Limits,
+    secrets: Arc<Declared>,
     holds: Mutex<BTreeMap<OperationId, Hold>>,
 }
 
@@ -168,8 +176,16 @@ impl Engine {
             watch,
             stop,
             limits,
+            secrets: Arc::default(),
             holds: Mutex::new(BTreeMap::new()),
         }
+    }
+
+    /// With these secrets: hosts are told what they need, and none is recorded.
+    #[must_use]
+    pub fn with_secrets(mut self, secrets: Arc<Declared>) -> Self {
+        self.secrets = secrets;
+        self
     }
 
     /// Makes sure that no other process carries this operation out as long as this engine lives.
@@ -258,8 +274,17 @@ impl Engine {
         {
             subjects.extend(others);
         }
-        drafts.push(draft(&subject, intended)?.operation(id, None));
-        drafts.push(draft(&subject, OperationPlanned { steps })?.operation(id, None));
+        drafts.push(self.draft(&subject, intended)?.operation(id, None));
+        drafts.push(
+            self.draft(&subject, OperationPlanned { steps })?
+                .operation(id, None),
+        );
+        // What is taken back was recorded long ago, and must be taken back.
+        let fresh = drafts.iter().filter(|_| instead_of.is_none());
+        let mut shown = fresh.filter_map(|draft| self.secrets.mask().find(&draft.payload.0));
+        if let Some(name) = shown.next() {
+            return Err(Error::Exposed(name.clone()));
+        }
         self.log.append(drafts, condition).await?;
         crash::pass(Moment::Planned);
         (self.watch)(&Notice::Planned {
@@ -334,8 +359,17 @@ impl Engine {
             },
             stop: self.stop.clone(),
             once,
+            needs: Arc::new(
+                self.secrets
+                    .needs(operation.steps.iter().map(|it| &it.plan)),
+            ),
+            secrets: Arc::clone(&self.secrets),
         };
         Run::new(self, crew, running).drive(id).await
+    }
+
+    fn draft(&self, subject: &Subject, event: impl Into<Event>) -> Result<Draft, Error> {
+        draft(self.secrets.mask(), subject, event)
     }
 
     async fn load(&self, id: OperationId) -> Result<Operation, Error> {
@@ -344,7 +378,8 @@ impl Engine {
 
     async fn append(&self, operation: &Operation, event: impl Into<Event>) -> Result<(), Error> {
         let subject = operation.claims.first().cloned().unwrap_or(Subject::Cloud);
-        let draft = draft(&subject, event)?.operation(operation.id, Some(operation.claim));
+        let draft = self.draft(&subject, event)?;
+        let draft = draft.operation(operation.id, Some(operation.claim));
         let held = Condition::held(operation.id, operation.claim);
         self.log.append(vec![draft], held).await?;
         Ok(())
@@ -361,7 +396,8 @@ impl Engine {
             } => {
                 let by = operation.id;
                 drafts.push(
-                    draft(&subject, OperationRolledBack { by })?.operation(*taken_back, claim),
+                    self.draft(&subject, OperationRolledBack { by })?
+                        .operation(*taken_back, claim),
                 );
                 // What was given to a container that is not made after all.
                 let key = match self.load(*taken_back).await?.intent {
@@ -407,7 +443,8 @@ impl Engine {
             | Intent::TemplateRemove { .. } => {}
         }
         let events = operation.events + 1;
-        drafts.push(draft(&subject, OperationSucceeded { events })?.operation(operation.id, claim));
+        let succeeded = self.draft(&subject, OperationSucceeded { events })?;
+        drafts.push(succeeded.operation(operation.id, claim));
         let held = Condition::held(operation.id, operation.claim);
         self.log.append(drafts, held).await?;
         Ok(())
@@ -424,14 +461,19 @@ fn released(
         return Ok(None);
     };
     let subject = Subject::Container(host.clone(), container.clone());
-    let mut released = draft(&subject, AllocationReleased { allocation })?;
+    let mut released = draft(
+        &Mask::default(),
+        &subject,
+        AllocationReleased { allocation },
+    )?;
     released.cause = operation.claim.seq;
     released.claim = Some(operation.claim);
     Ok(Some(released))
 }
 
-fn draft(subject: &Subject, event: impl Into<Event>) -> Result<Draft, Error> {
-    Draft::new(subject.clone(), event)
+/// An event without a place yet, and without secrets.
+fn draft(mask: &Mask, subject: &Subject, event: impl Into<Event>) -> Result<Draft, Error> {
+    Draft::new(subject.clone(), net::event(mask, event.into()))
         .map_err(|source| log::Error::Payload {
             seq: Seq::NONE,
             source,

@@ -19,6 +19,7 @@ use super::chain::{self, Chain, Crew, Cut, asked_to_stop};
 use super::resolve::{self, Resolved};
 use super::watch::Notice;
 use super::{Engine, Error, Outcome, conversation, reach};
+use crate::causes;
 
 /// How often a step that was looked at is started again within one run.
 const RESTARTS_MAX: u32 = 3;
@@ -93,6 +94,7 @@ impl<'a> Run<'a> {
     pub(super) async fn drive(&mut self, id: OperationId) -> Result<Outcome, Error> {
         let mut stop = self.crew.stop.clone();
         let mut stopping = false;
+        self.refuse_unread(&self.engine.load(id).await?);
         loop {
             let operation = self.engine.load(id).await?;
             if !stopping && *stop.borrow() {
@@ -129,6 +131,27 @@ impl<'a> Run<'a> {
                 },
                 () = asked_to_stop(&mut stop), if !stopping => {}
             }
+        }
+    }
+
+    /// A host is not had of which a step needs a secret that can't be read: nothing is begun there that could not be
+    /// ended.
+    fn refuse_unread(&mut self, operation: &Operation) {
+        for step in &operation.steps {
+            if matches!(step.status, StepStatus::Succeeded { .. }) {
+                continue;
+            }
+            let Err(error) = self.crew.secrets.check(&step.plan) else {
+                continue;
+            };
+            let failure = StepFailure {
+                class: FailureClass::Other,
+                message: causes::in_line(&error),
+                hint: Some(error.hint()),
+                captured: Vec::new(),
+            };
+            self.running.unreachable.insert(step.plan.host.clone());
+            self.refused.push((step.plan.clone(), failure));
         }
     }
 

@@ -5,8 +5,8 @@
 use std::time::Duration;
 
 use tallybook_agent::capture::{Capture, SESSION_HALF};
+use tallybook_agent::mask::{self, Mask};
 use tallybook_agent::protocol::{Reply, Request, SessionRequest};
-use tallybook_agent::scrub;
 use tallybook_events::event::{
     Event, OperationFailed, OperationInterrupted, OperationSucceeded, Resolution, SessionRecorded,
     StepDoubted, StepFailed, StepStarted, StepSucceeded,
@@ -22,7 +22,7 @@ use tokio::time::Instant;
 
 use super::chain::asked_to_stop;
 use super::conversation::{self, Conversation, Outbox};
-use super::{Engine, Error, Proposal, draft, reach};
+use super::{Engine, Error, Proposal, reach};
 use crate::clock;
 use crate::log::Condition;
 
@@ -94,6 +94,38 @@ pub fn plan(host: &HostName, subject: &Subject, request: &SessionRequest) -> Pla
     }
 }
 
+/// What the command printed, bounded, without secrets.
+struct Shown<'a> {
+    kept: Capture,
+    stdout: mask::Stream<'a>,
+    stderr: mask::Stream<'a>,
+}
+
+impl<'a> Shown<'a> {
+    fn new(mask: &'a Mask) -> Self {
+        Shown {
+            kept: Capture::new(SESSION_HALF, SESSION_HALF),
+            stdout: mask::Stream::new(mask),
+            stderr: mask::Stream::new(mask),
+        }
+    }
+
+    fn push(&mut self, bytes: &[u8], stderr: bool) {
+        let stream = if stderr {
+            &mut self.stderr
+        } else {
+            &mut self.stdout
+        };
+        self.kept.push(&stream.push(bytes));
+    }
+
+    fn finish(mut self) -> Capture {
+        self.kept.push(&self.stdout.finish());
+        self.kept.push(&self.stderr.finish());
+        self.kept
+    }
+}
+
 impl Engine {
     /// Runs a session as an operation. `take_over` takes the operator's terminal, once there is a host to talk to:
     /// until then Ctrl-C is theirs.
@@ -123,7 +155,14 @@ impl Engine {
             _ if *self.stop.borrow() => Err(Ended::Stopped),
             None => Err(Ended::Stopped),
             Some(Err(error)) => Err(Ended::Unreachable(error)),
-            Some(Ok(conversation)) => Ok(conversation),
+            Some(Ok(mut conversation)) => {
+                let needs = self.secrets.needs([]);
+                let needs = needs.get(&step.host).cloned().unwrap_or_default();
+                match conversation.guard(&self.secrets, &needs).await {
+                    Ok(()) => Ok(conversation),
+                    Err(error) => Err(Ended::Unreachable(error.into())),
+                }
+            }
         };
         let mut conversation = match unbegun {
             Ok(conversation) => conversation,
@@ -147,7 +186,7 @@ impl Engine {
         let argv = request.argv.clone();
         let terminal = request.terminal.is_some();
         let started_unix_us = clock::now_unix_us();
-        let mut shown = Capture::new(SESSION_HALF, SESSION_HALF);
+        let mut shown = Shown::new(self.secrets.mask());
         let ended = converse(&mut conversation, request, take_over(), stop, &mut shown).await;
         let resolution = Resolution::Reported;
         match ended {
@@ -189,6 +228,7 @@ impl Engine {
                     | conversation::Error::Unexpected { .. }) => error,
                 };
                 let why = error.to_string();
+                let shown = shown.finish();
                 let recorded = SessionRecorded {
                     argv,
                     terminal,
@@ -196,7 +236,7 @@ impl Engine {
                     ended_unix_us: clock::now_unix_us(),
                     exit: None,
                     dropped_bytes: shown.dropped(),
-                    output: Blob(scrub::scrub(&shown.into_bytes())),
+                    output: Blob(self.secrets.mask().clean(&shown.into_bytes())),
                     changes: Vec::new(),
                     changes_dropped: 0,
                 };
@@ -240,7 +280,8 @@ impl Engine {
     ) -> Result<(), Error> {
         let mut drafts = Vec::with_capacity(events.len());
         for event in events {
-            let draft = draft(&step.subject, event)?
+            let draft = self
+                .draft(&step.subject, event)?
                 .operation(operation.id, Some(operation.claim))
                 .step(step.index, Attempt(1));
             drafts.push(draft);
@@ -265,14 +306,14 @@ impl Engine {
         let operation = self.load(operation.id).await?;
         let claim = Some(operation.claim);
         let end = match close {
-            Close::Succeeded => draft(
+            Close::Succeeded => self.draft(
                 &step.subject,
                 OperationSucceeded {
                     events: operation.events + 1,
                 },
             )?,
-            Close::Failed(reason) => draft(&step.subject, OperationFailed { reason })?,
-            Close::Unknown(reason) => draft(&step.subject, OperationInterrupted { reason })?,
+            Close::Failed(reason) => self.draft(&step.subject, OperationFailed { reason })?,
+            Close::Unknown(reason) => self.draft(&step.subject, OperationInterrupted { reason })?,
         };
         let held = Condition::held(operation.id, operation.claim);
         self.log
@@ -296,7 +337,7 @@ async fn converse(
     request: SessionRequest,
     (mut input, mut print): Terminal,
     mut stop: watch::Receiver<bool>,
-    shown: &mut Capture,
+    shown: &mut Shown<'_>,
 ) -> Result<Result<SessionRecorded, StepFailure>, conversation::Error> {
     conversation.speaker.say(&Request::Session(request)).await?;
     // What is said waits here for room, and never keeps us from hearing: the host may wait for that.
@@ -315,7 +356,7 @@ async fn converse(
             }
             reply = conversation.listener.hear() => match reply? {
                 Reply::Output { bytes, stderr } => {
-                    shown.push(&bytes.0);
+                    shown.push(&bytes.0, stderr);
                     print(&bytes.0, stderr);
                 }
                 Reply::SessionEnded(recorded) => return Ok(Ok(recorded)),

@@ -9,6 +9,9 @@ use tallybook_agent::steps::container_configure::ContainerConfigure;
 use tallybook_agent::steps::container_provision::{
     Command, ContainerProvision, ContainerProvisionUntil,
 };
+use tallybook_agent::steps::container_provision_2::{
+    ContainerProvision2, ContainerProvisionUntil2,
+};
 use tallybook_agent::steps::container_publish::ContainerPublish;
 use tallybook_agent::steps::container_retire::{ContainerCheckRetire, ContainerRetire};
 use tallybook_agent::steps::container_start::ContainerStart;
@@ -296,23 +299,46 @@ fn provision(plan: &mut Plan, place: Place<'_>, spec: &inventory::Container) -> 
             inventory::Action::Script(script) => Command::Script(script.clone()),
         };
         let container = place.container.clone();
-        match &wanted.creates {
-            Some(creates) => {
+        let timeout_s = wanted.timeout_s;
+        let secrets: Vec<_> = wanted.secrets.iter().cloned().collect();
+        match (wanted.creates.clone(), secrets.is_empty()) {
+            (Some(creates), true) => {
                 let step = ContainerProvisionUntil {
                     container,
                     entry,
                     command,
-                    creates: creates.clone(),
-                    timeout_s: wanted.timeout_s,
+                    creates,
+                    timeout_s,
                 };
                 plan.then(place.host, &subject, &step)?;
             }
-            None => {
+            (Some(creates), false) => {
+                let step = ContainerProvisionUntil2 {
+                    container,
+                    entry,
+                    command,
+                    secrets,
+                    creates,
+                    timeout_s,
+                };
+                plan.then(place.host, &subject, &step)?;
+            }
+            (None, true) => {
                 let step = ContainerProvision {
                     container,
                     entry,
                     command,
-                    timeout_s: wanted.timeout_s,
+                    timeout_s,
+                };
+                plan.then(place.host, &subject, &step)?;
+            }
+            (None, false) => {
+                let step = ContainerProvision2 {
+                    container,
+                    entry,
+                    command,
+                    secrets,
+                    timeout_s,
                 };
                 plan.then(place.host, &subject, &step)?;
             }

@@ -10,6 +10,7 @@ mod ground;
 mod hosts;
 mod messages;
 mod played;
+mod secrets;
 mod sshd;
 mod terminal;
 mod trust;

@@ -1,6 +1,6 @@
 //! Steps of every kind that plans use, played: each notes that it was there, and says of the world what the real one
 //! would. A file `fail-KIND` beside the notes makes one fail, as the class that the file names; `wait-KIND`
-//! makes one wait until it is gone.
+//! makes one wait until it is gone. A script of a provisioning with secrets is run, by a shell of this machine.
 
 use std::fs;
 use std::io::Write;
@@ -8,7 +8,8 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 use tallybook_agent::layout::Layout;
-use tallybook_agent::step::{Context, Done, Link, Step, StepKind, fail};
+use tallybook_agent::secret::SecretName;
+use tallybook_agent::step::{Context, Done, Link, Program, Step, StepKind, fail};
 use tallybook_agent::steps as real;
 use tallybook_events::codec;
 use tallybook_events::fact::{Backing, Fact, Origin};
@@ -71,6 +72,17 @@ impl<S: Step> Played<S> {
 
     fn as_real<R: Step>(&self) -> R {
         codec::decode(&codec::encode(&self.0).unwrap()).unwrap()
+    }
+
+    fn provision(&self, context: &mut Context<'_>) -> Result<(), StepFailure> {
+        let step: real::container_provision_2::ContainerProvision2 = self.as_real();
+        let real::container_provision::Command::Script(script) = step.command else {
+            return Ok(());
+        };
+        let program = Program::new(["sh", "-s"]).stdin(script);
+        let secrets = step.secrets.iter();
+        let program = secrets.fold(program, |program, name| program.secret(name));
+        context.run(&program).map(drop)
     }
 
     fn facts(&self, host: &HostName) -> Vec<Fact> {
@@ -169,6 +181,10 @@ impl<S: Step> Step for Played<S> {
         self.0.reversal()
     }
 
+    fn secrets(&self) -> Vec<SecretName> {
+        self.0.secrets()
+    }
+
     fn probe(&self, context: &mut Context<'_>) -> Result<Seen, StepFailure> {
         if notes(&context.layout.state).contains(&self.summary()) {
             return done(String::new(), self.facts(context.host)).seen();
@@ -186,6 +202,9 @@ impl<S: Step> Step for Played<S> {
             std::thread::sleep(std::time::Duration::from_millis(2));
         }
         note(context.layout, &self.summary());
+        if S::KIND == "container.provision.2" {
+            self.provision(context)?;
+        }
         Ok(done(String::new(), self.facts(context.host)))
     }
 
@@ -214,6 +233,8 @@ table! {
     container_configure::ContainerConfigure,
     container_provision::ContainerProvision,
     container_provision::ContainerProvisionUntil,
+    container_provision_2::ContainerProvision2,
+    container_provision_2::ContainerProvisionUntil2,
     container_publish::ContainerPublish,
     container_retire::ContainerCheckRetire,
     container_retire::ContainerRetire,

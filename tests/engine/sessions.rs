@@ -6,12 +6,15 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
+use tallybook::cloud::parse;
 use tallybook::engine::session::{self, Ended, Input};
 use tallybook::engine::{Engine, Error, Proposal, new_operation};
+use tallybook::log::Filter;
+use tallybook::secrets::Declared;
 use tallybook_agent::protocol::{
     PROTOCOL, Reply, Request, SessionRequest, read_frame, write_frame,
 };
-use tallybook_events::event::SessionRecorded;
+use tallybook_events::event::{Event, SessionRecorded};
 use tallybook_events::ids::{Attempt, Blob, BootId, OperationId};
 use tallybook_events::intent::Intent;
 use tallybook_events::name::HostName;
@@ -106,13 +109,17 @@ fn say(line: &UnixStream, text: &str) {
 }
 
 fn end(line: &UnixStream, exit: Option<i32>) {
+    end_saying(line, exit, "");
+}
+
+fn end_saying(line: &UnixStream, exit: Option<i32>, output: &str) {
     let recorded = SessionRecorded {
         argv: vec!["cat".to_owned()],
         terminal: false,
         started_unix_us: 1,
         ended_unix_us: 2,
         exit,
-        output: Blob(Vec::new()),
+        output: Blob(output.as_bytes().to_vec()),
         dropped_bytes: 0,
         changes: Vec::new(),
         changes_dropped: 0,
@@ -167,7 +174,7 @@ async fn the_first_stop_hangs_up_and_the_end_is_still_told() {
         greet(&line);
         say(&line, "ready");
         while let Ok(Some(request)) = read_frame::<Request>(&line) {
-            if request == Request::Stop {
+            if matches!(request, Request::Stop) {
                 end(&line, None);
             }
         }
@@ -257,4 +264,41 @@ async fn over(stage: &Stage, id: OperationId) {
     let resumed = stage.resume(id).await;
     assert!(matches!(resumed, Err(Error::Session(_))), "{resumed:?}");
     assert_eq!(stage.log.head().await.unwrap().seq, state.head.seq);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_secret_that_the_host_does_not_know_is_shown_and_not_recorded() {
+    let declared = || {
+        let inventory = parse("cloud.toml", "[secrets.pw]\nenv = \"PW\"\n").unwrap();
+        Arc::new(Declared::read(&inventory, |_| Some("correct horse".into())))
+    };
+    for is_lost in [true, false] {
+        let stage = Stage::new(&["a"]).await;
+        stage.world.host("a").play(move |line| {
+            // The host is told of no secret: no container there names one.
+            greet(&line);
+            say(&line, "it is corre");
+            say(&line, "ct horse, and cor");
+            if !is_lost {
+                end_saying(&line, Some(0), "it is correct horse, and cor");
+                until(&AtomicBool::new(false));
+            }
+        });
+        let shown = begin(&stage, stage.engine().with_secrets(declared())).await;
+        let id = shown.id;
+        stage
+            .until(|_| shown.text() == "it is correct horse, and cor")
+            .await;
+        let ended = within(shown.run).await.unwrap().unwrap();
+        assert_eq!(matches!(ended, Ended::Lost(_)), is_lost, "{ended:?}");
+        let entries = stage.log.entries(&Filter::of_operation(id)).await.unwrap();
+        let recorded: Vec<String> = entries
+            .into_iter()
+            .filter_map(|entry| match entry.event {
+                Event::SessionRecorded(recorded) => Some(recorded.output.to_string()),
+                _ => None,
+            })
+            .collect();
+        assert_eq!(recorded, ["it is [secret pw], and cor"]);
+    }
 }

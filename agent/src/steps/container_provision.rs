@@ -17,6 +17,7 @@ use tallybook_events::step::{FailureClass, Reversal, Seen, StepFailure};
 
 use crate::deadline;
 use crate::lxc;
+use crate::secret::SecretName;
 use crate::step::{Context, Done, Program, Step, fail, io_failure};
 use crate::steps::container_await_address::has_address;
 use crate::steps::container_start::keep_running;
@@ -73,7 +74,7 @@ pub struct Provisioned {
     pub ran: bool,
 }
 
-const GOES_WITH_IT: &str = "what it did goes with its container";
+pub(super) const GOES_WITH_IT: &str = "what it did goes with its container";
 
 fn provisioned(
     context: &Context<'_>,
@@ -93,11 +94,13 @@ fn provisioned(
     }
 }
 
-/// The program on the host that runs a command in a container.
+/// The program on the host that runs a command in a container. The command finds secrets in variables; the program is
+/// told which of its own to keep, so that no value is among its arguments.
 fn attach(
     context: &Context<'_>,
     container: &ContainerName,
     command: &Command,
+    secrets: &[SecretName],
     timeout_s: u32,
 ) -> Result<Program, StepFailure> {
     let mut program = lxc::program(context.layout, "lxc-attach", container);
@@ -113,6 +116,12 @@ fn attach(
         program
             .argv
             .extend(["--set-var".to_owned(), variable.to_owned()]);
+    }
+    for secret in secrets {
+        program
+            .argv
+            .extend(["--keep-var".to_owned(), secret.variable()]);
+        program = program.secret(secret);
     }
     program.argv.push("--".to_owned());
     match command {
@@ -137,9 +146,10 @@ fn run(
     context: &mut Context<'_>,
     container: &ContainerName,
     command: &Command,
+    secrets: &[SecretName],
     timeout_s: u32,
 ) -> Result<(), StepFailure> {
-    let program = attach(context, container, command, timeout_s)?;
+    let program = attach(context, container, command, secrets, timeout_s)?;
     context.run(&program).map(drop)
 }
 
@@ -164,6 +174,22 @@ fn title(command: &Command) -> String {
     match command {
         Command::Argv(argv) => tallybook_events::argv::text(argv),
         Command::Script(script) => format!("a script of {} lines", script.lines().count()),
+    }
+}
+
+impl ContainerProvision {
+    /// Runs the command, with these secrets.
+    pub(super) fn run_with(
+        &self,
+        context: &mut Context<'_>,
+        secrets: &[SecretName],
+    ) -> Result<Done<Provisioned>, StepFailure> {
+        let (container, command) = (&self.container, &self.command);
+        let mut facts = bring_up(context, container)?;
+        run(context, container, command, secrets, self.timeout_s)?;
+        let mut done = provisioned(context, container, self.entry, true);
+        facts.append(&mut done.facts);
+        Ok(Done { facts, ..done })
     }
 }
 
@@ -194,11 +220,7 @@ impl Step for ContainerProvision {
     }
 
     fn forward(&self, context: &mut Context<'_>) -> Result<Done<Provisioned>, StepFailure> {
-        let mut facts = bring_up(context, &self.container)?;
-        run(context, &self.container, &self.command, self.timeout_s)?;
-        let mut done = provisioned(context, &self.container, self.entry, true);
-        facts.append(&mut done.facts);
-        Ok(Done { facts, ..done })
+        self.run_with(context, &[])
     }
 
     fn undo(
@@ -263,6 +285,35 @@ impl ContainerProvisionUntil {
             )),
         }
     }
+
+    /// Runs the command unless what it creates is there, with these secrets.
+    pub(super) fn run_with(
+        &self,
+        context: &mut Context<'_>,
+        secrets: &[SecretName],
+    ) -> Result<Done<Provisioned>, StepFailure> {
+        let (container, command) = (&self.container, &self.command);
+        let mut facts = bring_up(context, container)?;
+        let ran = self.is_created(context)? != Some(true);
+        if ran {
+            run(context, container, command, secrets, self.timeout_s)?;
+        }
+        if !ran || self.is_created(context)? == Some(true) {
+            let mut done = provisioned(context, container, self.entry, ran);
+            facts.append(&mut done.facts);
+            return Ok(Done { facts, ..done });
+        }
+        Err(StepFailure {
+            hint: Some("correct `creates` in the inventory, or the command".to_owned()),
+            ..fail(
+                FailureClass::Command,
+                format!(
+                    "the command ended well, and {} is not there in {}",
+                    self.creates, self.container
+                ),
+            )
+        })
+    }
 }
 
 impl Step for ContainerProvisionUntil {
@@ -296,26 +347,7 @@ impl Step for ContainerProvisionUntil {
     }
 
     fn forward(&self, context: &mut Context<'_>) -> Result<Done<Provisioned>, StepFailure> {
-        let mut facts = bring_up(context, &self.container)?;
-        let ran = self.is_created(context)? != Some(true);
-        if ran {
-            run(context, &self.container, &self.command, self.timeout_s)?;
-        }
-        if !ran || self.is_created(context)? == Some(true) {
-            let mut done = provisioned(context, &self.container, self.entry, ran);
-            facts.append(&mut done.facts);
-            return Ok(Done { facts, ..done });
-        }
-        Err(StepFailure {
-            hint: Some("correct `creates` in the inventory, or the command".to_owned()),
-            ..fail(
-                FailureClass::Command,
-                format!(
-                    "the command ended well, and {} is not there in {}",
-                    self.creates, self.container
-                ),
-            )
-        })
+        self.run_with(context, &[])
     }
 
     fn undo(

@@ -5,6 +5,7 @@ pub mod container_await_address;
 pub mod container_build;
 pub mod container_configure;
 pub mod container_provision;
+pub mod container_provision_2;
 pub mod container_publish;
 pub mod container_retire;
 pub mod container_start;
@@ -41,7 +42,9 @@ pub const TABLE: &[StepKind] = &[
     StepKind::of::<container_retire::ContainerCheckRetire>(),
     StepKind::of::<container_configure::ContainerConfigure>(),
     StepKind::of::<container_provision::ContainerProvision>(),
+    StepKind::of::<container_provision_2::ContainerProvision2>(),
     StepKind::of::<container_provision::ContainerProvisionUntil>(),
+    StepKind::of::<container_provision_2::ContainerProvisionUntil2>(),
     StepKind::of::<container_publish::ContainerPublish>(),
     StepKind::of::<container_retire::ContainerRetire>(),
     StepKind::of::<container_start::ContainerStart>(),

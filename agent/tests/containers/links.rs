@@ -7,6 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use tallybook_agent::layout::Layout;
+use tallybook_agent::secret::SecretName;
 use tallybook_agent::step::{Context, Ended, FrozenWatch, Link, Program, Step, fail};
 use tallybook_agent::steps;
 use tallybook_events::codec;
@@ -25,6 +26,8 @@ pub(crate) struct Played {
     pub(crate) deaf: BTreeSet<String>,
     /// Every program that was run.
     pub(crate) ran: Vec<Vec<String>>,
+    /// The secrets that each was given.
+    pub(crate) given: Vec<Vec<SecretName>>,
     /// Programs that fail, with what they print.
     pub(crate) failing: BTreeMap<String, String>,
     keys_made: u32,
@@ -135,6 +138,7 @@ impl Played {
 impl Link for Played {
     fn run(&mut self, program: &Program) -> Result<Ended, StepFailure> {
         self.ran.push(program.argv.clone());
+        self.given.push(program.secrets.iter().cloned().collect());
         let name = program.argv[0].clone();
         let (exit, said) = if let Some(said) = self.failing.get(&name) {
             (1, said.clone())

@@ -2,4 +2,5 @@
 
 mod links;
 mod played;
+mod provision;
 mod running;

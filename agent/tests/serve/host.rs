@@ -96,6 +96,8 @@ pub(crate) enum Deed {
     /// Tells the output of another step.
     Repeat(OutputOf<usize>),
     Run(Vec<String>),
+    /// Tells this as progress, and fails of it.
+    Say(String),
     Progress(u64),
     /// Sends back what the peer sends until it says `end`.
     Echo,
@@ -148,6 +150,13 @@ impl Step for Act {
             Deed::Repeat(of) => output = context.output(of)?,
             Deed::Run(argv) => {
                 context.run(&Program::new(argv.clone()))?;
+            }
+            Deed::Say(text) => {
+                context.link.progress(&format!("at {text}"), 0, 0);
+                return Err(StepFailure {
+                    hint: Some(format!("not {text}")),
+                    ..fail(FailureClass::Host, format!("wrong: {text}"))
+                });
             }
             Deed::Progress(count) => {
                 for done in 1..=*count {

@@ -8,10 +8,12 @@ mod fleet;
 mod operate;
 mod resume;
 mod rollback;
+mod secrets;
 mod stop;
 
 pub(super) use fleet::{fleet, settings, target};
 pub(super) use operate::{ActOptions, Needs, Wish, operate};
 pub(super) use resume::resume;
 pub(super) use rollback::rollback;
+pub(super) use secrets::{declared, declared_by};
 pub(super) use stop::engine;

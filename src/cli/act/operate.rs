@@ -14,7 +14,7 @@ use tallybook_replay::state::State;
 use super::super::{Context, Error, Exit, Loaded};
 use super::dry_run::show_plan;
 use super::ending::conclude;
-use super::{engine, fleet};
+use super::{declared, engine, fleet};
 use crate::cloud::Selection;
 use crate::cloud::inventory::Inventory;
 use crate::cloud_log;
@@ -85,9 +85,13 @@ pub(in crate::cli) async fn operate(
         return nothing_to_do(out, &wanted.intent);
     }
     let fleet = fleet(&loaded.inventory)?;
+    let secrets = declared(loaded)?;
+    for step in &wanted.steps {
+        secrets.check(step)?;
+    }
     let log = context.open_log(Open::Create).await?;
     let progress = Progress::new(out.format());
-    let engine = engine(log, fleet, &progress);
+    let engine = engine(log, fleet, &progress, secrets);
     let mut attempt = 0;
     loop {
         let inventory = cloud_log::record_inventory(log, &loaded.path, &loaded.text).await?;

@@ -10,7 +10,7 @@ use tallybook_replay::operation::{Operation, Step, StepStatus};
 
 use super::super::{Context, Error, Exit};
 use super::ending::conclude;
-use super::{engine, fleet};
+use super::{declared_by, engine, fleet};
 use crate::cloud::inventory::Inventory;
 use crate::cloud::parse;
 use crate::engine::{self, Once};
@@ -37,7 +37,8 @@ pub(in crate::cli) async fn resume(
         operation.steps.len(),
         operation.steps.iter().filter(is_done).count(),
     );
-    let engine = engine(log, fleet(&inventory)?, &progress);
+    let secrets = declared_by(&inventory);
+    let engine = engine(log, fleet(&inventory)?, &progress, secrets);
     let carried_out = engine.resume(id, once).await;
     conclude(&engine, out, &progress, id, carried_out, false).await
 }

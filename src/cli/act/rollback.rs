@@ -11,7 +11,7 @@ use super::super::{Context, Error, Exit};
 use super::dry_run::show_plan;
 use super::ending::{Kept, conclude};
 use super::resume::{load, recorded_inventory};
-use super::{Wish, engine, fleet};
+use super::{Wish, declared_by, engine, fleet};
 use crate::engine::session::is_session;
 use crate::engine::{self, Engine, Outcome, Proposal};
 use crate::log::Open;
@@ -36,7 +36,8 @@ pub(in crate::cli) async fn rollback(
     }
     let inventory = recorded_inventory(log, operation.inventory).await?;
     let progress = Progress::new(out.format());
-    let engine = engine(log, fleet(&inventory)?, &progress);
+    let secrets = declared_by(&inventory);
+    let engine = engine(log, fleet(&inventory)?, &progress, secrets);
     // Nobody else acts for it from here on, so what is planned now is all that there is to undo.
     engine.hold(id)?;
     engine.check_not_taken_back(id).await?;

@@ -10,9 +10,15 @@ use crate::engine::reach::Fleet;
 use crate::engine::{Engine, Limits};
 use crate::log::Log;
 use crate::render::progress::Progress;
+use crate::secrets::Declared;
 
 /// An engine that stops at the first Ctrl-C; the second ends the process at once.
-pub(in crate::cli) fn engine(log: &Log, fleet: Fleet, progress: &Progress) -> Engine {
+pub(in crate::cli) fn engine(
+    log: &Log,
+    fleet: Fleet,
+    progress: &Progress,
+    secrets: Arc<Declared>,
+) -> Engine {
     let (stop, stopped) = watch::channel(false);
     // Heard from here on: what follows may take the terminal over.
     let signals = (
@@ -49,4 +55,5 @@ pub(in crate::cli) fn engine(log: &Log, fleet: Fleet, progress: &Progress) -> En
         stopped,
         Limits::default(),
     )
+    .with_secrets(secrets)
 }

@@ -4,7 +4,7 @@ use serde::Serialize;
 use tallybook_events::ids::Seq;
 
 use super::super::context::select;
-use super::super::{Context, Error, Exit};
+use super::super::{Context, Error, Exit, act};
 use super::show::{PlannedContainer, containers, planned};
 use crate::cloud_log;
 use crate::log::Open;
@@ -44,6 +44,8 @@ struct Refreshed {
 impl Args {
     pub(super) async fn run(self, context: &Context, out: &mut Output) -> Result<Exit, Error> {
         let loaded = context.load_inventory()?;
+        // Its text is going to be recorded.
+        act::declared(&loaded)?;
         let selection = select(&loaded.inventory, self.limit.as_deref())?;
         let (inventory, outcome, state) = if self.dry_run {
             let state = context.state_or_empty().await?;

@@ -33,6 +33,7 @@ pub(super) async fn run(
     argv: Vec<String>,
 ) -> Result<Exit, Error> {
     let loaded = context.load_inventory()?;
+    let secrets = act::declared(&loaded)?;
     let log = context.open_log(Open::Existing).await?;
     let state = log.state().await?;
     let (host, container) = resolve::container(state.containers.keys(), argument, "in the log")?;
@@ -47,7 +48,7 @@ pub(super) async fn run(
     known.present(place)?;
     let inventory = cloud_log::record_inventory(log, &loaded.path, &loaded.text).await?;
     let progress = Progress::aside(out.format());
-    let engine = act::engine(log, act::fleet(&loaded.inventory)?, &progress);
+    let engine = act::engine(log, act::fleet(&loaded.inventory)?, &progress, secrets);
     let size = terminal::size(argv.is_empty());
     let request = SessionRequest {
         container: container.clone(),

@@ -53,6 +53,7 @@ const LATER: [&str; 31] = [
 ];
 
 const PASSWORD: &str = "passwords are not kept here: use keys";
+const SECRETS: &str = "an entry of provision names those that it needs";
 
 /// What one container, or the defaults of all, say that may be said of all.
 #[derive(Debug, Clone, Default)]
@@ -119,6 +120,7 @@ pub(super) fn defaults(defaults: Option<&Section<'_>>, names: &Names<'_>) -> Set
     ];
     let mut elsewhere: Vec<_> = own.into_iter().map(|key| (key, each)).collect();
     elsewhere.push(("password", PASSWORD));
+    elsewhere.push(("secrets", SECRETS));
     section.finish(&LATER, &elsewhere);
     settings
 }
@@ -160,8 +162,8 @@ pub(super) fn read_all(
             );
         }
         let domains = domains(&section, &name, &mut taken);
-        let provision = provision::read_all(&section);
-        section.finish(&LATER, &[("password", PASSWORD)]);
+        let provision = provision::read_all(&section, names);
+        section.finish(&LATER, &[("password", PASSWORD), ("secrets", SECRETS)]);
         let (Some(host), Some(source)) = (host, source) else {
             continue;
         };

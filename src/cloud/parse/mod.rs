@@ -7,10 +7,12 @@ mod container;
 mod group;
 mod host;
 mod network;
+mod secret;
 mod template;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use tallybook_agent::secret::SecretName;
 use tallybook_events::name::{ContainerName, HostName, TemplateName};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
@@ -104,6 +106,7 @@ struct Names<'a> {
     hosts: Known<'a>,
     groups: Known<'a>,
     keys: Known<'a>,
+    secrets: Known<'a>,
     containers: Known<'a>,
     templates: Known<'a>,
 }
@@ -137,6 +140,7 @@ fn read(file_name: &str, report: &Report<'_>, table: &DeTable<'_>) -> Inventory 
         hosts: Known::gather(table, "hosts", "host"),
         groups: Known::gather(table, "groups", "group"),
         keys: Known::gather(table, "keys", "key holder"),
+        secrets: Known::gather(table, "secrets", "secret"),
         containers: Known::gather(table, "containers", "container"),
         templates: Known::gather(table, "templates", "template"),
     };
@@ -158,6 +162,7 @@ fn read(file_name: &str, report: &Report<'_>, table: &DeTable<'_>) -> Inventory 
     let containers = container::read_all(&root, &names, &container_defaults, &network, &hosts);
     let templates = template::read_all(&root, &names);
     let keys = keys(&root);
+    let secrets = secret::read_all(&root);
     let (name, controller) = cloud(&root, &names, &hosts);
     root.finish(&LATER, &[]);
     Inventory {
@@ -168,6 +173,7 @@ fn read(file_name: &str, report: &Report<'_>, table: &DeTable<'_>) -> Inventory 
         hosts,
         groups,
         keys,
+        secrets,
         containers,
         templates,
     }
@@ -258,7 +264,7 @@ macro_rules! checked_name {
     )+};
 }
 
-checked_name!(HostName, ContainerName, TemplateName);
+checked_name!(HostName, ContainerName, SecretName, TemplateName);
 
 fn name<N: Name>(report: &Report<'_>, text: At<&str>) -> Option<N> {
     if looks_private(text.value) {

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::good;
-use crate::cloud::inventory::{Action, Backing, Become, Source};
+use crate::cloud::inventory::{Action, Backing, Become, SecretSource, Source};
 use crate::cloud::parse;
 
 const DOCUMENT: &str = include_str!("../../../docs/CLOUD.md");
@@ -74,6 +74,19 @@ fn the_documented_example_means_what_its_comments_say() {
     assert!(
         matches!(&d.provision[1].action, Action::Script(script) if script == "systemctl enable --now nginx\n")
     );
+    let named: Vec<&str> = d.provision[2]
+        .secrets
+        .iter()
+        .map(|it| it.as_str())
+        .collect();
+    assert_eq!(named, ["db_password"]);
+    let lives = |name: &str| &inventory.secrets[&name.parse().unwrap()].source;
+    let file = SecretSource::File("/etc/tallybook/secrets/db_password".to_owned());
+    assert_eq!(lives("db_password"), &file);
+    assert_eq!(
+        lives("api_token"),
+        &SecretSource::Env("SHOP_API_TOKEN".to_owned())
+    );
     let shop = container("shop");
     assert_eq!(
         shop.source,
@@ -94,11 +107,12 @@ fn the_documented_example_means_what_its_comments_say() {
 /// Every key the code reads, found in the code itself, so that a new one can't be left out of the documentation.
 #[test]
 fn the_example_shows_every_key_the_code_reads() {
-    const CODE: [&str; 7] = [
+    const CODE: [&str; 8] = [
         include_str!("../parse/mod.rs"),
         include_str!("../parse/network.rs"),
         include_str!("../parse/host.rs"),
         include_str!("../parse/group.rs"),
+        include_str!("../parse/secret.rs"),
         include_str!("../parse/container.rs"),
         include_str!("../parse/container/source.rs"),
         include_str!("../parse/container/provision.rs"),

@@ -413,6 +413,55 @@ cloud.toml:18:5: "command" can't be set in a provision step of container "a"; us
 "##,
     ),
     (
+        r##"[hosts.h]
+[secrets.good]
+file = "/etc/good"
+[secrets.both]
+file = "/etc/both"
+env = "BOTH"
+[secrets.none]
+[secrets.near]
+file = "near"
+[secrets.plain]
+value = "hunter2"
+[secrets.odd]
+env = "A-B"
+[secrets.Big]
+env = "BIG"
+[secrets.ld_preload]
+env = "LD_PRELOAD"
+[secrets.later]
+command = ["pass", "x"]
+env = "LATER"
+[secrets.typed]
+env = 1
+fiel = "/x"
+[containers.a]
+host = "h"
+provision = [
+  { run = ["x"], secrets = ["good", "god"] },
+  { run = ["x"], secrets = "good" },
+]
+[defaults.container]
+secrets = []
+"##,
+        r##"cloud.toml:4:1: secret "both" needs file or env, one of the two
+cloud.toml:7:1: secret "none" needs file or env, one of the two
+cloud.toml:9:8: file must be an absolute path on the controller
+cloud.toml:10:1: secret "plain" needs file or env, one of the two
+cloud.toml:11:1: "value" can't be set in secret "plain"; a value has no place here, it would be recorded: put it into a file and name that
+cloud.toml:13:7: env must name a variable of the controller's environment, not "A-B"
+cloud.toml:14:10: a secret's name starts with a small letter and has only small letters, digits and '_', at most 64 in all
+cloud.toml:16:10: no secret can be called "ld_preload": the variable LD_PRELOAD has a meaning of its own
+cloud.toml:19:1: "command" in secret "later" is not supported yet; remove it: nothing would act on it
+cloud.toml:22:7: env must be a string, not a whole number
+cloud.toml:23:1: unknown key "fiel" in secret "typed"; did you mean "file"?
+cloud.toml:27:37: unknown secret "god"; did you mean "good"?
+cloud.toml:28:28: secrets must be an array, not a string
+cloud.toml:31:1: "secrets" can't be set in [defaults.container]; an entry of provision names those that it needs
+"##,
+    ),
+    (
         r##"[defaults.container]
 host = "h"
 release = "Trixie!"

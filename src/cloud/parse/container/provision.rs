@@ -2,9 +2,13 @@
 //!
 //! Arguments stay apart from each other: nothing here joins them into a line that a shell would read.
 
+use std::collections::BTreeSet;
+
+use tallybook_agent::secret::SecretName;
 use toml::Spanned;
 use toml::de::DeValue;
 
+use super::super::Names;
 use crate::cloud::inventory::{Action, Provision};
 use crate::cloud::section::{Report, Section, table_of};
 
@@ -24,15 +28,20 @@ const LATER: [&str; 7] = [
     "user",
 ];
 
-pub(super) fn read_all(container: &Section<'_>) -> Vec<Provision> {
+pub(super) fn read_all(container: &Section<'_>, names: &Names<'_>) -> Vec<Provision> {
     let what = format!("a provision step of {}", container.what());
     let report = container.report();
     let items = container.array("provision").unwrap_or_default();
-    let step = |item| read(report, &what, item);
+    let step = |item| read(report, names, &what, item);
     items.iter().filter_map(step).collect()
 }
 
-fn read(report: &Report<'_>, what: &str, item: &Spanned<DeValue<'_>>) -> Option<Provision> {
+fn read(
+    report: &Report<'_>,
+    names: &Names<'_>,
+    what: &str,
+    item: &Spanned<DeValue<'_>>,
+) -> Option<Provision> {
     let table = table_of(report, "each of provision", item)?;
     let section = Section::new(report, what.to_owned(), table);
     let action = action(&section);
@@ -46,6 +55,7 @@ fn read(report: &Report<'_>, what: &str, item: &Spanned<DeValue<'_>>) -> Option<
         }
         good
     });
+    let secrets = secrets(&section, names);
     let timeout = section.number("timeout_s", 1, TIMEOUT_S_MAX);
     let line = report.line(section.at());
     let elsewhere = [
@@ -57,8 +67,18 @@ fn read(report: &Report<'_>, what: &str, item: &Spanned<DeValue<'_>>) -> Option<
         line,
         action: action?,
         creates: creates.map(|path| path.value.to_owned()),
+        secrets,
         timeout_s: timeout.map_or(TIMEOUT_S_DEFAULT, |timeout| timeout.value),
     })
+}
+
+/// Those that are declared. A name that can't be one is noted where it is declared.
+fn secrets(section: &Section<'_>, names: &Names<'_>) -> BTreeSet<SecretName> {
+    let named = section.texts("secrets").unwrap_or_default().into_iter();
+    let known = named.filter(|name| names.secrets.resolve(section.report(), *name));
+    known
+        .filter_map(|name| SecretName::new(name.value).ok())
+        .collect()
 }
 
 fn action(section: &Section<'_>) -> Option<Action> {
