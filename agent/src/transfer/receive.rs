@@ -219,7 +219,7 @@ fn manifest_bytes(
     Ok(bytes)
 }
 
-fn fetch_manifest(
+pub(super) fn fetch_manifest(
     link: &mut dyn Link,
     order: &Order<'_>,
     len: u64,
