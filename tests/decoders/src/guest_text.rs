@@ -68,7 +68,9 @@ fn captured(mut bytes: &[u8]) {
 fn scanned(bytes: &[u8]) {
     let identity = Identity {
         machine_ids: vec!["0123456789abcdef0123456789abcdef".to_owned()],
-        host_keys: vec!["AAAAC3NzaC1lZDI1NTE5AAAAIHgQeGVLQ3GTxQ8xLJ3hTLTXJ8F5uEqfCIcx3TxKxk5Z".to_owned()],
+        host_keys: vec![
+            "AAAAC3NzaC1lZDI1NTE5AAAAIHgQeGVLQ3GTxQ8xLJ3hTLTXJ8F5uEqfCIcx3TxKxk5Z".to_owned(),
+        ],
         names: Vec::new(),
     };
     let allow = Vec::new();
@@ -81,7 +83,11 @@ fn scanned(bytes: &[u8]) {
             .any(|window| window.eq_ignore_ascii_case(what))
     };
     // What is nowhere can't be found.
-    assert!(findings.iter().all(|finding| finding.rule != "host-key" || has(b"AAAAC3NzaC1lZDI1NTE5AAAAI")));
+    assert!(
+        findings
+            .iter()
+            .all(|finding| finding.rule != "host-key" || has(b"AAAAC3NzaC1lZDI1NTE5AAAAI"))
+    );
     if has(identity.host_keys[0].as_bytes()) {
         assert!(findings.iter().any(|finding| finding.rule == "host-key"));
     }
@@ -90,27 +96,44 @@ fn scanned(bytes: &[u8]) {
 fn hosts(bytes: &[u8]) {
     let source = source();
     let clean = edits::hosts(bytes, &source);
-    assert_eq!(edits::hosts(&clean, &source), clean, "what is left is left again");
+    assert_eq!(
+        edits::hosts(&clean, &source),
+        clean,
+        "what is left is left again"
+    );
     let text = String::from_utf8_lossy(&clean);
     let own = fuzzing::guest_hosts(&text, "web2", Some("example.org"));
     assert_eq!(fuzzing::guest_hosts(&own, "web2", Some("example.org")), own);
-    let named = own.lines().filter(|line| line.split_whitespace().next() == Some("127.0.1.1"));
+    let named = own
+        .lines()
+        .filter(|line| line.split_whitespace().next() == Some("127.0.1.1"));
     assert_eq!(named.count(), 1);
 }
 
 fn accounts(bytes: &[u8]) {
     let locked = edits::locked(bytes);
-    assert_eq!(edits::locked(&locked), locked, "what is locked stays as it is");
+    assert_eq!(
+        edits::locked(&locked),
+        locked,
+        "what is locked stays as it is"
+    );
     let lines = |text: &[u8]| text.iter().filter(|byte| **byte == b'\n').count();
     assert_eq!(lines(&locked), lines(bytes));
 }
 
 fn keys(bytes: &[u8]) {
     let text = String::from_utf8_lossy(bytes);
-    let ours = ["ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhscHR4f alice".to_owned()];
+    let ours = [
+        "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhscHR4f alice"
+            .to_owned(),
+    ];
     let with = fuzzing::authorized_keys(bytes, &ours);
     assert!(with.starts_with(bytes), "nothing of others is changed");
-    assert_eq!(fuzzing::authorized_keys(&with, &ours), with, "a key is there once");
+    assert_eq!(
+        fuzzing::authorized_keys(&with, &ours),
+        with,
+        "a key is there once"
+    );
     for line in text.lines() {
         if let Some((kind, content)) = fuzzing::public_key(line) {
             assert!(!kind.contains(char::is_whitespace) && !content.contains(char::is_whitespace));

@@ -33,7 +33,10 @@ pub fn run(bytes: &[u8]) {
                 && let Ok(limit) = Limit::parse(&limit)
                 && let Ok(selection) = limit.select(&inventory)
             {
-                assert!(!selection.is_empty(), "a limit that leaves nothing is an error");
+                assert!(
+                    !selection.is_empty(),
+                    "a limit that leaves nothing is an error"
+                );
             }
         }
         _ => names(&String::from_utf8_lossy(bytes)),
@@ -47,20 +50,33 @@ fn compiled(text: &str) -> Option<Inventory> {
         Err(diagnostics) => {
             let lines = text.lines().count() + 1;
             assert!(!diagnostics.as_slice().is_empty());
-            assert!(diagnostics.as_slice().iter().all(|found| found.line <= lines));
+            assert!(
+                diagnostics
+                    .as_slice()
+                    .iter()
+                    .all(|found| found.line <= lines)
+            );
             assert!(!diagnostics.to_string().is_empty());
             return None;
         }
     };
     assert_eq!(
-        format!("{:?}", cloud::parse("cloud.toml", text).expect("it was read before")),
+        format!(
+            "{:?}",
+            cloud::parse("cloud.toml", text).expect("it was read before")
+        ),
         format!("{inventory:?}"),
         "the same text is the same inventory"
     );
     let everything = Selection::everything(&inventory);
     let (none, nowhere) = (BTreeMap::new(), BTreeSet::new());
-    if let Ok(compiled) = cloud::compile(&inventory, &none, &nowhere, &everything, &samples::log()) {
-        let addresses: BTreeSet<_> = compiled.entries.values().map(|entry| entry.allocation.address).collect();
+    if let Ok(compiled) = cloud::compile(&inventory, &none, &nowhere, &everything, &samples::log())
+    {
+        let addresses: BTreeSet<_> = compiled
+            .entries
+            .values()
+            .map(|entry| entry.allocation.address)
+            .collect();
         assert!(addresses.len() <= compiled.entries.len());
     }
     Some(inventory)
@@ -78,7 +94,10 @@ fn same<T: FromStr + Display + PartialEq + Debug>(text: &str) -> Option<String> 
     let value: T = text.parse().ok()?;
     let shown = value.to_string();
     let read = shown.parse::<T>();
-    assert!(read.is_ok_and(|read| read == value), "{text:?} is shown as {shown:?}");
+    assert!(
+        read.is_ok_and(|read| read == value),
+        "{text:?} is shown as {shown:?}"
+    );
     Some(shown)
 }
 

@@ -80,8 +80,14 @@ fn build(script: &[u8]) -> (bool, Vec<(Seq, Vec<u8>)>) {
                     record.write_frame(bytes);
                     next += 1;
                 }
-                while next > 0 && records.get(next - 1).is_some_and(|last| last.header.more > 0) {
-                    let Some(record) = records.get(next) else { break };
+                while next > 0
+                    && records
+                        .get(next - 1)
+                        .is_some_and(|last| last.header.more > 0)
+                {
+                    let Some(record) = records.get(next) else {
+                        break;
+                    };
                     record.write_frame(bytes);
                     next += 1;
                 }
@@ -171,7 +177,10 @@ fn compare(directory: &Path, len: usize) {
     for (number, (at, record)) in read.iter().enumerate() {
         let (path, offset, by_scan) = &scanned.records[number];
         assert_eq!(record, by_scan, "both find the same records");
-        assert_eq!((&segment_path(directory, at.segment), at.offset), (path, *offset));
+        assert_eq!(
+            (&segment_path(directory, at.segment), at.offset),
+            (path, *offset)
+        );
         let found = record_at(directory, *at).expect("memory can be read");
         assert_eq!(found.map(|(record, _)| record).as_ref(), Some(record));
     }
@@ -180,11 +189,18 @@ fn compare(directory: &Path, len: usize) {
         let mut frame = Vec::new();
         record.write_frame(&mut frame);
         let start = usize::try_from(*offset).expect("it is in memory");
-        assert_eq!(bytes.get(start..start + frame.len()), Some(&frame[..]), "it stands where it is said to");
+        assert_eq!(
+            bytes.get(start..start + frame.len()),
+            Some(&frame[..]),
+            "it stands where it is said to"
+        );
     }
     match ended {
         Ok(tail) => {
-            assert!(scanned.is_sound, "a reader read to the end of what a scan finds damaged");
+            assert!(
+                scanned.is_sound,
+                "a reader read to the end of what a scan finds damaged"
+            );
             assert_eq!(tail, scanned.tail);
             assert_eq!(read.len(), scanned.records.len());
             // Where a store opens: behind the last record, from where nothing more is read.
@@ -196,7 +212,10 @@ fn compare(directory: &Path, len: usize) {
                 assert!(behind.next().expect("nothing is wrong there").is_none());
             }
         }
-        Err(error) => assert!(!scanned.is_sound, "a scan finds nothing wrong, a reader {error}"),
+        Err(error) => assert!(
+            !scanned.is_sound,
+            "a scan finds nothing wrong, a reader {error}"
+        ),
     }
 }
 
@@ -206,7 +225,10 @@ fn verified() {
         && report.findings.is_empty()
     {
         let scanned = scanned(&STORE.join(JOURNAL));
-        assert!(scanned.is_sound, "verify finds nothing wrong with what a scan finds damaged");
+        assert!(
+            scanned.is_sound,
+            "verify finds nothing wrong with what a scan finds damaged"
+        );
         assert_eq!(report.head.seq.0, scanned.records.len() as u64);
     }
 }

@@ -38,15 +38,25 @@ pub fn run(bytes: &[u8]) {
     }
     assert_eq!(manifest.content_len() == 0, count == 0);
     let pairs = named.chunks_exact(4);
-    let ranges = pairs.map(|pair| (u32::from(pair[0]), u32::from_le_bytes([pair[1], pair[2], pair[3], 0])));
+    let ranges = pairs.map(|pair| {
+        (
+            u32::from(pair[0]),
+            u32::from_le_bytes([pair[1], pair[2], pair[3], 0]),
+        )
+    });
     let ranges: Vec<(u32, u32)> = ranges.collect();
     let Some((pieces, numbers)) = transfer::fuzzing::numbers(&manifest, &ranges) else {
         return;
     };
     assert!(pieces as usize <= count);
     if let Some(numbers) = numbers {
-        let sum = |ranges: &[(u32, u32)]| ranges.iter().map(|range| u64::from(range.1)).sum::<u64>();
-        assert_eq!(sum(&numbers), sum(&ranges), "what is named is what is meant");
+        let sum =
+            |ranges: &[(u32, u32)]| ranges.iter().map(|range| u64::from(range.1)).sum::<u64>();
+        assert_eq!(
+            sum(&numbers),
+            sum(&ranges),
+            "what is named is what is meant"
+        );
         assert!(sum(&numbers) <= u64::from(pieces));
     }
 }

@@ -63,11 +63,21 @@ fn journal(bytes: &[u8]) {
     let path = receipts::path(layout, log());
     std::fs::write(&path, bytes).expect("memory can be written to");
     let operation = samples::receipts()[0].key.operation;
-    let report = bounded(bytes.len() + (1 << 10), || receipts::report(layout, log(), operation));
+    let report = bounded(bytes.len() + (1 << 10), || {
+        receipts::report(layout, log(), operation)
+    });
     let report = report.expect("it can be read");
-    assert_eq!(std::fs::read(&path).expect("it is there"), bytes, "looking changes nothing");
+    assert_eq!(
+        std::fs::read(&path).expect("it is there"),
+        bytes,
+        "looking changes nothing"
+    );
     let (mut journal, first) = open(layout);
-    assert_eq!(journal.live(), report.journal, "who looks and who writes judge alike");
+    assert_eq!(
+        journal.live(),
+        report.journal,
+        "who looks and who writes judge alike"
+    );
     for receipt in &report.receipts {
         assert!(first.contains(receipt), "what is reported is what is there");
     }
@@ -76,8 +86,16 @@ fn journal(bytes: &[u8]) {
     journal.append(newest).expect("memory can be written to");
     let (again, second) = open(layout);
     assert_eq!(again.live(), report.journal);
-    assert_eq!(second.last(), Some(newest), "a receipt that was appended is found");
-    assert_eq!(second[..second.len() - 1], first[..], "and so are those before it");
+    assert_eq!(
+        second.last(),
+        Some(newest),
+        "a receipt that was appended is found"
+    );
+    assert_eq!(
+        second[..second.len() - 1],
+        first[..],
+        "and so are those before it"
+    );
     tidy(own);
 }
 
@@ -116,7 +134,11 @@ fn seen(bytes: &[u8]) {
     let path = fence::path(layout, log());
     std::fs::write(&path, bytes).expect("memory can be written to");
     if let Ok(seen) = bounded(bytes.len(), || fence::read(&path, log())) {
-        assert_eq!(seen.expect("it is there").log, log(), "another log's fence is none");
+        assert_eq!(
+            seen.expect("it is there").log,
+            log(),
+            "another log's fence is none"
+        );
     }
 }
 

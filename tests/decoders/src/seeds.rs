@@ -40,7 +40,10 @@ fn with(choice: u8, bytes: impl AsRef<[u8]>) -> Vec<u8> {
 
 /// As [`crate::part`] takes it off.
 fn part(bytes: &[u8]) -> Vec<u8> {
-    let mut part = u16::try_from(bytes.len()).unwrap_or(u16::MAX).to_le_bytes().to_vec();
+    let mut part = u16::try_from(bytes.len())
+        .unwrap_or(u16::MAX)
+        .to_le_bytes()
+        .to_vec();
     part.extend_from_slice(bytes);
     part
 }
@@ -49,27 +52,41 @@ fn repository() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
 }
 
-/// The bytes of golden files whose names begin so.
-fn golden(directory: &str, prefix: &str) -> Vec<(String, Vec<u8>)> {
+/// The golden files whose names begin so, by what follows in their names.
+fn golden_texts(directory: &str, prefix: &str) -> Vec<(String, String)> {
+    let entries = fs::read_dir(repository().join(directory)).expect("golden files are there");
     let mut found = Vec::new();
-    for entry in fs::read_dir(repository().join(directory)).expect("golden files are there").flatten() {
+    for entry in entries.flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
         if let Some(rest) = name.strip_prefix(prefix) {
             let text = fs::read_to_string(entry.path()).expect("it can be read");
-            let digits: String = text.split_whitespace().collect();
-            let byte = |at: usize| u8::from_str_radix(&digits[at..at + 2], 16);
-            let bytes = (0..digits.len() / 2).map(|at| byte(at * 2).expect("hex digits"));
-            found.push((rest.to_owned(), bytes.collect()));
+            found.push((rest.to_owned(), text));
         }
     }
     found.sort();
-    assert!(!found.is_empty(), "no golden file in {directory} begins with {prefix}");
+    assert!(
+        !found.is_empty(),
+        "no golden file in {directory} begins with {prefix}"
+    );
     found
+}
+
+fn unhex(text: &str) -> Vec<u8> {
+    let digits: String = text.split_whitespace().collect();
+    let byte = |at: usize| u8::from_str_radix(&digits[at..at + 2], 16);
+    let bytes = (0..digits.len() / 2).map(|at| byte(at * 2).expect("hex digits"));
+    bytes.collect()
+}
+
+/// The bytes of golden files of events.
+fn golden(prefix: &str) -> Vec<Vec<u8>> {
+    let texts = golden_texts("events/tests/golden", prefix);
+    texts.into_iter().map(|(_, text)| unhex(&text)).collect()
 }
 
 fn record() -> Vec<Vec<u8>> {
     let mut seeds = Vec::new();
-    for (_, frame) in golden("events/tests/golden", "record.") {
+    for frame in golden("record.") {
         seeds.push(with(0, &frame));
         let (record, _) = Record::read_frame(&frame).expect("a golden record");
         let header = record.header.encode().expect("it was decoded");
@@ -79,7 +96,7 @@ fn record() -> Vec<Vec<u8>> {
         seeds.push(with(1, parts));
         seeds.push(with(2, header));
     }
-    for (_, head) in golden("events/tests/golden", "segment.") {
+    for head in golden("segment.") {
         seeds.push(with(3, &head));
         seeds.push(with(4, &head[..head.len() - 32]));
     }
@@ -90,31 +107,42 @@ fn payload() -> Vec<Vec<u8>> {
     let mut seeds = Vec::new();
     let choice = |at: usize| u8::try_from(at).unwrap_or(u8::MAX);
     for (at, (kind, _)) in KINDS.iter().enumerate() {
-        for (_, frame) in golden("events/tests/golden", &format!("record.{kind}.")) {
+        for frame in golden(&format!("record.{kind}.")) {
             let (record, _) = Record::read_frame(&frame).expect("a golden record");
             seeds.push(with(choice(at), record.payload));
         }
     }
     for (at, prefix) in ["receipt.", "intent.", "fact."].iter().enumerate() {
-        for (_, bytes) in golden("events/tests/golden", prefix) {
+        for bytes in golden(prefix) {
             seeds.push(with(choice(KINDS.len() + at), bytes));
         }
     }
     let planned = samples::planned(1, &[0]);
-    seeds.push(with(choice(KINDS.len() + 3), codec::encode(&planned).expect("a sample")));
+    seeds.push(with(
+        choice(KINDS.len() + 3),
+        codec::encode(&planned).expect("a sample"),
+    ));
     for receipt in samples::receipts() {
         let fence = codec::encode(&receipt.fence).expect("a sample");
         seeds.push(with(choice(KINDS.len() + 6), fence));
     }
     let table = tallybook_agent::steps::TABLE;
-    for (name, bytes) in golden("agent/tests/golden", "") {
-        let row = table.iter().position(|kind| name.starts_with(kind.kind));
-        for shift in row.into_iter().chain([table.len()]) {
-            // The rows follow what comes before them, in as many rounds as a byte has room for.
-            let first = (10..256).find(|number| number % table.len() == shift % table.len());
-            seeds.push(with(choice(KINDS.len() + first.unwrap_or(9)), &bytes));
+    for (name, text) in golden_texts("agent/tests/golden", "") {
+        let row = table
+            .iter()
+            .position(|kind| name == format!("{}.hex", kind.kind));
+        // The rows follow ten other choices, in as many rounds as a byte has room for.
+        let row = row.and_then(|row| (10..200).find(|number| number % table.len() == row));
+        for line in text.lines() {
+            let Some((what, hex)) = line.split_once(' ') else {
+                continue;
+            };
+            let bytes = unhex(hex);
+            seeds.push(with(choice(KINDS.len() + 9), &bytes));
+            if let Some(row) = row.filter(|_| what == "params") {
+                seeds.push(with(choice(KINDS.len() + row), bytes));
+            }
         }
-        seeds.push(with(choice(KINDS.len() + 9), bytes));
     }
     seeds
 }
@@ -127,7 +155,15 @@ fn journal() -> Vec<Vec<u8>> {
             let mut seed = vec![flags, story];
             seed.extend_from_slice(&sound);
             seeds.push(seed.clone());
-            for harm in [[8, 40, 1], [9, 90, 0], [22, 60, 2], [5, 1, 0], [6, 1, 0], [7, 1, 0], [7, 2, 0]] {
+            for harm in [
+                [8, 40, 1],
+                [9, 90, 0],
+                [22, 60, 2],
+                [5, 1, 0],
+                [6, 1, 0],
+                [7, 1, 0],
+                [7, 2, 0],
+            ] {
                 let mut harmed = seed.clone();
                 harmed.extend_from_slice(&harm);
                 harmed.extend_from_slice(&[0, 3, 0]);
@@ -177,7 +213,10 @@ fn requests() -> Vec<Request> {
         },
         Request::Peer(vec![1, 2, 3].into()),
         Request::Stop,
-        Request::Resize { columns: 80, rows: 24 },
+        Request::Resize {
+            columns: 80,
+            rows: 24,
+        },
     ]
 }
 
@@ -230,7 +269,10 @@ fn transfer() -> Vec<Vec<u8>> {
         with(0, encoded(manifest)),
         with(0, encoded(FromSender::Pack(pack))),
         with(1, message::encode(want).expect("a sample")),
-        with(1, message::encode(FromReceiver::Credit { packs: 4 }).expect("a sample")),
+        with(
+            1,
+            message::encode(FromReceiver::Credit { packs: 4 }).expect("a sample"),
+        ),
         with(2, in_parts),
         with(4, [part(local), part(local)].concat()),
     ]
@@ -248,7 +290,9 @@ fn manifest() -> Vec<Vec<u8>> {
     let sparse = fs::File::create(at("sparse")).expect("a sample");
     sparse.set_len(1 << 16).expect("a sample");
     let root = fs::File::open(tree.path()).expect("a sample");
-    let built = tallybook_agent::tree::manifest::build(root.as_fd(), &mut |_| std::ops::ControlFlow::Continue(()));
+    let built = tallybook_agent::tree::manifest::build(root.as_fd(), &mut |_| {
+        std::ops::ControlFlow::Continue(())
+    });
     let bytes = built.expect("a sample").encode();
     let mut ranges = part(&[0, 1, 0, 0]);
     ranges.extend_from_slice(&bytes);
@@ -266,7 +310,11 @@ fn receipts() -> Vec<Vec<u8>> {
         log: samples::log(),
         epoch: samples::receipts()[0].fence.epoch,
         claim_seq: samples::receipts()[0].fence.claim.seq,
-        claims: [(samples::receipts()[0].key.operation, samples::receipts()[0].fence.claim)].into(),
+        claims: [(
+            samples::receipts()[0].key.operation,
+            samples::receipts()[0].fence.claim,
+        )]
+        .into(),
     };
     let torn = &whole[..whole.len() - 9];
     let mut zeros = whole.clone();
@@ -285,7 +333,11 @@ fn receipts() -> Vec<Vec<u8>> {
 fn store() -> Vec<Vec<u8>> {
     let story = Story::of(3, 70);
     let mut block = Vec::new();
-    story.records.iter().take(64).for_each(|record| record.write_frame(&mut block));
+    story
+        .records
+        .iter()
+        .take(64)
+        .for_each(|record| record.write_frame(&mut block));
     let head = format!("{} {:020} {}", samples::log(), 7, Hash([8; 32]));
     let claim = codec::encode(&samples::receipts()[0].fence).expect("a sample");
     vec![
@@ -345,17 +397,34 @@ fn guest_text() -> Vec<Vec<u8>> {
 
 fn inventory() -> Vec<Vec<u8>> {
     let readme = fs::read_to_string(repository().join("README.md")).expect("the page is there");
-    let example = readme.split("```toml\n").nth(1).and_then(|rest| rest.split("```").next());
+    let example = readme
+        .split("```toml\n")
+        .nth(1)
+        .and_then(|rest| rest.split("```").next());
     let example = example.expect("the page has an inventory");
     let mut limited = part(b"cn*, !cn2, @all");
     limited.extend_from_slice(example.as_bytes());
     let mut seeds = vec![
         with(0, example),
-        with(0, "[cloud]\nname = \"x\"\n[network]\nsubnet = \"10.7.0.0/16\"\n[groups]\na = [\"h\"]\n[hosts.h]\nlocal = true\n"),
+        with(
+            0,
+            "[cloud]\nname = \"x\"\n[network]\nsubnet = \"10.7.0.0/16\"\n[groups]\na = [\"h\"]\n[hosts.h]\nlocal = true\n",
+        ),
         with(1, "cn1,@web !d1.foo.net *.x all"),
         with(2, limited),
     ];
-    for text in ["cn1.example.org", "container:cn1/web", "10.5.0.1/16", "00:16:3e:01:02:03", "40000-50000", "2026-11-23T00:52:58Z", "#12", "libc6", "065cc5fd3432", "00:16:3e"] {
+    for text in [
+        "cn1.example.org",
+        "container:cn1/web",
+        "10.5.0.1/16",
+        "00:16:3e:01:02:03",
+        "40000-50000",
+        "2026-11-23T00:52:58Z",
+        "#12",
+        "libc6",
+        "065cc5fd3432",
+        "00:16:3e",
+    ] {
         seeds.push(with(3, text));
     }
     let operation = samples::receipts()[0].key.operation;
@@ -368,12 +437,29 @@ fn ssh() -> Vec<Vec<u8>> {
     let key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIHgQeGVLQ3GTxQ8xLJ3hTLTXJ8F5uEqfCIcx3TxKxk5Z";
     vec![
         with(0, format!("cn1.example.org {key}\n")),
-        with(0, format!("@revoked * {key}\n@cert-authority *.example.org {key}\n")),
-        with(0, format!("|1|MDEyMzQ1Njc4OWFiY2RlZmdoaWo=|AAAAAAAAAAAAAAAAAAAAAAAAAAA= {key}\n[*]:22*,!x {key} c\n")),
-        with(1, "host cn1\nuser adm\nhostname 192.0.2.7\nport 2222\nidentityfile ~/.ssh/a\nproxyjump u@j1:22,j2\nuserknownhostsfile ~/.ssh/kh /x\nproxycommand none\n"),
-        with(2, "skip /usr/lib exec: Permission denied\nplaced /var/lib/tallybook/agent\n"),
+        with(
+            0,
+            format!("@revoked * {key}\n@cert-authority *.example.org {key}\n"),
+        ),
+        with(
+            0,
+            format!(
+                "|1|MDEyMzQ1Njc4OWFiY2RlZmdoaWo=|AAAAAAAAAAAAAAAAAAAAAAAAAAA= {key}\n[*]:22*,!x {key} c\n"
+            ),
+        ),
+        with(
+            1,
+            "host cn1\nuser adm\nhostname 192.0.2.7\nport 2222\nidentityfile ~/.ssh/a\nproxyjump u@j1:22,j2\nuserknownhostsfile ~/.ssh/kh /x\nproxycommand none\n",
+        ),
+        with(
+            2,
+            "skip /usr/lib exec: Permission denied\nplaced /var/lib/tallybook/agent\n",
+        ),
         with(3, "root@[fd00::1]:2222"),
         with(3, "adm@cn1:22"),
-        with(4, [part(b"ssh-ed25519"), key[12..].as_bytes().to_vec()].concat()),
+        with(
+            4,
+            [part(b"ssh-ed25519"), key[12..].as_bytes().to_vec()].concat(),
+        ),
     ]
 }

@@ -42,8 +42,14 @@ fn judged(bytes: &[u8]) {
     if let Verdict::Trusted(place) = &verdict {
         let line = bytes.split(|byte| *byte == b'\n').nth(place.line - 1);
         let line = String::from_utf8_lossy(line.expect("the place is within the file"));
-        assert!(line.contains(KEY), "trusted by a line that does not have the key");
-        assert!(!line.trim_start().starts_with(['#', '@']), "trusted by a line that is no host's");
+        assert!(
+            line.contains(KEY),
+            "trusted by a line that does not have the key"
+        );
+        assert!(
+            !line.trim_start().starts_with(['#', '@']),
+            "trusted by a line that is no host's"
+        );
     }
     drop(known.algorithms(&ours.lookup));
     // A key that an operator accepted is on record from then on, and another is not.
@@ -55,7 +61,10 @@ fn judged(bytes: &[u8]) {
     }
     if unknown {
         assert!(matches!(known.judge(&ours), Verdict::Trusted(_)));
-        assert!(matches!(known.judge(&other), Verdict::Changed(_) | Verdict::Revoked(_)));
+        assert!(matches!(
+            known.judge(&other),
+            Verdict::Changed(_) | Verdict::Revoked(_)
+        ));
     }
 }
 
@@ -84,11 +93,22 @@ fn destination(text: &str) {
     if let Some((user, host, port)) = fuzzing::destination(text) {
         assert!(text.contains(host));
         assert!(user.is_none_or(|user| text.starts_with(user)));
-        assert!(port.is_none_or(|port| text.trim_end().ends_with(&port.to_string()) || text.contains(':')));
+        assert!(
+            port.is_none_or(
+                |port| text.trim_end().ends_with(&port.to_string()) || text.contains(':')
+            )
+        );
     }
     if let Some(jump) = Jump::parse(text) {
-        assert!(!jump.address.starts_with('-') && !jump.address.is_empty(), "it would be an option");
-        assert!(jump.address.chars().all(|c| !c.is_whitespace() && !c.is_control()));
+        assert!(
+            !jump.address.starts_with('-') && !jump.address.is_empty(),
+            "it would be an option"
+        );
+        assert!(
+            jump.address
+                .chars()
+                .all(|c| !c.is_whitespace() && !c.is_control())
+        );
     }
 }
 

@@ -47,7 +47,10 @@ fn head(bytes: &[u8]) {
 fn checked_head(bytes: &[u8]) -> Vec<u8> {
     let text = String::from_utf8_lossy(bytes);
     let said = text.lines().next().unwrap_or_default();
-    let check = Hash(blake3::derive_key("tallybook 2026-11 head file", said.as_bytes()));
+    let check = Hash(blake3::derive_key(
+        "tallybook 2026-11 head file",
+        said.as_bytes(),
+    ));
     format!("{said} {check}\n").into_bytes()
 }
 

@@ -91,7 +91,9 @@ fn manifest(mut bytes: &[u8]) {
     }
     let expect = id_of(b"a manifest");
     // Compressed, the other end may well say more than it sends: that is bounded by what the manifest is to have.
-    let got = bounded(len + 64, || fuzzing::manifest(&mut Peer(parts), expect, wanted));
+    let got = bounded(len + 64, || {
+        fuzzing::manifest(&mut Peer(parts), expect, wanted)
+    });
     if let Ok(got) = got {
         assert_eq!((got.len() as u64, id_of(&got)), (wanted, expect));
     }
@@ -108,7 +110,11 @@ fn journal(bytes: &[u8]) {
         assert!(opened.0.is_empty(), "one of something else is begun anew");
     }
     let again = fuzzing::open_journal(&JOURNAL, MANIFEST).expect("it can be opened");
-    assert_eq!((again.0, again.1), (opened.0, false), "what is cut off is cut off once");
+    assert_eq!(
+        (again.0, again.1),
+        (opened.0, false),
+        "what is cut off is cut off once"
+    );
 }
 
 /// A journal of whatever records, each with the sum that it must have.
@@ -126,7 +132,9 @@ fn checked(mut bytes: &[u8]) -> Vec<u8> {
         journal.extend_from_slice(body);
     }
     // The last one may have been cut.
-    let cut = journal.len().saturating_sub(usize::from(bytes.first().copied().unwrap_or(0)));
+    let cut = journal
+        .len()
+        .saturating_sub(usize::from(bytes.first().copied().unwrap_or(0)));
     journal.truncate(cut);
     journal
 }

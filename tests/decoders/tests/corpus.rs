@@ -37,7 +37,11 @@ fn run(target: &str) {
     for file in corpus.iter().chain(&regressions) {
         let bytes = fs::read(file).unwrap();
         let ran = std::panic::catch_unwind(|| body(&bytes));
-        assert!(ran.is_ok(), "{} breaks a promise; what it said is above", file.display());
+        assert!(
+            ran.is_ok(),
+            "{} breaks a promise; what it said is above",
+            file.display()
+        );
     }
 }
 

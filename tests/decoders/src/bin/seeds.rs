@@ -14,8 +14,9 @@ fn main() -> ExitCode {
         let own = directory.join(target);
         let written = std::fs::create_dir_all(&own).and_then(|()| {
             let all = seeds::of(target).into_iter().enumerate();
-            all.into_iter()
-                .try_for_each(|(number, bytes)| std::fs::write(own.join(format!("seed-{number}")), bytes))
+            all.into_iter().try_for_each(|(number, bytes)| {
+                std::fs::write(own.join(format!("seed-{number}")), bytes)
+            })
         });
         if let Err(error) = written {
             eprintln!("seeds: can't write in {}: {error}", own.display());
