@@ -57,6 +57,9 @@ pub fn apt_stanzas(text: &str) -> Vec<Source> {
 }
 
 /// What apt and dpkg say when they fail.
+///
+/// # Errors
+/// The failure that it is taken for.
 pub fn apt_failure(ended: &Ended) -> Result<(), StepFailure> {
     packages::judge("apt-get", ended)
 }

@@ -308,6 +308,9 @@ pub(super) fn reread(bytes: &[u8]) -> Option<Vec<u8>> {
 
 impl Index {
     /// For the fuzz targets: puts something in the place of a block.
+    ///
+    /// # Errors
+    /// When sled refuses.
     #[doc(hidden)]
     pub fn put_block(&self, number: u64, bytes: &[u8]) -> Result<(), Error> {
         guarded(&self.path, || {

@@ -13,24 +13,40 @@ use super::receive::{Order, fetch_manifest};
 use crate::step::Link;
 use crate::tree::manifest::Manifest;
 
-/// The records of a journal, each encoded, and whether it is damaged; `None` when it is not one of this manifest.
-pub fn read_journal(
-    path: &Path,
-    manifest: Hash,
-) -> Result<Option<(Vec<Vec<u8>>, bool)>, StepFailure> {
-    let told = journal::read(path, manifest)?;
-    Ok(told.map(|told| (encoded(&told.records), told.damage.is_some())))
+/// What a journal says.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Told {
+    /// Its records, each encoded.
+    pub records: Vec<Vec<u8>>,
+    /// Whether it is damaged.
+    pub is_damaged: bool,
+}
+
+impl Told {
+    fn of(told: &journal::Told) -> Self {
+        let records = told.records.iter().map(codec::encode);
+        Told {
+            records: records.map(Result::unwrap_or_default).collect(),
+            is_damaged: told.damage.is_some(),
+        }
+    }
+}
+
+/// What a journal says; `None` when it is not one of this manifest.
+///
+/// # Errors
+/// When it can't be read.
+pub fn read_journal(path: &Path, manifest: Hash) -> Result<Option<Told>, StepFailure> {
+    Ok(journal::read(path, manifest)?.as_ref().map(Told::of))
 }
 
 /// The same, of a journal that is opened to go on with.
-pub fn open_journal(path: &Path, manifest: Hash) -> Result<(Vec<Vec<u8>>, bool), StepFailure> {
+///
+/// # Errors
+/// When it can't be read or repaired.
+pub fn open_journal(path: &Path, manifest: Hash) -> Result<Told, StepFailure> {
     let (_, told) = Journal::open(path, manifest)?;
-    Ok((encoded(&told.records), told.damage.is_some()))
-}
-
-fn encoded(records: &[journal::Record]) -> Vec<Vec<u8>> {
-    let bytes = records.iter().map(codec::encode);
-    bytes.map(Result::unwrap_or_default).collect()
+    Ok(Told::of(&told))
 }
 
 /// How many pieces a manifest has, and the numbers in ranges that the other end sent, as ranges again.
@@ -41,6 +57,9 @@ pub fn numbers(manifest: &Manifest, named: &Ranges) -> Option<(u32, Option<Range
 }
 
 /// Receives a manifest's bytes that are to have this length and id.
+///
+/// # Errors
+/// When the other end does not send them.
 pub fn manifest(link: &mut dyn Link, expect: Hash, len: u64) -> Result<Vec<u8>, StepFailure> {
     let order = Order {
         expect,

@@ -41,7 +41,7 @@ pub fn run(bytes: &[u8]) {
 fn sockets(text: &str) {
     for line in text.lines() {
         for state in ["0A", "07"] {
-            drop(fuzzing::listener(line, state));
+            let _listener = fuzzing::listener(line, state);
         }
     }
 }

@@ -459,7 +459,7 @@ fn ssh() -> Vec<Vec<u8>> {
         with(3, "adm@cn1:22"),
         with(
             4,
-            [part(b"ssh-ed25519"), key[12..].as_bytes().to_vec()].concat(),
+            [part(b"ssh-ed25519"), key.as_bytes()[12..].to_vec()].concat(),
         ),
     ]
 }
