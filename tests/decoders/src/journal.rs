@@ -31,7 +31,7 @@ static STORE: LazyLock<PathBuf> = LazyLock::new(|| {
 });
 
 /// The most bytes a script may build: it can double what is there.
-const LEN_MAX: usize = 1 << 17;
+const LEN_MAX: usize = 1 << 14;
 
 /// Builds a journal by a script, and has it read.
 pub fn run(bytes: &[u8]) {
@@ -70,7 +70,7 @@ fn build(script: &[u8]) -> (bool, Vec<(Seq, Vec<u8>)>) {
             break;
         };
         total += bytes.len();
-        if total > LEN_MAX * 8 || bytes.len() > LEN_MAX {
+        if total > LEN_MAX * 4 || bytes.len() > LEN_MAX {
             break;
         }
         match what % 12 {
@@ -127,7 +127,7 @@ fn build(script: &[u8]) -> (bool, Vec<(Seq, Vec<u8>)>) {
     }
     // The same name twice is the same file.
     segments.sort_by_key(|(first, _)| *first);
-    (flags & 7 == 0, segments)
+    (flags & 15 == 0, segments)
 }
 
 fn head(first: Seq, previous: Hash, epoch: Epoch) -> Vec<u8> {
@@ -181,19 +181,22 @@ fn compare(directory: &Path, len: usize) {
             (&segment_path(directory, at.segment), at.offset),
             (path, *offset)
         );
-        let found = record_at(directory, *at).expect("memory can be read");
-        assert_eq!(found.map(|(record, _)| record).as_ref(), Some(record));
+        // A file is opened each time: the ends are enough.
+        if number == 0 || number + 1 == read.len() {
+            let found = record_at(directory, *at).expect("memory can be read");
+            assert_eq!(found.map(|(record, _)| record).as_ref(), Some(record));
+        }
     }
+    let mut open: (&Path, Vec<u8>) = (Path::new(""), Vec::new());
     for (path, offset, record) in &scanned.records {
-        let bytes = fs::read(path).expect("it is there");
+        if open.0 != path {
+            open = (path, fs::read(path).expect("it is there"));
+        }
         let mut frame = Vec::new();
         record.write_frame(&mut frame);
         let start = usize::try_from(*offset).expect("it is in memory");
-        assert_eq!(
-            bytes.get(start..start + frame.len()),
-            Some(&frame[..]),
-            "it stands where it is said to"
-        );
+        let there = open.1.get(start..start + frame.len());
+        assert_eq!(there, Some(&frame[..]), "it stands where it is said to");
     }
     match ended {
         Ok(tail) => {
