@@ -146,10 +146,10 @@ mod tests {
     #[test]
     fn a_map_that_is_a_key_does_not_grow_without_end() {
         // Maps of one pair, each the key of the one around it.
-        let mut bytes = vec![0x81; 200];
+        let mut bytes = vec![0x81; 20];
         bytes.push(0xa1);
         bytes.push(b'"');
-        bytes.extend([0xc0; 200]);
+        bytes.extend([0xc0; 20]);
         assert!(value(&Blob(bytes)).to_string().len() < 1000);
     }
 }
