@@ -1,8 +1,8 @@
 #!/bin/bash
 # test.sh [--no-lab | --lab-only]
 #
-# Everything there is to check: format, lints, documentation, shell scripts, the tests of every crate, then the cases of the lab
-# on real hosts (tests/lab). Goes on after a failure so that all of them are told; fails when anything did. Installs by apt what
+# Everything there is to check: format, lints, documentation, shell scripts, the tests of every crate, a short run of every fuzz
+# target (tests/fuzz), then the cases of the lab on real hosts (tests/lab). Goes on after a failure so that all of them are told; fails when anything did. Installs by apt what
 # is missing, and says so. The lab is taken down at every exit. The last line is `N passed, N failed`: the tests that ran, and one
 # for each other check.
 #
@@ -83,6 +83,7 @@ of_nextest() { # "     Summary [   1.2s] 9 tests run: 7 passed (1 slow), 1 faile
 of_cargo() { # "test result: ok. 12 passed; 0 failed; 1 ignored; …", once a binary
     awk '/^test result:/ { for (i = 1; i < NF; i++) { if ($(i + 1) == "passed;") p += $i; if ($(i + 1) == "failed;") f += $i } } END { print p + 0, f + 0 }' "$1"
 }
+of_fuzz() { awk '/^fuzz: [0-9]+ passed/ { p = $2; f = $4 } END { print p + 0, f + 0 }' "$1"; }
 of_cases() { awk '/^cases: / { p = $2; f = $4 } END { print p + 0, f + 0 }' "$1"; }
 
 shell_scripts() { git ls-files -z | xargs -0 awk 'FNR == 1 && /^#!.*sh$|^# shellcheck shell=/ { print FILENAME } { nextfile }'; }
@@ -116,6 +117,7 @@ test_crates() {
         cat "$work/said"
         count 0 1 "examples in the documentation"
     fi
+    tests "fuzz targets" of_fuzz scripts/fuzz.sh --seconds 8
     grep -rn --include='*.rs' '#\[ignore' . --exclude-dir=target | sed 's/^\.\//not run, but by hand: /'
     return 0
 }
@@ -138,7 +140,7 @@ if [ $with_crates = yes ]; then test_crates || count 0 1 "what the tests need"; 
 if [ $with_lab = yes ]; then test_lab || count 0 1 "the lab could not be raised, or not be removed"; fi
 
 echo
-[ $with_crates = yes ] || echo "NOT RUN, because of --lab-only: format, lints, documentation, shell scripts, the tests of the crates"
+[ $with_crates = yes ] || echo "NOT RUN, because of --lab-only: format, lints, documentation, shell scripts, the tests of the crates, the fuzz targets"
 [ $with_lab = yes ] || echo "NOT RUN, because of --no-lab: the lab, that is everything on real hosts"
 for failure in "${failures[@]}"; do echo "failed: $failure"; done
 echo "in $(((SECONDS - began) / 60)) min $(((SECONDS - began) % 60)) s"

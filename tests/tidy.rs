@@ -126,7 +126,10 @@ fn sources() -> BTreeMap<PathBuf, String> {
         for entry in std::fs::read_dir(directory).unwrap() {
             let path = entry.unwrap().path();
             if path.is_dir() {
-                open.push(path);
+                // What cargo-fuzz builds.
+                if path != root().join("tests/fuzz/target") {
+                    open.push(path);
+                }
             } else if path.extension().is_some_and(|extension| extension == "rs") {
                 let text = std::fs::read_to_string(&path).unwrap();
                 found.insert(path.strip_prefix(root()).unwrap().to_owned(), text);
@@ -199,6 +202,37 @@ fn commands_that_are_named_exist() {
     }
     assert!(faults.is_empty(), "{}", faults.join("\n"));
     assert!(seen > 40, "only {seen} commands are named");
+}
+
+/// A fuzz target that is not built, not run, not tested or not described is none.
+#[test]
+fn every_fuzz_target_is_run() {
+    let read = |path: &str| std::fs::read_to_string(root().join(path)).unwrap();
+    let files = std::fs::read_dir(root().join("tests/fuzz/fuzz_targets")).unwrap();
+    let files: BTreeSet<String> = files
+        .map(|entry| entry.unwrap().path())
+        .map(|path| path.file_stem().unwrap().to_str().unwrap().to_owned())
+        .collect();
+    let between = |text: &str, before: &str, after: &str| -> BTreeSet<String> {
+        let lines = text.lines().filter_map(|line| line.strip_prefix(before));
+        let names = lines.filter_map(|rest| rest.split_once(after));
+        names.map(|(name, _)| name.to_owned()).collect()
+    };
+    let manifest = read("tests/fuzz/Cargo.toml");
+    let (_, bins) = manifest.split_once("[[bin]]").unwrap();
+    let run = between(bins, "name = \"", "\"");
+    assert_eq!(
+        run, files,
+        "scripts/fuzz.sh runs what tests/fuzz/Cargo.toml names"
+    );
+    let described = between(&read("tests/fuzz/README.md"), "| `", "`");
+    assert_eq!(
+        described, files,
+        "tests/fuzz/README.md describes every target"
+    );
+    let mut bodies = between(&read("tests/decoders/src/lib.rs"), "    (\"", "\"");
+    bodies.insert("selftest".to_owned());
+    assert_eq!(bodies, files, "tests/decoders has a body for every target");
 }
 
 #[test]

@@ -12,6 +12,8 @@ mod deadline;
 pub mod durable;
 pub mod fence;
 mod frozen;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod guest;
 pub mod keeper;
 pub mod layout;

@@ -301,7 +301,12 @@ pub fn read_frame<T: for<'de> Deserialize<'de>>(mut from: impl Read) -> Result<O
             Err(error) => return Err(error.into()),
         }
     }
-    let mut body = vec![0; frame_len(head)?];
-    from.read_exact(&mut body)?;
+    let len = frame_len(head)?;
+    // Not reserved at once: a length is only a claim until the bytes are here.
+    let mut body = Vec::new();
+    from.take(len as u64).read_to_end(&mut body)?;
+    if body.len() < len {
+        return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
+    }
     Ok(Some(codec::decode(&body)?))
 }

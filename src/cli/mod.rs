@@ -155,3 +155,32 @@ commands! {
     Verify(verify::Args),
     Replay(replay::Args),
 }
+
+/// A door for the fuzz targets (`tests/fuzz`): what names things on the command line. Nothing else may use it.
+#[doc(hidden)]
+pub mod fuzzing {
+    use std::fmt::Display;
+    use std::str::FromStr;
+
+    use super::argument::{self, ContainerArgument, EntityArgument, OperationArgument, Point};
+
+    /// A text as each sort of argument that it is, shown again where that sort can be.
+    pub fn arguments(text: &str) -> Vec<String> {
+        fn shown<T: FromStr + Display>(text: &str) -> Option<String> {
+            text.parse::<T>().ok().map(|argument| argument.to_string())
+        }
+        let entity = text.parse::<EntityArgument>().ok();
+        let point = text.parse::<Point>().ok().map(|_| text.to_owned());
+        let seq = argument::seq(text).ok().map(|seq| seq.to_string());
+        [
+            shown::<ContainerArgument>(text),
+            shown::<OperationArgument>(text),
+            entity.map(|entity| entity.text),
+            point,
+            seq,
+        ]
+        .into_iter()
+        .flatten()
+        .collect()
+    }
+}

@@ -358,7 +358,12 @@ async fn read_reply(
         Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => return Ok(None),
         Err(error) => return Err(error.into()),
     }
-    let mut body = vec![0; protocol::frame_len(head)?];
-    stdout.read_exact(&mut body).await?;
+    let len = protocol::frame_len(head)?;
+    // Not reserved at once: a length is only a claim until the bytes are here.
+    let mut body = Vec::new();
+    stdout.take(len as u64).read_to_end(&mut body).await?;
+    if body.len() < len {
+        return Err(std::io::Error::from(std::io::ErrorKind::UnexpectedEof).into());
+    }
     Ok(Some(codec::decode(&body)?))
 }

@@ -246,13 +246,13 @@ fn read_look(session: &Session, output: Output, arch: &str) -> Result<Option<Str
 }
 
 #[derive(Debug, PartialEq, Eq)]
-enum Placed {
+pub(super) enum Placed {
     At(String),
     Lost(String),
     Nowhere,
 }
 
-fn read_place(text: &str, tried: &mut Vec<Refused>) -> Placed {
+pub(super) fn read_place(text: &str, tried: &mut Vec<Refused>) -> Placed {
     for line in text.lines() {
         let (word, rest) = line.split_once(' ').unwrap_or((line, ""));
         if word == "placed" {

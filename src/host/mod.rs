@@ -12,6 +12,8 @@ pub mod agent_push;
 mod auth;
 pub mod command;
 pub mod error;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod known_hosts;
 mod local;
 mod session;

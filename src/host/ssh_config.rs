@@ -127,7 +127,7 @@ fn defaults(host: &str, user: Option<&str>, port: Option<u16>, settings: &Settin
 }
 
 /// Reads the output of `ssh -G`: a keyword in lower case and its value, a line each.
-fn parse(asked: &str, text: &str, settings: &Settings) -> Result<Resolved, String> {
+pub(super) fn parse(asked: &str, text: &str, settings: &Settings) -> Result<Resolved, String> {
     let mut resolved = Resolved {
         host: asked.to_owned(),
         agent: settings.agent_socket.clone(),

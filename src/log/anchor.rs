@@ -299,3 +299,8 @@ impl KeptHead {
         Ok((found != Some(hash)).then(other))
     }
 }
+
+/// For the fuzz targets: the line of the file `head`, decoded and encoded again.
+pub(super) fn reread(bytes: &[u8]) -> Option<Vec<u8>> {
+    Anchor::decode(bytes).map(|anchor| anchor.encode())
+}

@@ -626,3 +626,18 @@ async fn take_role(
         .map_err(|error| failed(std::io::Error::other(error)))??;
     Ok(Role::Holder(Holder::serve(directory, opened)?))
 }
+
+/// Doors for the fuzz targets (`tests/fuzz`): what comes through the socket, and the file `head`. Each is decoded and
+/// encoded again. Nothing else may use them.
+#[doc(hidden)]
+pub mod fuzzing {
+    /// A message of the socket.
+    pub fn message(bytes: &[u8], is_request: bool) -> Option<Vec<u8>> {
+        super::socket::reread(bytes, is_request)
+    }
+
+    /// The file `head`.
+    pub fn head(bytes: &[u8]) -> Option<Vec<u8>> {
+        super::anchor::reread(bytes)
+    }
+}

@@ -561,6 +561,14 @@ async fn write(stream: &mut UnixStream, bytes: &[u8]) -> io::Result<()> {
     stream.flush().await
 }
 
+/// For the fuzz targets: a request, or an answer, that is decoded and encoded again.
+pub(super) fn reread(bytes: &[u8], is_request: bool) -> Option<Vec<u8>> {
+    match is_request {
+        true => codec::encode(&codec::decode::<Request>(bytes).ok()?).ok(),
+        false => codec::encode(&codec::decode::<Answer>(bytes).ok()?).ok(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

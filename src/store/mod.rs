@@ -99,3 +99,18 @@ fn guarded<T>(path: &Path, run: impl FnOnce() -> sled::Result<T>) -> Result<T, E
 fn is_lock(error: &sled::Error) -> bool {
     matches!(error, sled::Error::Io(error) if error.to_string().starts_with("could not acquire lock"))
 }
+
+/// Doors for the fuzz targets (`tests/fuzz`): the values in the databases, decoded and encoded again. Nothing else may
+/// use them.
+#[doc(hidden)]
+pub mod fuzzing {
+    /// What the projections hold under a key of this class; what they say of themselves, for class 0.
+    pub fn projected(class: u8, bytes: &[u8]) -> Option<Vec<u8>> {
+        super::projection::reread(class, bytes)
+    }
+
+    /// What the index says of itself.
+    pub fn sealed(bytes: &[u8]) -> Option<Vec<u8>> {
+        super::index::reread(bytes)
+    }
+}

@@ -389,3 +389,35 @@ impl Projection {
         })
     }
 }
+
+/// For the fuzz targets: what [`Projection::load`] decodes, encoded again.
+pub(super) fn reread(class: u8, bytes: &[u8]) -> Option<Vec<u8>> {
+    use tallybook_events::ids::OperationId;
+    use tallybook_events::subject::Subject;
+    use tallybook_replay::state;
+
+    fn again<T: DeserializeOwned + Serialize>(bytes: &[u8]) -> Option<Vec<u8>> {
+        codec::encode(&codec::decode::<T>(bytes).ok()?).ok()
+    }
+    match class {
+        0 => {
+            let meta: Meta = codec::decode(bytes).ok()?;
+            let head: MetaHead = codec::decode(bytes).ok()?;
+            let version: MetaVersion = codec::decode(bytes).ok()?;
+            let is_same = meta.head == head.head && meta.code_version == version.code_version;
+            assert!(is_same, "its part says what the whole does not");
+            codec::encode(&meta).ok()
+        }
+        b'l' => again::<state::Link>(bytes),
+        b'h' => again::<state::Host>(bytes),
+        b'c' => again::<state::Container>(bytes),
+        b't' => again::<state::TemplateGeneration>(bytes),
+        b'a' => again::<tallybook_events::allocation::Allocation>(bytes),
+        b'o' => again::<state::OperationSummary>(bytes),
+        b'm' => again::<OperationId>(bytes),
+        b'i' => again::<(tallybook_events::ids::Seq, Hash)>(bytes),
+        // Keys.
+        b'S' => again::<Subject>(bytes),
+        _ => None,
+    }
+}

@@ -89,7 +89,7 @@ fn belongs(source: &Source, release: &str) -> bool {
 }
 
 /// `deb [signed-by=…] URI SUITE COMPONENT…`
-fn one_line(line: &str) -> Option<Source> {
+pub(crate) fn one_line(line: &str) -> Option<Source> {
     let line = line.split('#').next().unwrap_or_default().trim();
     let mut rest = line.strip_prefix("deb ")?.trim_start();
     let mut signed_by = None;
@@ -115,7 +115,7 @@ fn keyring(text: &str) -> Option<PathBuf> {
 }
 
 /// The stanzas of a deb822 file.
-fn stanzas(text: &str) -> Vec<Source> {
+pub(crate) fn stanzas(text: &str) -> Vec<Source> {
     let mut sources = Vec::new();
     let mut fields: Vec<(String, String)> = Vec::new();
     for line in text.lines().chain(std::iter::once("")) {

@@ -72,7 +72,7 @@ pub fn read(path: &Path) -> Result<Found, StepFailure> {
     Ok(String::from_utf8(bytes).map_or(Found::Foreign, |text| parse(&text)))
 }
 
-fn parse(text: &str) -> Found {
+pub(crate) fn parse(text: &str) -> Found {
     let Some(rest) = text.strip_prefix(HEADER) else {
         return Found::Foreign;
     };

@@ -91,7 +91,7 @@ pub fn listeners(layout: &Layout, protocol: Protocol) -> Result<Vec<Listener>, S
 }
 
 /// A line of `/proc/net/tcp` and its like, proc(5): `sl local remote st … inode`.
-fn parse(line: &str, state: &str) -> Option<Listener> {
+pub(crate) fn parse(line: &str, state: &str) -> Option<Listener> {
     let fields: Vec<&str> = line.split_whitespace().collect();
     if *fields.get(3)? != state {
         return None;

@@ -128,8 +128,14 @@ pub fn holder(layout: &Layout, address: Ipv4Addr) -> Result<Option<Mac>, StepFai
 
 /// Who has a lease on an address, as dnsmasq last wrote it down; what can't be read is as if there were none.
 fn leased_to(layout: &Layout, address: Ipv4Addr) -> Option<Mac> {
-    // `expiry mac address name client-id`, one a line.
-    let leases = fs::read_to_string(layout.leases()).unwrap_or_default();
+    holder_in(
+        &fs::read_to_string(layout.leases()).unwrap_or_default(),
+        address,
+    )
+}
+
+/// Who has a lease on an address in a file of leases: `expiry mac address name client-id`, one a line.
+pub(crate) fn holder_in(leases: &str, address: Ipv4Addr) -> Option<Mac> {
     let address = address.to_string();
     leases.lines().find_map(|line| {
         let fields: Vec<&str> = line.split(' ').collect();

@@ -125,7 +125,7 @@ pub fn forwards(layout: &Layout, but: Option<&ContainerName>) -> Result<Forwards
     Ok(forwards)
 }
 
-fn parse_line(line: &str) -> Option<((Protocol, u16), (Ipv4Addr, u16))> {
+pub(crate) fn parse_line(line: &str) -> Option<((Protocol, u16), (Ipv4Addr, u16))> {
     let mut fields = line.split(' ');
     let protocol = match fields.next()? {
         "tcp" => Protocol::Tcp,
@@ -206,7 +206,7 @@ fn table_body(nat: &Nat, forwards: &Forwards) -> String {
 
 /// How many rules each chain of a table has, and how many elements each map: nft has its own words for them, which
 /// differ between its versions, and `nft flush` leaves the comment.
-fn shape(table: &str) -> BTreeMap<&str, usize> {
+pub(crate) fn shape(table: &str) -> BTreeMap<&str, usize> {
     let (mut shape, mut block) = (BTreeMap::new(), None);
     for line in table.lines().map(str::trim) {
         let opened = line

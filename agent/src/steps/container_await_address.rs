@@ -40,7 +40,7 @@ pub struct Addressed {
 }
 
 /// The local addresses in a `fib_trie` (a leaf `|-- A` followed by `/32 host LOCAL`), without loopback's.
-fn local_addresses(fib_trie: &str) -> Vec<Ipv4Addr> {
+pub(crate) fn local_addresses(fib_trie: &str) -> Vec<Ipv4Addr> {
     let mut leaf = None;
     let mut found = Vec::new();
     for line in fib_trie.lines() {
@@ -144,7 +144,7 @@ impl ContainerAwaitAddress {
 }
 
 /// Whether the ARP table knows who has an address (flag `ATF_COM`, 0x2).
-fn is_resolved(table: &str, address: Ipv4Addr) -> bool {
+pub(crate) fn is_resolved(table: &str, address: Ipv4Addr) -> bool {
     table.lines().any(|line| {
         let mut words = line.split_whitespace();
         words.next().and_then(|word| word.parse().ok()) == Some(address)

@@ -175,7 +175,7 @@ impl ContainerConfigure {
 }
 
 /// `/etc/hosts` with the container's own name and without another machine's.
-fn hosts(old: &str, name: &str, domain: Option<&str>) -> String {
+pub(crate) fn hosts(old: &str, name: &str, domain: Option<&str>) -> String {
     let names = match (name.split_once('.'), domain) {
         (Some((short, _)), _) => format!("{name} {short}"),
         (None, Some(domain)) => format!("{name}.{domain} {name}"),
@@ -199,7 +199,7 @@ fn hosts(old: &str, name: &str, domain: Option<&str>) -> String {
 }
 
 /// Type and content of a public key within its line: what makes two lines the same key.
-fn key_of(line: &str) -> Option<(&str, &str)> {
+pub(crate) fn key_of(line: &str) -> Option<(&str, &str)> {
     let words: Vec<&str> = line.split_whitespace().collect();
     words.windows(2).find_map(|pair| match pair {
         [kind, content]
@@ -218,7 +218,7 @@ fn key_of(line: &str) -> Option<(&str, &str)> {
 }
 
 /// The lines there were, and those keys that were not among them.
-fn with_keys(old: &[u8], keys: &[String]) -> Vec<u8> {
+pub(crate) fn with_keys(old: &[u8], keys: &[String]) -> Vec<u8> {
     let mut text = old.to_vec();
     if !text.is_empty() && !text.ends_with(b"\n") {
         text.push(b'\n');
@@ -289,7 +289,7 @@ fn key_name(context: &mut Context<'_>, line: &str) -> Result<String, StepFailure
 }
 
 /// The fingerprint in what `ssh-keygen -l` prints.
-fn fingerprint(printed: &[u8]) -> Option<String> {
+pub(crate) fn fingerprint(printed: &[u8]) -> Option<String> {
     String::from_utf8_lossy(printed)
         .split_whitespace()
         .find(|word| word.starts_with("SHA256:"))

@@ -43,8 +43,14 @@ struct Address {
 fn addresses(context: &mut Context<'_>) -> Result<Vec<(String, Ipv4Addr, u8)>, StepFailure> {
     let list = Program::new(["ip", "-json", "-family", "inet", "address", "show"]);
     let ended = context.run(&list)?;
-    let interfaces: Vec<Interface> =
-        serde_json::from_slice(&ended.stdout).map_err(|e| failure(FailureClass::Command, &e))?;
+    addresses_in(&ended.stdout).map_err(|e| failure(FailureClass::Command, &e))
+}
+
+/// The same, in what `ip` prints.
+pub(crate) fn addresses_in(
+    printed: &[u8],
+) -> Result<Vec<(String, Ipv4Addr, u8)>, serde_json::Error> {
+    let interfaces: Vec<Interface> = serde_json::from_slice(printed)?;
     let mut found = Vec::new();
     for Interface { ifname, addr_info } in interfaces {
         for address in addr_info {
@@ -83,7 +89,7 @@ fn unit_body(bridge: &Bridge, gateway: Gateway) -> String {
 }
 
 /// Which bridge and address a unit of ours is for.
-fn unit_is_for(text: &str) -> Option<(Bridge, Gateway)> {
+pub(crate) fn unit_is_for(text: &str) -> Option<(Bridge, Gateway)> {
     let line = text
         .lines()
         .find_map(|line| line.strip_prefix("# bridge "))?;

@@ -70,7 +70,7 @@ fn nearest(path: &Path) -> PathBuf {
 }
 
 /// The type of the file system that holds a path, by the mount table, proc_pid_mountinfo(5).
-fn filesystem(mountinfo: &str, path: &Path) -> Option<String> {
+pub(crate) fn filesystem(mountinfo: &str, path: &Path) -> Option<String> {
     let mut best: Option<(usize, &str)> = None;
     for line in mountinfo.lines() {
         let Some((front, back)) = line.split_once(" - ") else {
@@ -137,7 +137,7 @@ fn processors(cpuinfo: &str) -> usize {
         .count()
 }
 
-fn memory_bytes(meminfo: &str) -> Option<u64> {
+pub(crate) fn memory_bytes(meminfo: &str) -> Option<u64> {
     let value = meminfo
         .lines()
         .find_map(|line| line.strip_prefix("MemTotal:"))?;

@@ -6,6 +6,8 @@
 //! does not vouch for. Memory is bounded by credit: no more packs are under way than the receiver allowed.
 
 mod each;
+#[doc(hidden)]
+pub mod fuzzing;
 mod journal;
 mod local;
 pub mod message;

@@ -220,7 +220,7 @@ fn manifest_bytes(
     Ok(bytes)
 }
 
-fn fetch_manifest(
+pub(super) fn fetch_manifest(
     link: &mut dyn Link,
     order: &Order<'_>,
     len: u64,

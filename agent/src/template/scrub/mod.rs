@@ -16,6 +16,8 @@ use super::Source;
 use crate::tree::{Error, Kind, Root, remove};
 
 mod enrolment;
+#[doc(hidden)]
+pub mod fuzzing;
 mod identity;
 mod network;
 mod secrets;

@@ -70,7 +70,7 @@ fn hosts(scrub: &mut Scrub<'_>) -> Result<(), Error> {
 }
 
 /// `/etc/hosts` without the source's addresses, and without its names for other addresses.
-fn without_source(text: &[u8], source: &Source) -> Vec<u8> {
+pub(super) fn without_source(text: &[u8], source: &Source) -> Vec<u8> {
     let mut out = Vec::with_capacity(text.len());
     for line in text.split_inclusive(|byte| *byte == b'\n') {
         let shown = String::from_utf8_lossy(line);
@@ -181,7 +181,7 @@ fn each_file(
 }
 
 /// Whether a network configuration is bound to one machine: it gives an address or a MAC, or names the source.
-fn is_fixed(text: &[u8], source: &Source) -> bool {
+pub(super) fn is_fixed(text: &[u8], source: &Source) -> bool {
     let text = String::from_utf8_lossy(text).to_ascii_lowercase();
     let lines = text
         .lines()

@@ -204,7 +204,7 @@ fn account_backups(scrub: &mut Scrub<'_>) -> Result<(), Error> {
 
 /// `shadow` or `gshadow` with the password of each account that `which` names replaced by `*`. What is locked
 /// already keeps its form; an empty password, which lets anyone in, is locked too.
-fn locked(text: &[u8], which: fn(&[u8]) -> bool) -> Vec<u8> {
+pub(super) fn locked(text: &[u8], which: fn(&[u8]) -> bool) -> Vec<u8> {
     let mut out = Vec::with_capacity(text.len());
     for line in text.split_inclusive(|byte| *byte == b'\n') {
         let mut fields = line.splitn(3, |byte| *byte == b':');

@@ -1,0 +1,69 @@
+//! What the databases hold, what comes through the holder's socket, and the file `head`.
+
+use std::sync::LazyLock;
+
+use tallybook::log::fuzzing as log;
+use tallybook::store::{Index, fuzzing as store};
+use tallybook_events::ids::{Hash, Seq};
+
+use crate::memory::bounded;
+use crate::{chosen, directory};
+
+static INDEX: LazyLock<Index> = LazyLock::new(|| {
+    let path = directory("store").join("index");
+    Index::open(&path, |_| {}).expect("an index can be made in memory")
+});
+
+/// One of the decoders.
+pub fn run(bytes: &[u8]) {
+    let Some((which, bytes)) = chosen(bytes) else {
+        return;
+    };
+    match which {
+        0 => again(bytes, |bytes| log::message(bytes, true)),
+        1 => again(bytes, |bytes| log::message(bytes, false)),
+        2 => again(bytes, store::sealed),
+        3 => head(bytes),
+        4 => head(&checked_head(bytes)),
+        5 => block(bytes),
+        6 => again(bytes, |bytes| store::projected(0, bytes)),
+        class => again(bytes, |bytes| store::projected(class, bytes)),
+    }
+}
+
+/// What is decoded and encoded again is a fixed point from then on.
+fn again(bytes: &[u8], reread: impl Fn(&[u8]) -> Option<Vec<u8>>) {
+    if let Some(once) = bounded(bytes.len(), || reread(bytes)) {
+        assert_eq!(reread(&once).as_ref(), Some(&once));
+    }
+}
+
+fn head(bytes: &[u8]) {
+    if let Some(again) = log::head(bytes) {
+        assert_eq!(again, bytes, "the line has one form");
+    }
+}
+
+fn checked_head(bytes: &[u8]) -> Vec<u8> {
+    let text = String::from_utf8_lossy(bytes);
+    let said = text.lines().next().unwrap_or_default();
+    let check = Hash(blake3::derive_key(
+        "tallybook 2026-11 head file",
+        said.as_bytes(),
+    ));
+    format!("{said} {check}\n").into_bytes()
+}
+
+fn block(bytes: &[u8]) {
+    INDEX.put_block(0, bytes).expect("memory can be written to");
+    let records = bounded(bytes.len() + (1 << 12), || INDEX.block(0));
+    let Ok(records) = records else {
+        return;
+    };
+    let mut again = Vec::new();
+    for (number, record) in records.iter().enumerate() {
+        assert_eq!(record.header.seq, Seq(number as u64 + 1));
+        record.write_frame(&mut again);
+    }
+    assert_eq!(again, bytes, "a block is the frames of its records");
+}
