@@ -101,6 +101,11 @@ pub(super) fn event(mask: &Mask, event: Event) -> Event {
         | Event::OperationSucceeded(_)
         | Event::OperationRolledBack(_)
         | Event::StepStarted(_)
+        | Event::ErasureAnnounced(_)
+        | Event::ErasureCompleted(_)
+        | Event::SegmentsArchived(_)
+        | Event::SegmentsRestored(_)
+        | Event::LogRecovered(_)
         | Event::Unknown(_)) => event,
     }
 }

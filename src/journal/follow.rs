@@ -65,6 +65,10 @@ impl Before {
 
 /// What is whole at a place.
 #[derive(Debug, Clone)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "nearly all are records, and none is kept"
+)]
 pub(super) enum What<'a> {
     Record(Frame<'a>, HeaderView<'a>),
     Gap(Gap),

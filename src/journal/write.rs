@@ -96,7 +96,7 @@ impl Journal {
         let file_len = file.metadata().map_err(io_error("opening", &path))?.len();
         let mut behind = Vec::new();
         file.seek(SeekFrom::Start(len))
-            .and_then(|_| (&mut file).read_to_end(&mut behind))
+            .and_then(|_| file.read_to_end(&mut behind))
             .map_err(io_error("reading", &path))?;
         if file_len < len || behind.iter().any(|byte| *byte != 0) {
             // The reader was told of a place that this file does not reach, or that was written to since.

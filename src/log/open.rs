@@ -16,7 +16,7 @@ use super::lock::Lock;
 use super::view::{REBUILD, View, hash_in_journal};
 use super::writer::{Sealing, seal};
 use super::{Draft, Error, INDEX, JOURNAL, Open, PROJECTION, chain, entry, history};
-use crate::journal::{self, Journal, Limits, Link, Position, Reader, Torn};
+use crate::journal::{self, Journal, Limits, Link, Reader, Torn};
 use crate::store::{self, Ends, Projection, Stored};
 use crate::{clock, identity};
 

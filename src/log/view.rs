@@ -590,17 +590,6 @@ impl View {
         self.queue.clear();
     }
 
-    /// Lets the index go: the next question opens it again, or builds it where it is gone.
-    pub(super) fn close_index(&mut self) {
-        self.index = Slot::Closed;
-        self.block = Block::default();
-        self.sealed_blocks = 0;
-        self.tail.clear();
-        self.queue.clear();
-        self.links.clear();
-        self.past.clear();
-    }
-
     /// Who answers which records there are.
     pub(super) fn answer(&mut self, filter: &Filter) -> Result<Answer, Error> {
         self.open_index()?;

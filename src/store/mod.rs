@@ -113,4 +113,9 @@ pub mod fuzzing {
     pub fn sealed(bytes: &[u8]) -> Option<Vec<u8>> {
         super::index::reread(bytes)
     }
+
+    /// Where the events of a block of the index are.
+    pub fn places(bytes: &[u8]) -> Option<Vec<u8>> {
+        super::index::reread_places(bytes)
+    }
 }

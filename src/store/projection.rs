@@ -408,7 +408,6 @@ pub(super) fn reread(class: u8, bytes: &[u8]) -> Option<Vec<u8>> {
             assert!(is_same, "its part says what the whole does not");
             codec::encode(&meta).ok()
         }
-        b'l' => again::<state::Link>(bytes),
         b'h' => again::<state::Host>(bytes),
         b'c' => again::<state::Container>(bytes),
         b't' => again::<state::TemplateGeneration>(bytes),
@@ -416,6 +415,7 @@ pub(super) fn reread(class: u8, bytes: &[u8]) -> Option<Vec<u8>> {
         b'o' => again::<state::OperationSummary>(bytes),
         b'm' => again::<OperationId>(bytes),
         b'i' => again::<(tallybook_events::ids::Seq, Hash)>(bytes),
+        b'e' => again::<Vec<tallybook_events::event::SeqRange>>(bytes),
         // Keys.
         b'S' => again::<Subject>(bytes),
         _ => None,

@@ -2,13 +2,15 @@
 //! find the same.
 
 use std::fs;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
-use tallybook::journal::{self, Found, Reader, Tail, record_at, scan, segment_path};
+use tallybook::journal::{self, At, Found, Inspect, Reader, Tail, link_at, scan, segment_path};
 use tallybook::log::{JOURNAL, verify};
+use tallybook_events::header::HeaderView;
 use tallybook_events::ids::{Epoch, Hash, Seq};
-use tallybook_events::record::Record;
+use tallybook_events::record::{Frame, Record};
 use tallybook_events::segment::SegmentHead;
 use tallybook_testkit::samples;
 use tallybook_testkit::story::Story;
@@ -150,14 +152,25 @@ struct Scanned {
 fn scanned(directory: &Path) -> Scanned {
     let mut records = Vec::new();
     let mut is_sound = true;
-    let tail = scan(directory, |path, offset, found| match found {
-        Found::Head => {}
-        Found::Record { record, wrong, .. } => {
-            is_sound &= wrong.is_none();
-            records.push((path.to_owned(), offset, *record));
+    let how = Inspect {
+        threads: 1,
+        ..Inspect::default()
+    };
+    let inspector = || {
+        |frame: &Frame<'_>, header: &HeaderView<'_>| frame.to_record(header).expect("it is decoded")
+    };
+    let found = |at: At<'_>, found| {
+        match found {
+            Found::Head | Found::Gap(_) => {}
+            Found::Record { item, wrong, .. } => {
+                is_sound &= wrong.is_none();
+                records.push((at.path.to_owned(), at.offset, item));
+            }
+            Found::DamagedFile(_) | Found::DamagedHead(_) | Found::Lost(_) => is_sound = false,
         }
-        Found::DamagedHead(_) | Found::Lost(_) => is_sound = false,
-    });
+        ControlFlow::Continue(())
+    };
+    let tail = scan(directory, how, inspector, found, |_| {});
     Scanned {
         tail: tail.expect("memory can be read"),
         records,
@@ -183,8 +196,8 @@ fn compare(directory: &Path, len: usize) {
         );
         // A file is opened each time: the ends are enough.
         if number == 0 || number + 1 == read.len() {
-            let found = record_at(directory, *at).expect("memory can be read");
-            assert_eq!(found.map(|(record, _)| record).as_ref(), Some(record));
+            let found = link_at(directory, *at).expect("memory can be read");
+            assert_eq!(found.map(|(hash, _)| hash), Some(record.hash));
         }
     }
     let mut open: (&Path, Vec<u8>) = (Path::new(""), Vec::new());
@@ -209,7 +222,7 @@ fn compare(directory: &Path, len: usize) {
             // Where a store opens: behind the last record, from where nothing more is read.
             if let Some((last, record)) = read.last() {
                 let link = journal::Link::of(record);
-                let next = record_at(directory, *last).expect("memory can be read");
+                let next = link_at(directory, *last).expect("memory can be read");
                 let next = next.expect("it was read").1;
                 let mut behind = Reader::from_position(directory, next, link);
                 assert!(behind.next().expect("nothing is wrong there").is_none());

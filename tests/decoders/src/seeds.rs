@@ -331,13 +331,14 @@ fn receipts() -> Vec<Vec<u8>> {
 }
 
 fn store() -> Vec<Vec<u8>> {
-    let story = Story::of(3, 70);
-    let mut block = Vec::new();
-    story
-        .records
-        .iter()
-        .take(64)
-        .for_each(|record| record.write_frame(&mut block));
+    // A block whose first event begins behind a segment's head, and whose second and third are there too.
+    let mut block =
+        b"\x01\x00\x00\x00\x01\x00\x00\x00\x00\x00\x00\x00\x66\x00\x00\x00\x00\x00\x00\x00"
+            .to_vec();
+    for _ in 0..3 {
+        block.extend_from_slice(b"\x20\x03\x00\x00\x11\x22\x33\x44");
+    }
+    block.resize(2 + 18 + 1024 * 8, 0);
     let head = format!("{} {:020} {}", samples::log(), 7, Hash([8; 32]));
     let claim = codec::encode(&samples::receipts()[0].fence).expect("a sample");
     vec![

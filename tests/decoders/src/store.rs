@@ -1,18 +1,11 @@
 //! What the databases hold, what comes through the holder's socket, and the file `head`.
 
-use std::sync::LazyLock;
-
 use tallybook::log::fuzzing as log;
-use tallybook::store::{Index, fuzzing as store};
-use tallybook_events::ids::{Hash, Seq};
+use tallybook::store::fuzzing as store;
+use tallybook_events::ids::Hash;
 
+use crate::chosen;
 use crate::memory::bounded;
-use crate::{chosen, directory};
-
-static INDEX: LazyLock<Index> = LazyLock::new(|| {
-    let path = directory("store").join("index");
-    Index::open(&path, |_| {}).expect("an index can be made in memory")
-});
 
 /// One of the decoders.
 pub fn run(bytes: &[u8]) {
@@ -25,7 +18,7 @@ pub fn run(bytes: &[u8]) {
         2 => again(bytes, store::sealed),
         3 => head(bytes),
         4 => head(&checked_head(bytes)),
-        5 => block(bytes),
+        5 => again(bytes, store::places),
         6 => again(bytes, |bytes| store::projected(0, bytes)),
         class => again(bytes, |bytes| store::projected(class, bytes)),
     }
@@ -52,18 +45,4 @@ fn checked_head(bytes: &[u8]) -> Vec<u8> {
         said.as_bytes(),
     ));
     format!("{said} {check}\n").into_bytes()
-}
-
-fn block(bytes: &[u8]) {
-    INDEX.put_block(0, bytes).expect("memory can be written to");
-    let records = bounded(bytes.len() + (1 << 12), || INDEX.block(0));
-    let Ok(records) = records else {
-        return;
-    };
-    let mut again = Vec::new();
-    for (number, record) in records.iter().enumerate() {
-        assert_eq!(record.header.seq, Seq(number as u64 + 1));
-        record.write_frame(&mut again);
-    }
-    assert_eq!(again, bytes, "a block is the frames of its records");
 }

@@ -124,7 +124,7 @@ impl Story {
                     .iter()
                     .any(|record| record.header.kind == kind)
             };
-            let is_upkeep = |kind: &str| UPKEEP.iter().any(|upkeep| kind == *upkeep);
+            let is_upkeep = |kind: &str| UPKEEP.contains(&kind);
             if tallybook_events::event::KINDS
                 .iter()
                 .all(|(kind, _)| has(kind) || is_upkeep(kind))
