@@ -480,6 +480,10 @@ fn log_exit(error: &log::Error) -> Exit {
         | log::Error::Rewritten { .. }
         | log::Error::Fold { .. }
         | log::Error::Operation { .. } => Exit::Verification,
+        log::Error::NoReserve { .. } if error.is_disk_full() => Exit::DiskFull,
+        log::Error::NoReserve { source, .. } => io_exit(source),
+        log::Error::NotErasable { kind: None, .. } => Exit::Missing,
+        log::Error::NotErasable { .. } => Exit::Usage,
         log::Error::NotWritten {
             disk_full: true, ..
         } => Exit::DiskFull,
@@ -543,6 +547,13 @@ fn log_hint(error: &log::Error) -> Option<String> {
         log::Error::NotWritten {
             disk_full: true, ..
         } => "free space where the store is, then try again; nothing was done".to_owned(),
+        log::Error::NoReserve { .. } => {
+            "free space where the store is, then try again; what runs can still be recorded and taken back".to_owned()
+        }
+        log::Error::NotErasable { kind: Some(_), .. } => {
+            "output.captured, session.recorded and inventory.recorded can be erased".to_owned()
+        }
+        log::Error::NotErasable { kind: None, .. } => return None,
         log::Error::Journal(error) if error.is_disk_full() => {
             "free space where the store is; `tallybook op list --unfinished` then shows what can be resumed"
                 .to_owned()

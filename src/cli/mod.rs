@@ -16,6 +16,7 @@ mod host;
 mod log;
 mod messages;
 mod op;
+mod redact;
 mod replay;
 mod resolve;
 mod show;
@@ -153,6 +154,7 @@ commands! {
     Diff(diff::Args),
     Why(why::Args),
     Verify(verify::Args),
+    Redact(redact::Args),
     Replay(replay::Args),
 }
 

@@ -61,6 +61,8 @@ struct Verified {
     unknown: u64,
     /// Events whose payload was erased, as announced.
     erased: u64,
+    /// Payloads that are being erased.
+    unfinished: u64,
     /// Events that a recovery went on without.
     lost: u64,
     /// Events that can't be judged because of that.
@@ -143,6 +145,7 @@ impl Args {
             torn_bytes: report.torn_bytes,
             unknown: report.unknown,
             erased: report.erased,
+            unfinished: report.unfinished,
             lost: report.lost,
             unjudged: report.unjudged,
             findings: report.findings,
@@ -391,6 +394,12 @@ fn remarks(verified: &Verified, out: &mut Output) -> Written {
         out.line(format!(
             "{} payloads were erased: what they were can't be told",
             verified.erased
+        ))?;
+    }
+    if verified.unfinished > 0 {
+        out.line(format!(
+            "{} payloads are being erased: the next command goes on with that",
+            verified.unfinished
         ))?;
     }
     if verified.lost > 0 {

@@ -79,6 +79,24 @@ pub(super) fn load(journal: &Path, first: Seq) -> Result<Loaded, Error> {
     Ok(Loaded { path, bytes, wrong })
 }
 
+/// A segment's bytes from the archive alone.
+///
+/// # Errors
+/// When it is not there, can't be read or is damaged.
+pub(super) fn load_archived(journal: &Path, first: Seq) -> Result<Vec<u8>, Error> {
+    let path = path(journal, first);
+    let stored = std::fs::read(&path).map_err(io_error("reading", &path))?;
+    match unpack(&stored) {
+        (bytes, None) => Ok(bytes),
+        (_, Some(source)) => Err(Error::Damaged {
+            seq: first,
+            path,
+            offset: 0,
+            source,
+        }),
+    }
+}
+
 /// The segment in an archived one, as far as it can be had, and what is wrong with it.
 fn unpack(stored: &[u8]) -> (Vec<u8>, Option<Damage>) {
     let head = ArchiveHead::decode(stored);

@@ -4,6 +4,7 @@
 //! and their chain; it does not know what they mean.
 
 pub mod archive;
+mod erase;
 mod fetch;
 mod follow;
 mod read;
@@ -19,6 +20,7 @@ use tallybook_events::header::HeaderView;
 use tallybook_events::ids::{Epoch, Hash, LogId, Seq};
 use tallybook_events::{header, record, segment};
 
+pub use erase::erase;
 pub use fetch::Fetch;
 pub use follow::Depth;
 pub use read::{Reader, Tail, link_at, log_of};

@@ -16,10 +16,11 @@ use super::admit::Admission;
 use super::indexer::{self, Bell};
 use super::lock::Lock;
 use super::open::Opened;
+use super::reserve::Reserve;
 use super::verify::{self, IndexReport};
 use super::view::{self, Answer, View};
 use super::writer::{Request, WriterThread};
-use super::{Appended, Condition, Draft, Error, Filter, socket};
+use super::{Appended, Condition, Draft, Error, Filter, erase, socket};
 use crate::{identity, journal};
 
 /// How many appends may wait for the writer; more wait outside.
@@ -124,6 +125,7 @@ impl Holder {
             shared: Arc::clone(&shared),
             recent: None,
             admission: Admission::default(),
+            reserve: Reserve::of(directory),
             queue,
             head: head_sender,
             identity: identity::writer(),
@@ -265,6 +267,20 @@ impl Desk {
                 Answer::Index(index, blocks, _) => verify::index(&directory, &index, blocks, to),
                 Answer::Journal(_) => Ok(IndexReport::default()),
             }
+        })
+        .await
+    }
+
+    /// Overwrites what announced erasures are about.
+    pub(super) async fn erase(&self) -> Result<u64, Error> {
+        self.away(|shared| {
+            let (directory, pending) = shared.read(|view| {
+                let journal = view.directory().join(super::JOURNAL);
+                (journal, erase::pending(&view.state))
+            });
+            let payloads = journal::erase(&directory, &pending)?;
+            shared.change(|view| view.erase(&pending));
+            Ok(payloads)
         })
         .await
     }

@@ -7,12 +7,14 @@
 mod admit;
 mod anchor;
 mod draft;
+mod erase;
 mod filter;
 pub mod history;
 mod holder;
 mod indexer;
 mod lock;
 mod open;
+mod reserve;
 mod socket;
 pub mod verify;
 mod view;
@@ -40,6 +42,7 @@ use open::Opened;
 pub use crate::journal::Limits;
 pub use anchor::{HEAD, KeptHead, is_there};
 pub use draft::{Appended, Condition, Draft, Refusal};
+pub use erase::Erased;
 pub use filter::Filter;
 
 /// How long to go on trying when the holder comes and goes.
@@ -120,6 +123,25 @@ pub enum Error {
         /// Whether they may be in the log all the same.
         in_doubt: bool,
     },
+    /// There is no room for what must be set aside for a full disk: nothing new is begun.
+    #[error("can't set room aside in {}; nothing new is begun without it", path.display())]
+    NoReserve {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// An event whose payload can't be erased.
+    #[error("{}", match kind {
+        Some(kind) => format!("the payload of event {seq} can't be erased: what may be done follows from events of kind {kind}"),
+        None => format!("there is no event {seq}, or it is lost"),
+    })]
+    NotErasable {
+        /// The event.
+        seq: Seq,
+        /// Its kind, where it is there.
+        kind: Option<String>,
+    },
     /// An event that can't be folded.
     #[error("event {seq} can't be folded: {what}")]
     Fold {
@@ -172,6 +194,7 @@ impl Error {
         match self {
             Error::Journal(error) => error.is_disk_full(),
             Error::NotWritten { disk_full, .. } => *disk_full,
+            Error::NoReserve { source, .. } => is_full(source),
             Error::Missing(_)
             | Error::Directory { .. }
             | Error::Store(_)
@@ -184,11 +207,20 @@ impl Error {
             | Error::Payload { .. }
             | Error::Operation { .. }
             | Error::Fold { .. }
+            | Error::NotErasable { .. }
             | Error::TooLarge(_)
             | Error::Rewritten { .. }
             | Error::TailLost { .. } => false,
         }
     }
+}
+
+fn is_full(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind;
+    matches!(
+        error.kind(),
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded
+    )
 }
 
 /// Whether a store may be made where there is none.
@@ -489,6 +521,25 @@ impl Log {
             }
         }
         Ok(operations)
+    }
+
+    /// Overwrites what announced erasures are about, in every copy; whoever holds the store does it.
+    async fn carry_out_erasures(&self) -> Result<u64, Error> {
+        let deadline = Instant::now() + HOLDER_WAIT;
+        loop {
+            {
+                let role = self.role.read().await;
+                match &*role {
+                    Role::Holder(holder) => return holder.desk().erase().await,
+                    Role::Client => {
+                        if let Some(payloads) = socket::erase(&self.directory).await? {
+                            return Ok(payloads);
+                        }
+                    }
+                }
+            }
+            self.take_over(deadline).await?;
+        }
     }
 
     /// Waits until the databases have all that was acknowledged so far. Only whoever holds the store has to.

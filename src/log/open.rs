@@ -6,7 +6,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use tallybook_events::event::LogCreated;
+use tallybook_events::event::{ErasureCompleted, Event, LogCreated};
 use tallybook_events::ids::{Hash, Seq};
 use tallybook_events::subject::Subject;
 use tallybook_replay::state::{Head, State};
@@ -15,7 +15,7 @@ use super::anchor::{self, Anchor, Anchors, HeadFile, Kept};
 use super::lock::Lock;
 use super::view::{REBUILD, View, hash_in_journal};
 use super::writer::{Sealing, seal};
-use super::{Draft, Error, INDEX, JOURNAL, Open, PROJECTION, chain, entry, history};
+use super::{Draft, Error, INDEX, JOURNAL, Open, PROJECTION, chain, entry, erase, history};
 use crate::journal::{self, Journal, Limits, Link, Reader, Torn};
 use crate::store::{self, Ends, Projection, Stored};
 use crate::{clock, identity};
@@ -61,9 +61,15 @@ impl Opened {
             notify,
         };
         let head_is_sound = opening.read_head()?;
-        let (mut view, journal, torn) = match open {
-            Open::Existing | Open::Create => opening.mending()?,
-            Open::AsItIs => opening.as_it_is()?,
+        let (mut view, journal, torn) = match opening.recover() {
+            // Payloads that were being overwritten when somebody died look damaged.
+            Err(error) if erase::may_be_cut_off(&error, open) => {
+                match erase::finish_cut_off(directory)? {
+                    true => opening.recover()?,
+                    false => return Err(error),
+                }
+            }
+            other => other?,
         };
         if let Some(torn) = torn {
             (opening.notify)(format!(
@@ -83,32 +89,56 @@ impl Opened {
         if opened.view.state.head.seq == Seq::NONE {
             opened.create_log()?;
         }
+        if open != Open::AsItIs {
+            opened.finish_erasures(&opening.notify)?;
+        }
         Ok(opened)
     }
 
-    fn create_log(&mut self) -> Result<(), Error> {
-        let created = LogCreated {
-            tool_version: env!("CARGO_PKG_VERSION").to_owned(),
-        };
-        let draft = Draft::new(Subject::Cloud, created).map_err(|source| Error::Payload {
-            seq: Seq(1),
+    /// Goes on with erasures that were announced and never completed.
+    fn finish_erasures(&mut self, notify: &Notify) -> Result<(), Error> {
+        for (announced, events) in self.view.state.erasures.clone() {
+            let pending = erase::seqs(events.iter());
+            let directory = self.view.directory().join(JOURNAL);
+            let payloads = journal::erase(&directory, &pending)?;
+            self.append(ErasureCompleted {
+                announced,
+                payloads,
+            })?;
+            (notify)(format!(
+                "finished the erasure that event {announced} announced: {payloads} payloads"
+            ));
+        }
+        Ok(())
+    }
+
+    /// Appends an event of the log's own upkeep, while nobody else can.
+    fn append(&mut self, event: impl Into<Event>) -> Result<(), Error> {
+        let draft = Draft::new(Subject::Cloud, event).map_err(|source| Error::Payload {
+            seq: self.journal.link().seq.next(),
             source,
         })?;
         let link = self.journal.link();
+        let previous = self.view.link(&Subject::Cloud)?;
         let sealing = Sealing {
             more: 0,
             write: link.seq.next(),
             link,
-            subject_previous: (Seq::NONE, Hash::ZERO),
+            subject_previous: previous.unwrap_or((Seq::NONE, Hash::ZERO)),
             actor: &identity::actor_here(),
             writer: &identity::writer(),
         };
         let (record, entry) = seal(&draft, &sealing)?;
         let positions = self.journal.append(std::slice::from_ref(&record))?;
         let next = self.journal.position();
-        self.view.take(vec![(record, entry)], &positions, next)?;
-        let at = positions.last().copied().unwrap_or(next);
-        self.view.save(true, Ends { at, next })?;
+        self.view.take(vec![(record, entry)], &positions, next)
+    }
+
+    fn create_log(&mut self) -> Result<(), Error> {
+        self.append(LogCreated {
+            tool_version: env!("CARGO_PKG_VERSION").to_owned(),
+        })?;
+        self.view.save_whole()?;
         Ok(())
     }
 }
@@ -167,6 +197,13 @@ impl Opening<'_> {
                 self.anchors.add(anchor);
                 Ok(true)
             }
+        }
+    }
+
+    fn recover(&mut self) -> Result<Recovered, Error> {
+        match self.open {
+            Open::Existing | Open::Create => self.mending(),
+            Open::AsItIs => self.as_it_is(),
         }
     }
 

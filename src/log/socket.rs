@@ -60,6 +60,8 @@ enum Request {
     Records(Filter),
     /// Hold the index against the journal, up to an event.
     CheckIndex(Seq),
+    /// Overwrite what announced erasures are about.
+    Erase,
     Faults,
     Summary(OperationId),
     OperationsLike(String),
@@ -78,6 +80,7 @@ enum Answer {
         more: bool,
     },
     IndexChecked(IndexReport),
+    Erased(u64),
     Faults(Vec<String>),
     Summary(Option<Box<OperationSummary>>),
     OperationsLike(BTreeSet<OperationId>),
@@ -183,6 +186,10 @@ async fn answer(mut stream: UnixStream, desk: Desk, followers: Arc<Semaphore>) {
             Ok(report) => Answer::IndexChecked(report),
             Err(error) => Answer::Failed(chain(&error)),
         },
+        Request::Erase => match desk.erase().await {
+            Ok(payloads) => Answer::Erased(payloads),
+            Err(error) => Answer::Failed(chain(&error)),
+        },
         Request::Faults => match desk.faults().await {
             Ok(faults) => Answer::Faults(faults),
             Err(error) => Answer::Failed(chain(&error)),
@@ -236,15 +243,17 @@ async fn append_for(
     match desk.append(drafts, condition, actor).await {
         Ok(appended) => Answer::Appended(appended),
         Err(Error::Refused(refusal)) => Answer::Refused(refusal),
-        Err(error @ (Error::Journal(_) | Error::NotWritten { .. })) => Answer::NotWritten {
-            disk_full: error.is_disk_full(),
-            in_doubt: error.is_in_doubt(),
-            what: match error {
-                Error::NotWritten { what, .. } => what,
-                Error::Journal(error) => chain(&error),
-                other => chain(&other),
-            },
-        },
+        Err(error @ (Error::Journal(_) | Error::NotWritten { .. } | Error::NoReserve { .. })) => {
+            Answer::NotWritten {
+                disk_full: error.is_disk_full(),
+                in_doubt: error.is_in_doubt(),
+                what: match error {
+                    Error::NotWritten { what, .. } => what,
+                    Error::Journal(error) => chain(&error),
+                    other => chain(&other),
+                },
+            }
+        }
         Err(error) => Answer::Failed(chain(&error)),
     }
 }
@@ -368,6 +377,15 @@ pub(super) async fn check_index(directory: &Path, to: Seq) -> Result<Option<Inde
     }
 }
 
+/// Has the holder overwrite what announced erasures are about.
+pub(super) async fn erase(directory: &Path) -> Result<Option<u64>, Error> {
+    match ask(directory, Request::Erase, None).await? {
+        None => Ok(None),
+        Some(Answer::Erased(payloads)) => Ok(Some(payloads)),
+        Some(other) => Err(unexpected(other)),
+    }
+}
+
 /// Asks the holder for the operations whose short ids begin so.
 pub(super) async fn operations_like(
     directory: &Path,
@@ -420,6 +438,7 @@ fn unexpected(answer: Answer) -> Error {
         | Answer::State(_)
         | Answer::Records { .. }
         | Answer::IndexChecked(_)
+        | Answer::Erased(_)
         | Answer::Faults(_)
         | Answer::Summary(_)
         | Answer::OperationsLike(_)

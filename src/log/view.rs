@@ -9,6 +9,7 @@ use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use tallybook_events::event::Event;
 use tallybook_events::gap::Gap;
@@ -29,6 +30,8 @@ use crate::store::{
 
 /// Its presence tells the next opening to build the databases again.
 pub(super) const REBUILD: &str = "rebuild";
+/// How long to wait for a payload to be overwritten that looks changed.
+const ERASING: Duration = Duration::from_millis(20);
 /// Where a journal begins.
 const START: Position = Position {
     segment: Seq(1),
@@ -145,6 +148,11 @@ impl View {
             Some(projection) if !unsaved.is_empty() => projection.save(&self.state, &unsaved, ends),
             Some(_) | None => Ok(()),
         }
+    }
+
+    /// Stores all of the state as it is.
+    pub(super) fn save_whole(&mut self) -> Result<(), store::Error> {
+        self.save(true, self.ends)
     }
 
     /// Begins to keep in the file `head` how far the log goes. The newest record is in this segment.
@@ -590,6 +598,15 @@ impl View {
         self.queue.clear();
     }
 
+    /// Erases what is remembered of payloads.
+    pub(super) fn erase(&mut self, events: &BTreeSet<Seq>) {
+        for record in &mut self.tail {
+            if record.header.erasable && events.contains(&record.header.seq) {
+                Arc::make_mut(record).erase();
+            }
+        }
+    }
+
     /// Who answers which records there are.
     pub(super) fn answer(&mut self, filter: &Filter) -> Result<Answer, Error> {
         self.open_index()?;
@@ -742,9 +759,7 @@ pub(super) fn by_index(
             let Some(place) = place.ok().and_then(|at| places.get(at)) else {
                 continue;
             };
-            let record = fetch.record(place.at, place.len)?;
-            let record = record.filter(|record| place.is_of(record.header.seq, &record.hash));
-            let Some(record) = record else {
+            let Some(record) = fetch_whole(&mut fetch, place)? else {
                 let what = format!("event {seq} is not at its place in the journal");
                 return Err(index.contradiction(what).into());
             };
@@ -755,6 +770,19 @@ pub(super) fn by_index(
     }
     found.reverse();
     Ok(found)
+}
+
+/// The record at a place. What is being erased at this moment is read again.
+fn fetch_whole(fetch: &mut Fetch, place: &Place) -> Result<Option<Record>, Error> {
+    for again in [true, true, true, false] {
+        let record = fetch.record(place.at, place.len)?;
+        let record = record.filter(|record| place.is_of(record.header.seq, &record.hash));
+        if record.is_some() || !again {
+            return Ok(record);
+        }
+        std::thread::sleep(ERASING);
+    }
+    Ok(None)
 }
 
 /// What a filter takes, read from the journal alone, up to a position.

@@ -7,9 +7,10 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
 use tallybook_events::actor::Actor;
-use tallybook_events::event::{Event, fixed};
+use tallybook_events::event::{Event, OperationIntended, fixed};
 use tallybook_events::header::{Header, Writer};
 use tallybook_events::ids::{EventId, Hash, OperationId, Seq};
+use tallybook_events::intent::Intent;
 use tallybook_events::record::Record;
 use tallybook_events::subject::Subject;
 use tallybook_replay::entry::Entry;
@@ -18,6 +19,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::admit::Admission;
 use super::holder::Shared;
+use super::reserve::{RESERVE, Reserve};
 use super::view::View;
 use super::{Appended, Condition, Draft, Error, Filter, Refusal, chain};
 use crate::clock;
@@ -103,6 +105,7 @@ pub(super) struct WriterThread {
     /// Read when the first append comes: who only reads does not need them.
     pub(super) recent: Option<Recent>,
     pub(super) admission: Admission,
+    pub(super) reserve: Reserve,
     pub(super) queue: mpsc::Receiver<Request>,
     pub(super) head: watch::Sender<Seq>,
     pub(super) identity: Writer,
@@ -117,6 +120,8 @@ struct Batch {
     events: BTreeSet<EventId>,
     /// Whether an event of the batch may change who holds what.
     changes_claims: bool,
+    /// Whether something of it must be recorded although the disk is full.
+    is_urgent: bool,
     answers: Vec<(Answer, Vec<Appended>)>,
 }
 
@@ -173,6 +178,14 @@ impl WriterThread {
 
     /// Decides one append and adds it to the batch, or answers with the refusal.
     fn admit(&mut self, request: Request, batch: &mut Batch) {
+        let is_urgent = is_urgent(&request.drafts);
+        if !is_urgent && let Err(source) = self.reserve.keep() {
+            let _gone = request.answer.send(Err(Error::NoReserve {
+                path: self.shared.read(|view| view.directory().join(RESERVE)),
+                source,
+            }));
+            return;
+        }
         let answer = match self.repeated(&request.drafts) {
             Ok(Some(appended)) => Ok(appended),
             Ok(None) => {
@@ -181,6 +194,7 @@ impl WriterThread {
                     .and_then(|()| self.place(&request, batch));
                 match placed {
                     Ok(appended) => {
+                        batch.is_urgent |= is_urgent;
                         batch.answers.push((request.answer, appended));
                         return;
                     }
@@ -330,10 +344,19 @@ impl WriterThread {
             }
             return;
         }
-        let positions = match self
-            .journal
-            .append(batch.records.iter().map(|(record, _)| record))
-        {
+        let records = || batch.records.iter().map(|(record, _)| record);
+        let written = match self.journal.append(records()) {
+            Err(error)
+                if batch.is_urgent
+                    && error.is_disk_full()
+                    && !self.journal.is_stopped()
+                    && self.reserve.give_up() =>
+            {
+                self.journal.append(records())
+            }
+            other => other,
+        };
+        let positions = match written {
             Ok(positions) => positions,
             Err(error) => {
                 self.admission.forget(|_| true);
@@ -366,6 +389,30 @@ impl WriterThread {
         self.head.send_replace(newest);
         self.shared.bell.ring(waiting);
     }
+}
+
+/// Whether all of an append is about operations that run, or takes one back: it is recorded although the disk is full.
+fn is_urgent(drafts: &[Draft]) -> bool {
+    let takes_back = |draft: &Draft| {
+        let decoded = Event::decode(&draft.kind, draft.kind_version, &draft.payload.0);
+        matches!(
+            decoded,
+            Ok(Event::OperationIntended(OperationIntended {
+                intent: Intent::Rollback { .. },
+                ..
+            }))
+        )
+    };
+    let begun: BTreeSet<OperationId> = drafts
+        .iter()
+        .filter(|draft| draft.kind == "operation.intended" && !takes_back(draft))
+        .filter_map(|draft| draft.operation)
+        .collect();
+    let is_of_running = |draft: &Draft| match draft.operation {
+        Some(id) => !begun.contains(&id),
+        None => draft.claim.is_some() || draft.kind == "erasure.completed",
+    };
+    !drafts.is_empty() && drafts.iter().all(is_of_running)
 }
 
 /// Answers every append of a batch with what happened.

@@ -32,6 +32,7 @@ struct Whole {
     wrong: Vec<(Class, String)>,
     is_kind_known: bool,
     is_decoded: bool,
+    erasable: bool,
     event: EventId,
     subject_previous: (Seq, Hash),
     /// `None` where it can't be understood.
@@ -71,11 +72,8 @@ impl Whole {
         let body = frame.body(header);
         let mut is_decoded = false;
         let event = match body {
-            Body::Changed => {
-                let what = "its payload is not the one that its header commits to";
-                wrong.push((Class::Altered, what.to_owned()));
-                None
-            }
+            // Judged once it is known what was being erased.
+            Body::Changed => None,
             Body::Erased => Some(Event::nothing()),
             Body::Intact => {
                 let decoded = Event::decode(header.kind, header.kind_version, frame.payload);
@@ -116,6 +114,7 @@ impl Whole {
             wrong,
             is_kind_known: kind.is_some(),
             is_decoded,
+            erasable: header.erasable,
             event: header.event,
             subject_previous: (header.subject_previous_seq, header.subject_previous),
             entry,
@@ -141,6 +140,9 @@ pub(super) struct Check {
     unjudged: u64,
     /// Where an erased payload is, each with its place,
     erased: BTreeMap<Seq, String>,
+    /// one that is neither erased nor whole,
+    changed: BTreeMap<Seq, String>,
+    unfinished: u64,
     /// one that could be erased and is not,
     intact: BTreeSet<Seq>,
     /// what was to be erased, and the events that said so and by which it was done.
@@ -158,6 +160,8 @@ pub(super) struct Check {
     state: State,
 }
 
+const CHANGED: &str = "its payload is not the one that its header commits to";
+
 type Place<'a> = &'a dyn Fn() -> String;
 
 impl Check {
@@ -174,6 +178,8 @@ impl Check {
             losses: Vec::new(),
             unjudged: 0,
             erased: BTreeMap::new(),
+            changed: BTreeMap::new(),
+            unfinished: 0,
             intact: BTreeSet::new(),
             announced: BTreeMap::new(),
             completed: BTreeSet::new(),
@@ -268,6 +274,7 @@ impl Check {
             wrong,
             is_kind_known,
             is_decoded,
+            erasable,
             event,
             subject_previous,
             entry,
@@ -288,10 +295,12 @@ impl Check {
         }
         match (body, &entry) {
             (Body::Erased, _) => drop(self.erased.insert(seq, place())),
+            (Body::Changed, _) if erasable => drop(self.changed.insert(seq, place())),
+            (Body::Changed, _) => self.find(seq, &place(), Class::Altered, CHANGED),
             (Body::Intact, Some(entry)) if entry.header.erasable => {
                 self.intact.insert(seq);
             }
-            (Body::Intact | Body::Changed, _) => {}
+            (Body::Intact, _) => {}
         }
         let Some(entry) = entry else { return };
         if body == Body::Intact && matches!(entry.event, Event::Unknown(_)) {
@@ -466,6 +475,9 @@ impl Check {
             self.finish_erasures();
             self.finish_gaps();
         }
+        for (seq, place) in std::mem::take(&mut self.changed) {
+            self.find(seq, &place, Class::Altered, CHANGED);
+        }
         // In the order of the log; what belongs to one event stays as it was found.
         self.findings.sort_by_key(|finding| finding.seq);
         self.head.unknown = self.state.head.unknown;
@@ -480,6 +492,7 @@ impl Check {
             erased: self.erased.len() as u64,
             lost,
             unjudged: self.unjudged,
+            unfinished: self.unfinished,
         };
         (report, self.state)
     }
@@ -494,6 +507,13 @@ impl Check {
         for (range, by) in &ranges {
             let erased = self.erased.range(range.first..=range.last);
             announced.extend(erased.map(|(seq, _)| *seq));
+            if !self.completed.contains(by) {
+                // It is going on, or whoever opens the store next goes on with it.
+                let cut_off = self
+                    .changed
+                    .extract_if(range.first..=range.last, |_, _| true);
+                self.unfinished += cut_off.count() as u64;
+            }
             if self.completed.contains(by) {
                 let intact = self.intact.range(range.first..=range.last);
                 let intact: Vec<Seq> = intact.copied().collect();

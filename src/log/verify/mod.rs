@@ -107,6 +107,8 @@ pub struct Report {
     pub lost: u64,
     /// Events of operations that can't be judged, because such events are missing before them.
     pub unjudged: u64,
+    /// Payloads that are being erased.
+    pub unfinished: u64,
 }
 
 /// Reads the journal of a store from its first byte to its last, in every respect.

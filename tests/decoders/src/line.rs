@@ -30,7 +30,7 @@ fn framed(mut bytes: &[u8]) -> Vec<u8> {
     stream
 }
 
-fn stream<T: Serialize + DeserializeOwned + PartialEq + std::fmt::Debug>(bytes: &[u8]) {
+fn stream<T: Serialize + DeserializeOwned>(bytes: &[u8]) {
     let mut rest = bytes;
     loop {
         let before = rest.len();
@@ -40,7 +40,9 @@ fn stream<T: Serialize + DeserializeOwned + PartialEq + std::fmt::Debug>(bytes: 
                 assert!(rest.len() + 4 <= before, "a frame was taken off the line");
                 let frame = protocol::encode_frame(&message).expect("it came in a frame");
                 let read = protocol::read_frame::<T>(&frame[..]).expect("it was encoded");
-                assert_eq!(read, Some(message));
+                // Some messages hold secrets, which can't be compared: their bytes can.
+                let again = read.map(|read| protocol::encode_frame(&read).expect("it was read"));
+                assert_eq!(again, Some(frame));
             }
             Ok(None) => return assert_eq!(before, 0, "only an end between frames is one"),
             Err(_) => return,

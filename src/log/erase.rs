@@ -1,0 +1,185 @@
+//! Erasing payloads for good: redaction of what nobody must read, and expiry of output that was kept long enough.
+//!
+//! What will be erased is an event before the first byte is overwritten, and that it is done is another one. In
+//! between, whoever opens the store goes on with it.
+
+use std::collections::BTreeSet;
+use std::ops::ControlFlow;
+use std::path::Path;
+
+use tallybook_events::event::{ErasureAnnounced, ErasureCause, ErasureCompleted, Event, SeqRange};
+use tallybook_events::ids::Seq;
+use tallybook_events::record::{self, Body, Record};
+use tallybook_events::subject::Subject;
+use tallybook_replay::state::State;
+
+use super::{Condition, Draft, Error, Filter, JOURNAL, Log, Open};
+use crate::journal::{self, Damage, Depth, Found, Inspect};
+
+/// No announcement names more runs of events: it has to fit into one event.
+const RUNS_MAX: usize = 100_000;
+
+/// What became of an erasure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Erased {
+    /// The event that announced it.
+    pub announced: Seq,
+    /// The event that says that it is done.
+    pub completed: Seq,
+    /// How many payloads.
+    pub payloads: u64,
+}
+
+impl Log {
+    /// Erases the payloads of these events: announces it, overwrites every copy, says that it is done.
+    ///
+    /// # Errors
+    /// [`Error::NotErasable`] for an event that is not there, or of a kind that is needed to know what may be done; then
+    /// nothing was erased. Otherwise as [`Log::append`].
+    pub async fn erase(
+        &self,
+        events: &BTreeSet<Seq>,
+        cause: ErasureCause,
+        reason: &str,
+    ) -> Result<Erased, Error> {
+        for seq in events {
+            self.erasable(*seq).await?;
+        }
+        let runs = SeqRange::of(events.iter().copied());
+        if runs.len() > RUNS_MAX {
+            return Err(Error::TooLarge(runs.len()));
+        }
+        let announced = ErasureAnnounced {
+            cause,
+            reason: reason.to_owned(),
+            events: runs,
+        };
+        let appended = self
+            .append(vec![draft(announced)?], Condition::none())
+            .await?;
+        let announced = appended.first().map_or(Seq::NONE, |appended| appended.seq);
+        // Crash boundary: from here on whoever opens the store goes on with it.
+        let payloads = self.carry_out_erasures().await?;
+        let completed = ErasureCompleted {
+            announced,
+            payloads: payloads.min(events.len() as u64),
+        };
+        let mut done = draft(completed)?;
+        done.cause = announced;
+        let appended = self.append(vec![done], Condition::none()).await?;
+        Ok(Erased {
+            announced,
+            completed: appended.first().map_or(Seq::NONE, |appended| appended.seq),
+            payloads,
+        })
+    }
+
+    /// The event, if its payload may be erased.
+    ///
+    /// # Errors
+    /// [`Error::NotErasable`] when it may not, or is not there.
+    pub async fn erasable(&self, seq: Seq) -> Result<Record, Error> {
+        let found = self.records(&Filter::at(seq)).await?.into_iter().next();
+        match found {
+            Some(record) if record.header.erasable => Ok(record),
+            Some(record) => Err(Error::NotErasable {
+                seq,
+                kind: Some(record.header.kind),
+            }),
+            None => Err(Error::NotErasable { seq, kind: None }),
+        }
+    }
+
+    /// Captured output from before a time, of operations that are over, and not erased yet.
+    ///
+    /// # Errors
+    /// When the store can't be read.
+    pub async fn output_before(&self, unix_us: u64) -> Result<Vec<Record>, Error> {
+        let open = self.state().await?.operations;
+        let mut found = Vec::new();
+        for kind in ["output.captured", "session.recorded"] {
+            let filter = Filter {
+                kind: Some(kind.to_owned()),
+                until_unix_us: Some(unix_us),
+                ..Filter::default()
+            };
+            found.extend(self.records(&filter).await?.into_iter().filter(|record| {
+                let of_open = record
+                    .header
+                    .operation
+                    .is_some_and(|id| open.contains_key(&id));
+                !of_open && record.header.erasable && record.body() == Body::Intact
+            }));
+        }
+        found.sort_by_key(|record| record.header.seq);
+        Ok(found)
+    }
+}
+
+fn draft(event: impl Into<Event>) -> Result<Draft, Error> {
+    Draft::new(Subject::Cloud, event).map_err(|source| Error::Payload {
+        seq: Seq::NONE,
+        source,
+    })
+}
+
+/// The events whose payloads are to be erased, by what a state has of announcements.
+pub(super) fn pending(state: &State) -> BTreeSet<Seq> {
+    seqs(state.erasures.values().flatten())
+}
+
+/// The events in ranges.
+pub(super) fn seqs<'a>(ranges: impl Iterator<Item = &'a SeqRange>) -> BTreeSet<Seq> {
+    let each = |range: &SeqRange| (range.first.0..=range.last.0).map(Seq);
+    ranges.flat_map(each).collect()
+}
+
+/// Whether an error of reading a journal may come of an erasure that was cut off.
+pub(super) fn may_be_cut_off(error: &Error, open: Open) -> bool {
+    let is_payload = match error {
+        Error::Journal(journal::Error::Damaged { source, .. }) => {
+            *source == Damage::Record(record::Error::Commitment)
+        }
+        Error::Fold { .. } => true,
+        _ => false,
+    };
+    is_payload && open != Open::AsItIs
+}
+
+/// Goes on with erasures that the journal itself announces. Whether there were any.
+///
+/// # Errors
+/// When the journal can't be read, or payloads can't be overwritten.
+pub(super) fn finish_cut_off(store: &Path) -> Result<bool, Error> {
+    let journal = store.join(JOURNAL);
+    let mut state = State::default();
+    let how = Inspect {
+        depth: Depth::Chain,
+        ..Inspect::default()
+    };
+    let inspector = || {
+        |frame: &record::Frame<'_>, header: &tallybook_events::header::HeaderView<'_>| {
+            let is_of_it = header.kind.starts_with("erasure.");
+            (is_of_it && frame.body(header) == Body::Intact)
+                .then(|| tallybook_replay::state::Folding::of(frame, header).ok())
+                .flatten()
+        }
+    };
+    let found = |_: journal::At<'_>, found| {
+        if let Found::Record {
+            item: Some(folding),
+            ..
+        } = found
+        {
+            state.take(folding);
+        }
+        ControlFlow::Continue(())
+    };
+    journal::scan(&journal, how, inspector, found, |_| {})?;
+    let pending = pending(&state);
+    if pending.is_empty() {
+        return Ok(false);
+    }
+    journal::erase(&journal, &pending)?;
+    Ok(true)
+}
