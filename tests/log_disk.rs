@@ -6,8 +6,9 @@ use std::process::Command;
 
 use tallybook::journal;
 use tallybook::log::{Condition, Draft, Error, Filter, Limits, Log, Open, verify};
-use tallybook_events::event::OutputCaptured;
+use tallybook_events::event::{OperationIntended, OutputCaptured};
 use tallybook_events::ids::Blob;
+use tallybook_events::intent::Intent;
 use tallybook_events::step::Captured;
 use tallybook_events::subject::Subject;
 
@@ -229,4 +230,82 @@ async fn a_full_disk_refuses_and_loses_nothing() {
         .await
         .unwrap();
     log.close().await;
+}
+
+/// What runs must be recorded although the disk is full; nothing new begins until there is room again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_refuses_what_is_new_and_records_what_runs() {
+    let disk = Small::mount("24m");
+    let store = disk.0.path().join("store");
+    let log = Log::open(&store, Open::Create, |_| {}).await.unwrap();
+    let id = tallybook_events::ids::OperationId::new(1_795_000_000_000, [7; 10]);
+    let subject = Subject::Container(
+        tallybook_testkit::samples::host("cn1"),
+        tallybook_testkit::samples::container("web"),
+    );
+    let intended = |intent| OperationIntended {
+        intent,
+        inventory: tallybook_events::ids::Seq(0),
+        claims: vec![subject.clone()],
+    };
+    let start = Intent::ContainerStart {
+        container: tallybook_testkit::samples::container("web"),
+        host: tallybook_testkit::samples::host("cn1"),
+    };
+    let begin = Draft::new(subject.clone(), intended(start.clone()))
+        .unwrap()
+        .operation(id, None);
+    let begun = log.append(vec![begin], Condition::none()).await.unwrap()[0];
+    let claim = Some(tallybook_events::header::ClaimRef {
+        seq: begun.seq,
+        hash: begun.hash,
+    });
+    assert!(store.join("reserve").metadata().unwrap().len() > 100_000);
+    let filler = fill(disk.0.path(), 0);
+    let large = |bytes: usize| {
+        let captured = Captured {
+            command: "cat".to_owned(),
+            exit: Some(0),
+            text: Blob(vec![b'x'; bytes]),
+            dropped_bytes: 0,
+        };
+        let draft = Draft::new(subject.clone(), OutputCaptured { captured }).unwrap();
+        draft.operation(id, claim)
+    };
+    // Until what was laid out ahead is used up, and then some: by what runs.
+    for _ in 0..14 {
+        log.append(vec![large(90_000)], Condition::none())
+            .await
+            .unwrap();
+    }
+    let other = tallybook_events::ids::OperationId::new(1_795_000_000_000, [8; 10]);
+    let new = Draft::new(subject.clone(), intended(start))
+        .unwrap()
+        .operation(other, None);
+    let error = log.append(vec![new.clone()], Condition::none()).await.err();
+    assert!(error.as_ref().is_some_and(Error::is_disk_full), "{error:?}");
+    // How it ended, and taking it back, still find room.
+    let failed = tallybook_events::event::OperationFailed {
+        reason: "the disk is full".to_owned(),
+    };
+    let failed = Draft::new(subject.clone(), failed)
+        .unwrap()
+        .operation(id, claim);
+    log.append(vec![failed], Condition::none()).await.unwrap();
+    let back = Draft::new(
+        subject.clone(),
+        intended(Intent::Rollback { operation: id }),
+    )
+    .unwrap()
+    .operation(
+        tallybook_events::ids::OperationId::new(1_795_000_000_000, [9; 10]),
+        None,
+    );
+    log.append(vec![back], Condition::none()).await.unwrap();
+    std::fs::remove_file(filler).unwrap();
+    // There is room again: the reserve is made whole by itself.
+    log.append(vec![new], Condition::none()).await.unwrap();
+    assert!(store.join("reserve").metadata().unwrap().len() > 100_000);
+    log.close().await;
+    assert_eq!(verify::journal(&store).unwrap().0.findings, vec![]);
 }

@@ -4,6 +4,7 @@
 //! whole or one at a time.
 
 pub mod entry;
+pub mod folding;
 pub mod operation;
 pub mod resume;
 pub mod state;

@@ -161,7 +161,7 @@ pub(super) fn finish_cut_off(store: &Path) -> Result<bool, Error> {
         |frame: &record::Frame<'_>, header: &tallybook_events::header::HeaderView<'_>| {
             let is_of_it = header.kind.starts_with("erasure.");
             (is_of_it && frame.body(header) == Body::Intact)
-                .then(|| tallybook_replay::state::Folding::of(frame, header).ok())
+                .then(|| tallybook_replay::folding::Folding::of(frame, header).ok())
                 .flatten()
         }
     };

@@ -7,7 +7,8 @@ use std::path::Path;
 
 use tallybook_events::gap::Gap;
 use tallybook_events::ids::Seq;
-use tallybook_replay::state::{Folding, State};
+use tallybook_replay::folding::Folding;
+use tallybook_replay::state::State;
 
 use super::{Error, chain};
 use crate::journal::{self, At, Depth, Found, Inspect, Link, Position, Reader};
@@ -78,7 +79,7 @@ fn step(
     history: &mut History,
     until: Until,
     at: At<'_>,
-    found: Found<Result<Folding, tallybook_replay::state::NotFolded>>,
+    found: Found<Result<Folding, tallybook_replay::folding::NotFolded>>,
 ) -> Result<ControlFlow<()>, Error> {
     let next = history.state.head.seq.next();
     let damaged = |seq, source| {

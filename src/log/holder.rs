@@ -50,12 +50,8 @@ impl Shared {
         // Without the view from here on: nobody has to wait until all is read.
         let to = match self.change(|view| view.answer(filter))? {
             Answer::Journal(to) => to,
-            Answer::Index(index, blocks, behind) => {
-                let found =
-                    view::by_index(&directory, &index, blocks, filter, behind).and_then(|found| {
-                        self.read(|view| view.check_operation(filter, &found))?;
-                        Ok(found)
-                    });
+            Answer::Index(question) => {
+                let found = question.ask(&directory, filter);
                 match found {
                     Ok(found) => return Ok(found),
                     // What only the databases lost, the journal still says.
@@ -263,8 +259,10 @@ impl Desk {
         self.away(move |shared| {
             shared.bell.settle();
             let directory = shared.read(|view| view.directory().to_owned());
-            match shared.change(|view| view.answer(&Filter::default()))? {
-                Answer::Index(index, blocks, _) => verify::index(&directory, &index, blocks, to),
+            match shared.change(|view| view.answer(&Filter::at(Seq::NONE)))? {
+                Answer::Index(question) => {
+                    verify::index(&directory, &question.index, question.blocks(), to)
+                }
                 Answer::Journal(_) => Ok(IndexReport::default()),
             }
         })

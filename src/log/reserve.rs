@@ -33,13 +33,13 @@ impl Reserve {
         }
     }
 
-    /// Makes sure that it is whole.
+    /// Makes sure that it is whole; whether it had to be made so.
     ///
     /// # Errors
     /// When there is no room for it.
-    pub(super) fn keep(&mut self) -> io::Result<()> {
+    pub(super) fn keep(&mut self) -> io::Result<bool> {
         if self.is_whole {
-            return Ok(());
+            return Ok(false);
         }
         let file = OpenOptions::new()
             .create(true)
@@ -65,7 +65,7 @@ impl Reserve {
             file.sync_all()?;
         }
         self.is_whole = true;
-        Ok(())
+        Ok(true)
     }
 
     /// Gives it up. Whether there was anything to give.

@@ -554,11 +554,15 @@ async fn read<T: DeserializeOwned>(stream: &mut UnixStream) -> Result<T, ReadErr
     if len > FRAME_LEN_MAX {
         return Err(ReadError::Line(io::ErrorKind::InvalidData.into()));
     }
-    let mut bytes = vec![0; len as usize];
-    stream
-        .read_exact(&mut bytes)
+    // As it comes: a length that is only claimed takes no memory.
+    let mut bytes = Vec::new();
+    let mut body = stream.take(u64::from(len));
+    body.read_to_end(&mut bytes)
         .await
         .map_err(ReadError::Line)?;
+    if bytes.len() < len as usize {
+        return Err(ReadError::Line(io::ErrorKind::UnexpectedEof.into()));
+    }
     codec::decode(&bytes).map_err(ReadError::Codec)
 }
 

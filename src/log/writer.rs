@@ -179,7 +179,14 @@ impl WriterThread {
     /// Decides one append and adds it to the batch, or answers with the refusal.
     fn admit(&mut self, request: Request, batch: &mut Batch) {
         let is_urgent = is_urgent(&request.drafts);
-        if !is_urgent && let Err(source) = self.reserve.keep() {
+        let kept = match is_urgent {
+            true => Ok(false),
+            false => self.reserve.keep(),
+        };
+        if let Ok(true) = kept {
+            self.shared.change(|view| view.rest(false));
+        }
+        if let Err(source) = kept {
             let _gone = request.answer.send(Err(Error::NoReserve {
                 path: self.shared.read(|view| view.directory().join(RESERVE)),
                 source,
@@ -352,6 +359,7 @@ impl WriterThread {
                     && !self.journal.is_stopped()
                     && self.reserve.give_up() =>
             {
+                self.shared.change(|view| view.rest(true));
                 self.journal.append(records())
             }
             other => other,

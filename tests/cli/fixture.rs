@@ -79,6 +79,33 @@ impl Fixture {
         fixture
     }
 
+    /// Begins the log with the inventory, and goes on until a block of 1024 events is sealed into the index.
+    pub(crate) fn seal(&self) {
+        assert_eq!(self.run(&["cloud", "refresh"]).code, 0);
+        let captured = Captured {
+            command: "true".to_owned(),
+            exit: Some(0),
+            text: Blob(Vec::new()),
+            dropped_bytes: 0,
+        };
+        let drafts = (0..1100).map(|_| {
+            let output = OutputCaptured {
+                captured: captured.clone(),
+            };
+            Draft::new(Subject::Cloud, output).unwrap()
+        });
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        runtime.block_on(async {
+            let log = Log::open(&self.store(), Open::Existing, |_| {})
+                .await
+                .unwrap();
+            log.append(drafts.collect(), Condition::none())
+                .await
+                .unwrap();
+            log.close().await;
+        });
+    }
+
     pub(crate) fn path(&self) -> &Path {
         self.directory.path()
     }

@@ -421,16 +421,10 @@ fn projections_that_lie_are_found() {
 #[test]
 fn an_index_that_lies_is_found() {
     let fixture = Fixture::empty();
-    // More than a block of 64 events, so that some are sealed into the index.
-    let mut many = INVENTORY.to_owned();
-    for number in 0..100 {
-        many.push_str(&format!("[containers.c{number}]\nhost = \"cn2\"\n"));
-    }
-    std::fs::write(fixture.path().join("cloud.toml"), many).unwrap();
-    assert_eq!(fixture.run(&["cloud", "refresh"]).code, 0);
+    // More than a block of 1024 events, so that some are sealed into the index.
+    fixture.seal();
     let run = fixture.run(&["verify"]);
     assert_eq!(run.code, 0, "{}", run.stdout);
-    assert_eq!(fixture.run(&["log"]).stdout.lines().count(), 105);
     {
         let database = sled::open(fixture.store().join("index")).unwrap();
         let postings = database.open_tree("postings").unwrap();
@@ -439,7 +433,7 @@ fn an_index_that_lies_is_found() {
         let hidden = keys.iter().find(|key| has(key, b"cweb")).unwrap();
         postings.remove(hidden).unwrap();
         let wrong = keys.iter().find(|key| has(key, b"cbuilder")).unwrap();
-        postings.insert(wrong, &(0b11_u64).to_le_bytes()).unwrap();
+        postings.insert(wrong, &[0, 0, 1, 0]).unwrap();
         database.flush().unwrap();
     }
     let run = fixture.run(&["verify"]);
@@ -447,9 +441,8 @@ fn an_index_that_lies_is_found() {
     for found in [
         "(the index): it can't be found by \"web\"",
         "(the index): it can't be found by \"builder\"",
-        "event 1 (the index): it is found by \"builder\", which it does not have",
-        "event 2 (the index): it is found by \"builder\", which it does not have",
-        "verify: 4 findings",
+        "event 1 (the index): 2 events are found by terms that they do not have",
+        "verify: 3 findings",
     ] {
         assert!(run.stdout.contains(found), "{found}\n{}", run.stdout);
     }

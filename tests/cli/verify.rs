@@ -1,16 +1,11 @@
 //! `verify` sees what is wrong with the databases, although everything else mends it or does without.
 
-use crate::fixture::{Fixture, INVENTORY, Run};
+use crate::fixture::{Fixture, Run};
 
-/// More than a block of 64 events, so that some are sealed into the index.
+/// More than a block of 1024 events, so that some are sealed into the index.
 fn sealed() -> Fixture {
     let fixture = Fixture::empty();
-    let mut many = INVENTORY.to_owned();
-    for number in 0..150 {
-        many.push_str(&format!("[containers.c{number}]\nhost = \"cn2\"\n"));
-    }
-    std::fs::write(fixture.path().join("cloud.toml"), many).unwrap();
-    assert_eq!(fixture.run(&["cloud", "refresh"]).code, 0);
+    fixture.seal();
     assert_eq!(fixture.run(&["verify"]).code, 0);
     fixture
 }
@@ -32,7 +27,7 @@ fn found_until_mended(fixture: &Fixture, what: &str) {
     is_found(&fixture.run(&["verify"]), what);
     is_found(&fixture.run(&["verify"]), what);
     for _ in 0..2 {
-        let run = fixture.run(&["log", "--newest", "300"]);
+        let run = fixture.run(&["log", "--newest", "1200"]);
         assert_eq!(run.code, 0, "{}", run.stderr);
     }
     let run = fixture.run(&["verify"]);
@@ -49,7 +44,7 @@ fn a_sealed_block_that_is_gone_or_another_is_found() {
     for newest in [false, true] {
         for remove in [true, false] {
             let fixture = sealed();
-            change(&fixture, "index", "blocks", |blocks| {
+            change(&fixture, "index", "places", |blocks| {
                 let one = if newest {
                     blocks.last()
                 } else {
@@ -57,14 +52,18 @@ fn a_sealed_block_that_is_gone_or_another_is_found() {
                 };
                 let (key, block) = one.unwrap().unwrap();
                 let mut block = block.to_vec();
-                let end = block.len() - 40;
-                block[end] ^= 1;
+                // The first event's check.
+                block[24] ^= 1;
                 match remove {
                     true => drop(blocks.remove(key).unwrap()),
                     false => drop(blocks.insert(key, block).unwrap()),
                 }
             });
-            found_until_mended(&fixture, "(the index): it can't be read");
+            let what = match remove {
+                true => "(the index): its block can't be read",
+                false => "(the index): it is not the event of the journal",
+            };
+            found_until_mended(&fixture, what);
         }
     }
 }

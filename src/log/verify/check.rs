@@ -509,10 +509,9 @@ impl Check {
             announced.extend(erased.map(|(seq, _)| *seq));
             if !self.completed.contains(by) {
                 // It is going on, or whoever opens the store next goes on with it.
-                let cut_off = self
-                    .changed
-                    .extract_if(range.first..=range.last, |_, _| true);
-                self.unfinished += cut_off.count() as u64;
+                let before = self.changed.len();
+                self.changed.retain(|seq, _| !range.contains(*seq));
+                self.unfinished += (before - self.changed.len()) as u64;
             }
             if self.completed.contains(by) {
                 let intact = self.intact.range(range.first..=range.last);

@@ -11,7 +11,6 @@ use tallybook_events::event::KINDS;
 use tallybook_events::ids::{BootId, Hash, JournalId};
 use tallybook_events::record::Record;
 use tallybook_testkit::samples;
-use tallybook_testkit::story::Story;
 
 /// The seeds of a target; nothing for one that has none.
 pub fn of(target: &str) -> Vec<Vec<u8>> {

@@ -4,15 +4,16 @@
 //! It never decides what becomes an event, and the loss of a database never loses an answer. What was wrong with
 //! the databases it keeps, for `verify`. The index is opened when the first question needs it: most do not.
 
+mod question;
+mod reindex;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use tallybook_events::event::Event;
-use tallybook_events::gap::Gap;
 use tallybook_events::ids::{Hash, OperationId, Seq};
 use tallybook_events::intent::Intent;
 use tallybook_events::record::Record;
@@ -21,17 +22,16 @@ use tallybook_replay::entry::Entry;
 use tallybook_replay::state::{CODE_VERSION, Key, OperationSummary, State};
 
 use super::anchor::{Anchor, Anchors, HeadFile};
-use super::open::{Notify, remove_database};
-use super::{Error, Filter, INDEX, JOURNAL, Open, chain, entry};
-use crate::journal::{self, Fetch, Link, Position, Reader};
-use crate::store::{
-    self, BLOCK_EVENTS, Block, End, Ends, Index, Place, Projection, Sealed, Staged,
-};
+use super::open::Notify;
+use super::{Error, Filter, Open, chain};
+use crate::journal::Position;
+use crate::store::{self, BLOCK_EVENTS, Block, Ends, Index, Projection, Staged};
+use question::{Question, newest_of, summary_in};
+
+pub(super) use question::{from_journal, hash_in_journal};
 
 /// Its presence tells the next opening to build the databases again.
 pub(super) const REBUILD: &str = "rebuild";
-/// How long to wait for a payload to be overwritten that looks changed.
-const ERASING: Duration = Duration::from_millis(20);
 /// Where a journal begins.
 const START: Position = Position {
     segment: Seq(1),
@@ -75,6 +75,8 @@ pub(super) struct View {
     queue: Vec<(Arc<Record>, Position, Position)>,
     /// What the projections do not have yet.
     unsaved: BTreeSet<Key>,
+    /// Whether the databases are left alone: what room there is, is for the journal.
+    rests: bool,
     /// Where the newest record is.
     ends: Ends,
     /// `None` where it can't be written.
@@ -85,8 +87,8 @@ pub(super) struct View {
 
 /// An answer, or who has to give it.
 pub(super) enum Answer {
-    /// These blocks of the index, and these records behind them.
-    Index(Arc<Index>, u64, Vec<Arc<Record>>),
+    /// The index.
+    Index(Question),
     /// The journal, which needs no lock: up to this event.
     Journal(Seq),
 }
@@ -126,6 +128,7 @@ impl View {
             tail: VecDeque::new(),
             queue: Vec::new(),
             unsaved: BTreeSet::new(),
+            rests: false,
             ends: Ends {
                 at: START,
                 next: START,
@@ -238,14 +241,21 @@ impl View {
         Ok(())
     }
 
-    /// How many records wait for the indexer.
+    /// How many records wait for the indexer, where it does not rest.
     pub(super) fn waiting(&self) -> usize {
-        self.queue.len()
+        if self.rests { 0 } else { self.queue.len() }
+    }
+
+    /// Has the databases left alone, or not any more.
+    pub(super) fn rest(&mut self, rests: bool) {
+        self.rests = rests;
     }
 
     /// What the indexer has to do now; `None` when nothing.
     pub(super) fn work(&mut self) -> Option<Work> {
-        if self.queue.is_empty() && (self.unsaved.is_empty() || self.projection.is_none()) {
+        if self.rests
+            || self.queue.is_empty() && (self.unsaved.is_empty() || self.projection.is_none())
+        {
             return None;
         }
         let unsaved = std::mem::take(&mut self.unsaved);
@@ -301,6 +311,10 @@ impl View {
             return Ok(Some(*link));
         }
         self.open_index()?;
+        // What is behind the sealed blocks is known once the index is open.
+        if let Some(link) = self.links.get(subject) {
+            return Ok(Some(*link));
+        }
         let found = match &self.index {
             Slot::Open(index) => newest_of(&self.directory, index, self.sealed_blocks, subject),
             Slot::Closed | Slot::Failed => return Ok(self.links.get(subject).copied()),
@@ -330,8 +344,10 @@ impl View {
             return Ok(Some(found));
         }
         self.open_index()?;
+        let of = |record: &&Arc<Record>| record.header.operation == Some(id);
+        let behind: Vec<Arc<Record>> = self.tail.iter().filter(of).cloned().collect();
         let found = match &self.index {
-            Slot::Open(index) => summary_in(&self.directory, index, self.sealed_blocks, id),
+            Slot::Open(index) => summary_in(&self.directory, index, self.sealed_blocks, id, behind),
             Slot::Closed | Slot::Failed => return Ok(known(self)),
         };
         match found {
@@ -371,196 +387,17 @@ impl View {
             },
             Slot::Closed | Slot::Failed => BTreeSet::new(),
         };
+        let of_tail = self
+            .tail
+            .iter()
+            .filter_map(|record| record.header.operation.as_ref());
         let known = self.state.operations.keys().chain(self.past.keys());
-        found.extend(known.filter(|id| id.short().starts_with(start)));
+        found.extend(
+            known
+                .chain(of_tail)
+                .filter(|id| id.short().starts_with(start)),
+        );
         Ok(found)
-    }
-
-    /// Opens the index, and brings it up to the newest event; builds it again where it can't be used.
-    ///
-    /// # Errors
-    /// When the journal contradicts it in a way that needs a decision, or can't be read.
-    pub(super) fn open_index(&mut self) -> Result<(), Error> {
-        if !matches!(self.index, Slot::Closed) {
-            return Ok(());
-        }
-        let path = self.directory.join(INDEX);
-        let was_there = path.exists();
-        let error = match self.try_index() {
-            Err(Error::Store(store::Error::Held(path))) => return Err(Error::Held(path)),
-            Err(Error::Store(error)) => chain(&error),
-            other => {
-                let events = self.state.head.seq;
-                if other.is_ok() && !was_there && events.0 >= BLOCK_EVENTS {
-                    self.tell(format!(
-                        "built the index in {} again from the journal: {events} events",
-                        path.display()
-                    ));
-                }
-                return other;
-            }
-        };
-        if self.open == Open::AsItIs {
-            return self.without_index(error);
-        }
-        self.tell(format!(
-            "the index in {} can't be used ({error}); building it again from the journal",
-            path.display()
-        ));
-        let rebuilt = remove_database(&path).and_then(|()| self.try_index());
-        let error = match rebuilt {
-            Err(Error::Store(error)) => chain(&error),
-            Err(error @ Error::Directory { .. }) => chain(&error),
-            other => return other,
-        };
-        self.tell(format!(
-            "the index in {} can't be built ({error}); reading the journal instead",
-            path.display()
-        ));
-        self.without_index(error)
-    }
-
-    fn try_index(&mut self) -> Result<(), Error> {
-        let journal = self.directory.join(JOURNAL);
-        let mut known = None;
-        let index = Index::open(&self.directory.join(INDEX), |link| known = Some(link));
-        if let Some(link) = known
-            && self.anchors.is_of(link.log)
-            && link.seq > self.state.head.seq
-        {
-            return Err(Error::TailLost {
-                path: self.directory.clone(),
-                journal: self.state.head.seq,
-                projection: link.seq,
-            });
-        }
-        let index = index?;
-        let sealed = index.sealed();
-        self.confirm(sealed)?;
-        let mut reader = match sealed {
-            Some(sealed) => Reader::from_position(&journal, sealed.next, sealed.link),
-            None => Reader::from_start(&journal)?,
-        };
-        let mut block = match sealed {
-            Some(sealed) => Block::behind(sealed.filled(), Some(sealed.end())),
-            None => Block::behind(Seq::NONE, None),
-        };
-        let start = reader.position();
-        let mut behind: VecDeque<Arc<Record>> = VecDeque::new();
-        let mut bridged = 0;
-        while (reader.link()).is_none_or(|link| link.seq < self.state.head.seq) {
-            let next = reader.next()?;
-            for gap in reader.gaps().iter().skip(bridged) {
-                let log = reader
-                    .link()
-                    .map(|link| Link::end(link.log, link.epoch, Seq::NONE, Hash::ZERO));
-                let Some(before) = log else { continue };
-                bridge(&index, &mut block, gap, (before, start, start))?;
-            }
-            bridged = reader.gaps().len();
-            let Some((at, record)) = next else {
-                break;
-            };
-            block.push(&record, at, reader.position());
-            behind.push_back(Arc::new(record));
-            if block.is_full() {
-                index.seal(&block)?;
-                block = block.following();
-                if index.block_count().is_multiple_of(1024) {
-                    let events = index.block_count() * BLOCK_EVENTS;
-                    self.tell(format!("indexed {events} events of the journal"));
-                }
-            }
-            let sealed = Seq(index.block_count() * BLOCK_EVENTS);
-            while (behind.front()).is_some_and(|record| record.header.seq <= sealed) {
-                behind.pop_front();
-            }
-        }
-        if let Some(link) = reader.link()
-            && link.seq < self.state.head.seq
-        {
-            return Err(Error::TailLost {
-                path: self.directory.clone(),
-                journal: link.seq,
-                projection: self.state.head.seq,
-            });
-        }
-        for record in &behind {
-            let link = (record.header.seq, record.hash);
-            self.links.insert(record.header.subject.clone(), link);
-        }
-        self.block = block;
-        self.sealed_blocks = index.block_count();
-        self.tail = behind;
-        self.index = Slot::Open(Arc::new(index));
-        Ok(())
-    }
-
-    /// Holds what the index says was here against the journal, before anything relies on it.
-    ///
-    /// An index of another log, or one that was laid out by a journal with other places, is built again. A journal
-    /// that says something else there is an error that needs a decision.
-    fn confirm(&self, sealed: Option<Sealed>) -> Result<(), Error> {
-        let directory = &self.directory;
-        let Some(sealed) = sealed else {
-            return Ok(());
-        };
-        let contradiction = |what: &str| {
-            Err(Error::Store(store::Error::Contradiction {
-                path: directory.join(INDEX),
-                what: what.to_owned(),
-            }))
-        };
-        if !self.anchors.is_of(sealed.link.log) {
-            return contradiction("it belongs to another log");
-        }
-        let seq = sealed.link.seq;
-        if seq == Seq::NONE {
-            // Nothing but a gap is sealed.
-            return Ok(());
-        }
-        if (self.anchors.up_to(seq)).any(|(known, hash)| known == seq && hash != sealed.link.hash) {
-            return contradiction("it holds another event than was recorded");
-        }
-        let journal = directory.join(JOURNAL);
-        if journal::link_at(&journal, sealed.at)? == Some((sealed.link.hash, sealed.next)) {
-            return Ok(());
-        }
-        match hash_in_journal(directory, seq)?.1 {
-            Some(hash) if hash != sealed.link.hash => Err(Error::Rewritten {
-                path: directory.clone(),
-                seq,
-            }),
-            Some(_) | None => contradiction("its events are at other places in the journal"),
-        }
-    }
-
-    /// Goes on without the index: what else it would know is folded from the journal and remembered.
-    fn without_index(&mut self, why: String) -> Result<(), Error> {
-        self.faults.push(why);
-        self.index = Slot::Failed;
-        self.tail.clear();
-        self.queue.clear();
-        let mut state = State::default();
-        let mut reader = Reader::from_start(&self.directory.join(JOURNAL))?;
-        let mut links = HashMap::new();
-        while state.head.seq < self.state.head.seq {
-            let Some((_, record)) = reader.next()? else {
-                break;
-            };
-            links.insert(
-                record.header.subject.clone(),
-                (record.header.seq, record.hash),
-            );
-            state.apply(&entry(&record)?);
-        }
-        self.links = links;
-        let over = state
-            .operations
-            .into_iter()
-            .filter(|(_, known)| !known.is_open());
-        self.past = over.collect();
-        Ok(())
     }
 
     /// Goes on without the databases; the next opening builds them again, and until then `verify` tells of it.
@@ -617,39 +454,21 @@ impl View {
                     .iter()
                     .filter(|record| filter.takes(&record.header));
                 let of_tail = of_tail.cloned().collect();
-                Answer::Index(Arc::clone(index), self.sealed_blocks, of_tail)
+                let of_operation = filter
+                    .operation
+                    .filter(|id| *filter == Filter::of_operation(*id));
+                let expected = of_operation.and_then(|id| {
+                    let known = self.state.operations.get(&id)?;
+                    Some((id, known.events, known.last))
+                });
+                Answer::Index(Question {
+                    index: Arc::clone(index),
+                    blocks: self.sealed_blocks,
+                    behind: of_tail,
+                    expected,
+                })
             }
             Slot::Closed | Slot::Failed => Answer::Journal(self.state.head.seq),
-        })
-    }
-
-    /// Holds all events of an operation against what the state says of it: on them depends what is done again.
-    pub(super) fn check_operation(
-        &self,
-        filter: &Filter,
-        records: &[Record],
-    ) -> Result<(), store::Error> {
-        let Some((id, known)) = filter
-            .operation
-            .filter(|id| *filter == Filter::of_operation(*id))
-            .and_then(|id| Some((id, self.state.operations.get(&id)?)))
-        else {
-            return Ok(());
-        };
-        let last = records.last().map_or(Seq::NONE, |record| record.header.seq);
-        // More may have come since.
-        if (records.len() as u64, last) == (known.events, known.last) || known.last > last {
-            return Ok(());
-        }
-        Err(store::Error::Contradiction {
-            path: self.directory.join(INDEX),
-            what: format!(
-                "it has {} events of operation {} up to event {last}, not {} up to event {}",
-                records.len(),
-                id.short(),
-                known.events,
-                known.last
-            ),
         })
     }
 
@@ -670,155 +489,4 @@ impl View {
     fn tell(&self, what: String) {
         (self.notify)(what);
     }
-}
-
-/// Brings a gap into the index, block by block.
-fn bridge(index: &Index, block: &mut Block, gap: &Gap, before: End) -> Result<(), store::Error> {
-    while block.filled() < gap.last {
-        block.bridge(gap.last, before);
-        if block.is_full() {
-            index.seal(block)?;
-            *block = block.following();
-        }
-    }
-    Ok(())
-}
-
-/// The newest event of a subject in the index's blocks.
-fn newest_of(
-    directory: &Path,
-    index: &Index,
-    blocks: u64,
-    subject: &Subject,
-) -> Result<Option<(Seq, Hash)>, Error> {
-    let filter = Filter {
-        subject: Some(subject.clone()),
-        newest: Some(1),
-        ..Filter::default()
-    };
-    let records = by_index(directory, index, blocks, &filter, Vec::new())?;
-    Ok(records
-        .last()
-        .map(|record| (record.header.seq, record.hash)))
-}
-
-/// An operation by its events in the index's blocks.
-fn summary_in(
-    directory: &Path,
-    index: &Index,
-    blocks: u64,
-    id: OperationId,
-) -> Result<Option<OperationSummary>, Error> {
-    let records = by_index(
-        directory,
-        index,
-        blocks,
-        &Filter::of_operation(id),
-        Vec::new(),
-    )?;
-    let mut state = State::default();
-    for record in &records {
-        state.apply(&entry(record)?);
-    }
-    Ok(state.operations.remove(&id))
-}
-
-/// The records that a filter takes, in order: of the index's blocks, and then these.
-///
-/// # Errors
-/// [`Error::Store`] where the index is to blame: it can't be read, or the journal has something else at its places.
-pub(super) fn by_index(
-    directory: &Path,
-    index: &Index,
-    blocks: u64,
-    filter: &Filter,
-    behind: Vec<Arc<Record>>,
-) -> Result<Vec<Record>, Error> {
-    let wanted = filter.newest.unwrap_or(usize::MAX);
-    let mut found: Vec<Record> = Vec::new();
-    for record in behind.iter().rev().take(wanted) {
-        found.push(Record::clone(record));
-    }
-    let end = Seq(blocks * BLOCK_EVENTS).next();
-    let end = filter.to.map_or(end, |to| to.next().min(end));
-    let first = filter.from.unwrap_or(Seq(1));
-    let mut fetch = Fetch::new(&directory.join(JOURNAL));
-    let mut block: Option<(u64, Vec<Place>)> = None;
-    'all: for stretch in index.find(&filter.terms(), end) {
-        for seq in stretch?.into_iter().rev() {
-            if found.len() >= wanted || seq < first {
-                break 'all;
-            }
-            let number = (seq.0 - 1) / BLOCK_EVENTS;
-            let places = match &block {
-                Some((at_hand, places)) if *at_hand == number => places,
-                Some(_) | None => &block.insert((number, index.places(number)?)).1,
-            };
-            let place = places.binary_search_by_key(&seq, |place| place.seq);
-            // A lost event has no place, and no terms.
-            let Some(place) = place.ok().and_then(|at| places.get(at)) else {
-                continue;
-            };
-            let Some(record) = fetch_whole(&mut fetch, place)? else {
-                let what = format!("event {seq} is not at its place in the journal");
-                return Err(index.contradiction(what).into());
-            };
-            if filter.within(&record.header) {
-                found.push(record);
-            }
-        }
-    }
-    found.reverse();
-    Ok(found)
-}
-
-/// The record at a place. What is being erased at this moment is read again.
-fn fetch_whole(fetch: &mut Fetch, place: &Place) -> Result<Option<Record>, Error> {
-    for again in [true, true, true, false] {
-        let record = fetch.record(place.at, place.len)?;
-        let record = record.filter(|record| place.is_of(record.header.seq, &record.hash));
-        if record.is_some() || !again {
-            return Ok(record);
-        }
-        std::thread::sleep(ERASING);
-    }
-    Ok(None)
-}
-
-/// What a filter takes, read from the journal alone, up to a position.
-pub(super) fn from_journal(
-    directory: &Path,
-    to: Seq,
-    filter: &Filter,
-) -> Result<Vec<Record>, Error> {
-    let wanted = filter.newest.unwrap_or(usize::MAX);
-    let mut found = VecDeque::new();
-    let mut reader = Reader::from_start(&directory.join(JOURNAL))?;
-    while let Some((_, record)) = reader.next()? {
-        if record.header.seq > to {
-            break;
-        }
-        if filter.takes(&record.header) {
-            found.push_back(record);
-            if found.len() > wanted {
-                found.pop_front();
-            }
-        }
-    }
-    Ok(found.into())
-}
-
-/// The hash of an event by the journal alone; `None` where the journal ends before it.
-pub(super) fn hash_in_journal(directory: &Path, seq: Seq) -> Result<(Seq, Option<Hash>), Error> {
-    let mut reader = Reader::from_start(&directory.join(JOURNAL))?;
-    while let Some((_, record)) = reader.next()? {
-        if record.header.seq == seq {
-            return Ok((seq, Some(record.hash)));
-        }
-    }
-    let gap = reader.gaps().iter().find(|gap| gap.last == seq);
-    if let Some(gap) = gap {
-        return Ok((seq, Some(gap.hash)));
-    }
-    Ok((reader.link().map_or(Seq::NONE, |link| link.seq), None))
 }
