@@ -123,3 +123,59 @@ async fn what_verify_would_condemn_is_refused() {
     assert_eq!(report.findings, vec![]);
     assert_eq!(report.head.seq, Seq(7));
 }
+
+/// An operation that goes on over many openings: every event names the one before it of its subject, and an operation that
+/// ended long ago can be taken back.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_came_before_is_known_at_every_opening() {
+    let store = tempfile::tempdir().unwrap();
+    let id = samples::operation(1);
+    let mut claim = None;
+    for opening in 0..4 {
+        let log = Log::open(store.path(), Open::Create, |_| {}).await.unwrap();
+        let drafts = match opening {
+            0 => vec![intended(id)],
+            1 => vec![draft(OperationPlanned { steps: vec![] }).operation(id, claim)],
+            2 => vec![draft(OperationSucceeded { events: 3 }).operation(id, claim)],
+            _ => {
+                // Far behind what the index sealed by then.
+                for _ in 0..1100 {
+                    let failed = vec![draft(tallybook_events::event::InventoryRecorded {
+                        path: "cloud.toml".to_owned(),
+                        hash: Hash::ZERO,
+                        text: tallybook_events::ids::Blob(Vec::new()),
+                    })];
+                    append(&log, failed).await.unwrap();
+                }
+                log.settle().await.unwrap();
+                let back = OperationIntended {
+                    intent: Intent::Rollback { operation: id },
+                    inventory: Seq::NONE,
+                    claims: vec![],
+                };
+                vec![draft(back).operation(samples::operation(2), None)]
+            }
+        };
+        let at = append(&log, drafts).await.unwrap()[0];
+        claim = claim.or(Some(ClaimRef {
+            seq: at.seq,
+            hash: at.hash,
+        }));
+        log.close().await;
+    }
+    let log = Log::open(store.path(), Open::Existing, |_| {})
+        .await
+        .unwrap();
+    let known = log.summary(id).await.unwrap().unwrap();
+    assert_eq!(known.status.label(), "rolling back");
+    log.close().await;
+    let (report, mut state) = verify::journal(store.path()).unwrap();
+    assert_eq!(report.findings, vec![]);
+    // What the projections hold is what a fold gives.
+    state.forget_past();
+    let log = Log::open(store.path(), Open::Existing, |_| {})
+        .await
+        .unwrap();
+    assert_eq!(log.state().await.unwrap(), state);
+    log.close().await;
+}

@@ -48,8 +48,11 @@ impl Args {
             None => log.state().await?,
         };
         let mut folded = history::fold(&context.journal(), Until::Seq(live.head.seq))?;
+        let operations = folded.operations.len();
         folded.forget_past();
-        let replayed = compare(&folded, &live)?;
+        let mut replayed = compare(&folded, &live)?;
+        // All that were folded, also those that the live state has no use for.
+        replayed.counts.operations = operations;
         match out.format() {
             Format::Json => out.json(&replayed)?,
             Format::Table => show(&replayed, out)?,

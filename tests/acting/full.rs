@@ -1,5 +1,5 @@
-//! The disk of the store is full while an operation is carried out: something was done, and it is said which operation
-//! finds out what. Needs root, for a tmpfs.
+//! The disk of the store is full while an operation is carried out: how it ended is recorded all the same, and nothing new
+//! begins. Needs root, for a tmpfs.
 
 use std::io::Write;
 use std::process::{Command, Stdio};
@@ -33,15 +33,15 @@ impl Drop for Small<'_> {
 }
 
 #[test]
-fn outcomes_that_do_not_fit_leave_the_operation_to_be_resumed() {
+fn what_runs_is_recorded_and_nothing_new_begins() {
     for as_client in [true, false] {
         for json in [true, false] {
-            outcomes_do_not_fit(as_client, json);
+            on_a_full_disk(as_client, json);
         }
     }
 }
 
-fn outcomes_do_not_fit(as_client: bool, json: bool) {
+fn on_a_full_disk(as_client: bool, json: bool) {
     let ground = Ground::new(1);
     let _small = Small::mount(&ground);
     ground.run(&["host", "install", "cn1"]).ends(0);
@@ -67,21 +67,27 @@ fn outcomes_do_not_fit(as_client: bool, json: bool) {
     drop(file);
     host.release("host.packages");
     let run = Ground::ended(child);
-    std::fs::remove_file(filler).unwrap();
+    run.ends(0);
     if let Some(log) = held {
         runtime.block_on(log.close());
     }
-    let prepare = ground.newest();
-    let run = run
+    // As if what is set aside had been used up.
+    let reserve = ground.path("store/reserve");
+    let reserve = std::fs::File::options().write(true).open(reserve).unwrap();
+    reserve.set_len(0).unwrap();
+    let mut file = std::fs::File::options().append(true).open(&filler).unwrap();
+    while file.write_all(&[1; 4096]).is_ok() {}
+    drop(file);
+    let before = ground.host(1).notes();
+    let refused = ground
+        .run(&["host", "prepare", "cn1", "--format", format])
         .ends(10)
-        .says(&format!("tallybook op resume {prepare}"))
-        .says("free space")
-        .says_nothing_of("nothing was done");
+        .says("free space");
+    assert_eq!(ground.host(1).notes(), before, "nothing was begun");
     if json {
-        let end: Value = run.end();
-        assert_eq!(end["exit"], "disk_full", "{run}");
-        assert_eq!(end["code"], 10);
-        assert!(end["operation"].is_string());
+        let end: Value = refused.end();
+        assert_eq!(end["exit"], "disk_full", "{refused}");
     }
-    ground.run(&["op", "resume", &prepare]).ends(0);
+    std::fs::remove_file(filler).unwrap();
+    ground.run(&["host", "prepare", "cn1"]).ends(0);
 }
