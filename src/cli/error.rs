@@ -473,9 +473,10 @@ fn log_exit(error: &log::Error) -> Exit {
             }
             Refusal::Malformed(_) => Exit::Failed,
         },
-        log::Error::NoHolder(_) | log::Error::Held(_) | log::Error::OtherProtocol { .. } => {
-            Exit::Locked
-        }
+        log::Error::NoHolder(_)
+        | log::Error::InUse(_)
+        | log::Error::Held(_)
+        | log::Error::OtherProtocol { .. } => Exit::Locked,
         log::Error::TailLost { .. }
         | log::Error::Rewritten { .. }
         | log::Error::Fold { .. }
@@ -519,7 +520,7 @@ fn log_hint(error: &log::Error) -> Option<String> {
             holder.short()
         ),
         log::Error::Refused(Refusal::Changed { .. }) => "try again".to_owned(),
-        log::Error::NoHolder(_) | log::Error::Held(_) => {
+        log::Error::NoHolder(_) | log::Error::InUse(_) | log::Error::Held(_) => {
             "find out which process holds the store, and whether it hangs".to_owned()
         }
         log::Error::OtherProtocol { .. } | log::Error::Protocol(_) => {
