@@ -209,9 +209,11 @@ fn copy(from: &Path, to: &Path) {
     for entry in std::fs::read_dir(from).unwrap() {
         let entry = entry.unwrap();
         let target = to.join(entry.file_name());
-        match entry.file_type().unwrap().is_dir() {
-            true => copy(&entry.path(), &target),
-            false => drop(std::fs::copy(entry.path(), target).unwrap()),
+        let kind = entry.file_type().unwrap();
+        if kind.is_dir() {
+            copy(&entry.path(), &target);
+        } else if kind.is_file() {
+            std::fs::copy(entry.path(), target).unwrap();
         }
     }
 }
@@ -297,15 +299,16 @@ async fn the_log_is_used_as_before() {
         let draft = Draft::new(
             Subject::Cloud,
             OutputCaptured {
-                output: Captured {
-                    bytes: Blob(b"more".to_vec()),
-                    total_len: 4,
-                    omitted: 0,
+                captured: Captured {
+                    command: "true".to_owned(),
+                    exit: Some(0),
+                    text: Blob(b"more".to_vec()),
+                    dropped_bytes: 0,
                 },
             },
         );
         let drafts = draft.into_iter().collect();
-        let _refused = log.append(drafts, Condition::none()).await;
+        log.append(drafts, Condition::none()).await.unwrap();
         let report = log
             .check_index(log.head().await.unwrap().seq)
             .await

@@ -293,6 +293,10 @@ impl View {
             return Ok(Some(*link));
         }
         self.open_index()?;
+        // Opening it took in what is behind the sealed blocks.
+        if let Some(link) = self.links.get(subject) {
+            return Ok(Some(*link));
+        }
         let found = match &self.index {
             Slot::Open(index) => newest_of(&self.directory, index, self.sealed_blocks, subject),
             Slot::Closed | Slot::Failed => return Ok(self.links.get(subject).copied()),
