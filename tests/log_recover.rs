@@ -73,7 +73,12 @@ fn recover_by(
     let ranges = recovery.losses.iter().map(|loss| loss.events);
     let lost = ranges.flat_map(|range| range.first.0..=range.last.0);
     let lost = lost.collect();
-    let recovered = recovery.carry_out_by("a test", SMALL, step)?;
+    let told = format!("{recovery:?}");
+    let recovered = recovery.carry_out_by("a test", SMALL, step);
+    if let Err(Error::Journal(journal::Error::Damaged { .. })) = &recovered {
+        println!("DEBUG {told} {:?}", files(store));
+    }
+    let recovered = recovered?;
     Ok((lost, recovered))
 }
 

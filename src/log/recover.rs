@@ -27,6 +27,15 @@ pub struct Recovery {
     pub losses: Vec<Loss>,
 }
 
+impl std::fmt::Debug for Recovery {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Recovery")
+            .field("plan", &self.plan)
+            .field("work", &self.work)
+            .finish_non_exhaustive()
+    }
+}
+
 /// What a recovery came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Recovered {
