@@ -11,7 +11,7 @@ use tallybook_events::event::{Event, SeqRange};
 use tallybook_events::gap::Gap;
 use tallybook_events::header::HeaderView;
 use tallybook_events::ids::{Epoch, Hash, LogId, Seq};
-use tallybook_events::record::{Body, Frame};
+use tallybook_events::record::{self, Body, Frame};
 use tallybook_events::segment::{self, SegmentHead};
 
 use super::archive::{self, Loaded};
@@ -62,6 +62,7 @@ struct Candidate {
     begins_write: bool,
     subject_previous: (Seq, Hash),
     kind: Kind,
+    is_hidden: bool,
     /// What a recovery says that it lost.
     losses: Vec<(SeqRange, Hash)>,
 }
@@ -256,14 +257,45 @@ fn collect(bytes: &[u8], log: LogId, source: usize, into: &mut Vec<Candidate>) {
             at = behind;
         }
         let Some((start, frame, header)) = follow::whole(bytes, at) else {
+            add_hidden(bytes, (at, bytes.len()), log, source, into);
             return;
         };
+        add_hidden(bytes, (at, start), log, source, into);
         at = start + frame.len();
         behind = at;
         if header.log == log && header.seq > Seq::NONE {
             into.push(of_record(&frame, &header, source, start));
         }
     }
+}
+
+/// What may be the payload of something damaged: it counts only where the chain names it.
+fn add_hidden(
+    bytes: &[u8],
+    (from, to): (usize, usize),
+    log: LogId,
+    source: usize,
+    into: &mut Vec<Candidate>,
+) {
+    for start in hidden(bytes, from, to) {
+        if let Ok(frame) = Frame::read(bytes.get(start..).unwrap_or_default())
+            && let Ok(header) = frame.header()
+            && header.log == log
+            && header.seq > Seq::NONE
+        {
+            let mut found = of_record(&frame, &header, source, start);
+            found.is_hidden = true;
+            into.push(found);
+        }
+    }
+}
+
+/// Where something between two places begins like a record.
+fn hidden(bytes: &[u8], from: usize, to: usize) -> impl Iterator<Item = usize> {
+    let between = bytes.get(from..to).unwrap_or_default();
+    let windows = between.windows(record::MAGIC.len()).enumerate();
+    let begins = windows.filter(|(_, window)| *window == record::MAGIC);
+    begins.map(move |(at, _)| from + at)
 }
 
 fn of_record(frame: &Frame<'_>, header: &HeaderView<'_>, source: usize, start: usize) -> Candidate {
@@ -292,6 +324,7 @@ fn of_record(frame: &Frame<'_>, header: &HeaderView<'_>, source: usize, start: u
             Body::Changed => Kind::Changed,
             Body::Intact | Body::Erased => Kind::Whole,
         },
+        is_hidden: false,
         losses,
     }
 }
@@ -310,6 +343,7 @@ fn of_gap(gap: &Gap, source: usize, start: usize, end: usize) -> Candidate {
         begins_write: false,
         subject_previous: (Seq::NONE, Hash::ZERO),
         kind: Kind::Gap(gap.first),
+        is_hidden: false,
         losses: Vec::new(),
     }
 }
@@ -415,7 +449,7 @@ impl<'a> Walk<'a> {
         let expected = expected.or_else(|| self.named.get(&seq).copied());
         let fits = |(_, found): &(usize, &Candidate)| match expected {
             Some(hash) => found.hash == hash,
-            None => !self.is_stranger(found),
+            None => !found.is_hidden && !self.is_stranger(found),
         };
         let worth = |(number, found): &(usize, &'a Candidate)| {
             (self.is_supported(found), found.kind, *number)
