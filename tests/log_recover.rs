@@ -9,7 +9,7 @@ use tallybook::journal::{self, Journal, Limits, Reader, segment_path};
 use tallybook::log::recover::{Recovered, Recovery};
 use tallybook::log::{Condition, Draft, Error, Filter, HEAD, JOURNAL, Log, Open, verify};
 use tallybook_events::event::OutputCaptured;
-use tallybook_events::ids::{Blob, Epoch, Seq};
+use tallybook_events::ids::{Blob, Epoch};
 use tallybook_events::record::Record;
 use tallybook_events::segment;
 use tallybook_events::step::Captured;
