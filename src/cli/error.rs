@@ -157,6 +157,9 @@ pub enum Error {
         /// How the log failed.
         source: Box<log::Error>,
     },
+    /// It has to be confirmed, and nobody can be asked.
+    #[error("this has to be confirmed, and there is no terminal to ask at")]
+    Unconfirmed,
     /// A result has no form in JSON.
     #[error("the result can't be written as JSON")]
     Json(#[from] serde_json::Error),
@@ -214,6 +217,7 @@ impl Error {
             | Error::Limit(_)
             | Error::InventoryFile { .. }
             | Error::NoInventory(_)
+            | Error::Unconfirmed
             | Error::Ambiguous { .. } => Exit::Usage,
             Error::Unknown { .. } | Error::NoEvent { .. } => Exit::Missing,
             Error::Json(_) => Exit::Failed,
@@ -296,6 +300,9 @@ impl Error {
                 .as_ref()
                 .map(|nearest| format!("did you mean {nearest:?}?"))
                 .or_else(|| hint.map(str::to_owned)),
+            Error::Unconfirmed => {
+                Some("--dry-run shows what would be done, --yes does it without asking".to_owned())
+            }
             Error::Ambiguous { .. } => Some("write the one you mean".to_owned()),
             Error::Limit(_)
             | Error::Inventory { .. }
@@ -334,6 +341,7 @@ impl Error {
             | Error::Messages { .. }
             | Error::Irreversible { .. }
             | Error::InventoryFile { .. }
+            | Error::Unconfirmed
             | Error::NoInventory(_)
             | Error::Unknown { .. }
             | Error::Ambiguous { .. }
@@ -473,9 +481,10 @@ fn log_exit(error: &log::Error) -> Exit {
             }
             Refusal::Malformed(_) => Exit::Failed,
         },
-        log::Error::NoHolder(_) | log::Error::Held(_) | log::Error::OtherProtocol { .. } => {
-            Exit::Locked
-        }
+        log::Error::NoHolder(_)
+        | log::Error::InUse(_)
+        | log::Error::Held(_)
+        | log::Error::OtherProtocol { .. } => Exit::Locked,
         log::Error::TailLost { .. }
         | log::Error::Rewritten { .. }
         | log::Error::Fold { .. }
@@ -523,7 +532,7 @@ fn log_hint(error: &log::Error) -> Option<String> {
             holder.short()
         ),
         log::Error::Refused(Refusal::Changed { .. }) => "try again".to_owned(),
-        log::Error::NoHolder(_) | log::Error::Held(_) => {
+        log::Error::NoHolder(_) | log::Error::InUse(_) | log::Error::Held(_) => {
             "find out which process holds the store, and whether it hangs".to_owned()
         }
         log::Error::OtherProtocol { .. } | log::Error::Protocol(_) => {

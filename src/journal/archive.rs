@@ -97,6 +97,18 @@ pub(super) fn load_archived(journal: &Path, first: Seq) -> Result<Vec<u8>, Error
     }
 }
 
+/// Reads an original that a recovery put aside, archived or not.
+pub(super) fn load_kept(path: &Path) -> Result<Loaded, Error> {
+    let stored = std::fs::read(path).map_err(io_error("reading", path))?;
+    let is_packed = path.extension().is_some_and(|end| end == "zst");
+    let (bytes, wrong) = match is_packed {
+        true => unpack(&stored),
+        false => (stored, None),
+    };
+    let path = path.to_owned();
+    Ok(Loaded { path, bytes, wrong })
+}
+
 /// The segment in an archived one, as far as it can be had, and what is wrong with it.
 fn unpack(stored: &[u8]) -> (Vec<u8>, Option<Damage>) {
     let head = ArchiveHead::decode(stored);

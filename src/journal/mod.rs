@@ -7,7 +7,9 @@ pub mod archive;
 mod erase;
 mod fetch;
 mod follow;
+mod mend;
 mod read;
+pub mod recover;
 mod scan;
 mod write;
 
@@ -23,6 +25,7 @@ use tallybook_events::{header, record, segment};
 pub use erase::erase;
 pub use fetch::Fetch;
 pub use follow::Depth;
+pub use mend::{Move, Step, Work};
 pub use read::{Reader, Tail, link_at, log_of};
 pub use scan::{At, Found, Inspect, Progress, scan};
 pub use write::{Journal, Torn, settle};

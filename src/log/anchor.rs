@@ -199,6 +199,11 @@ impl Anchors {
         index.and(projection.map(|_| ()))
     }
 
+    /// The log, as far as anything says which it is.
+    pub(super) const fn log(&self) -> Option<LogId> {
+        self.log
+    }
+
     /// Whether this is the log.
     pub(super) fn is_of(&self, log: LogId) -> bool {
         self.log.is_none_or(|known| known == log)

@@ -92,7 +92,17 @@ fn step(
     };
     match found {
         Found::Head => {}
-        Found::Gap(gap) => history.gaps.push(gap),
+        Found::Gap(gap) => {
+            let Until::Seq(to) = until else {
+                history.gaps.push(gap);
+                return Ok(ControlFlow::Continue(()));
+            };
+            let is_end = gap.last >= to;
+            history.gaps.extend(Some(gap).filter(|gap| gap.first <= to));
+            if is_end {
+                return Ok(ControlFlow::Break(()));
+            }
+        }
         Found::DamagedFile(damage) | Found::DamagedHead(damage) | Found::Lost(damage) => {
             return Err(damaged(next, damage));
         }

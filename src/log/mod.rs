@@ -14,6 +14,7 @@ mod holder;
 mod indexer;
 mod lock;
 mod open;
+pub mod recover;
 mod reserve;
 mod socket;
 pub mod verify;
@@ -80,6 +81,9 @@ pub enum Error {
     /// The holder could not be reached, and the store could not be taken over.
     #[error("another process holds the store in {} and does not answer", .0.display())]
     NoHolder(PathBuf),
+    /// What is to be done needs the store alone.
+    #[error("another process holds the store in {}", .0.display())]
+    InUse(PathBuf),
     /// Nobody holds the store, and yet somebody has its databases open.
     #[error("another process has {} open, although nobody holds the store", .0.display())]
     Held(PathBuf),
@@ -200,6 +204,7 @@ impl Error {
             | Error::Store(_)
             | Error::Refused(_)
             | Error::NoHolder(_)
+            | Error::InUse(_)
             | Error::Held(_)
             | Error::Holder(_)
             | Error::OtherProtocol { .. }

@@ -118,17 +118,22 @@ impl Opened {
             seq: self.journal.link().seq.next(),
             source,
         })?;
+        self.append_alone(&draft)
+    }
+
+    /// Appends an event while nobody else can.
+    pub(super) fn append_alone(&mut self, draft: &Draft) -> Result<(), Error> {
         let link = self.journal.link();
-        let previous = self.view.link(&Subject::Cloud)?;
+        let newest = self.view.link(&draft.subject)?;
         let sealing = Sealing {
             more: 0,
             write: link.seq.next(),
             link,
-            subject_previous: previous.unwrap_or((Seq::NONE, Hash::ZERO)),
+            subject_previous: newest.unwrap_or((Seq::NONE, Hash::ZERO)),
             actor: &identity::actor_here(),
             writer: &identity::writer(),
         };
-        let (record, entry) = seal(&draft, &sealing)?;
+        let (record, entry) = seal(draft, &sealing)?;
         let positions = self.journal.append(std::slice::from_ref(&record))?;
         let next = self.journal.position();
         self.view.take(vec![(record, entry)], &positions, next)

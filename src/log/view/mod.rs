@@ -311,7 +311,7 @@ impl View {
             return Ok(Some(*link));
         }
         self.open_index()?;
-        // What is behind the sealed blocks is known once the index is open.
+        // Opening it took in what is behind the sealed blocks.
         if let Some(link) = self.links.get(subject) {
             return Ok(Some(*link));
         }

@@ -1,4 +1,6 @@
-//! `tallybook log`: events, a line each.
+//! `tallybook log`: events, a line each; and beneath it what keeps the log itself in order.
+
+mod recover;
 
 use tallybook_events::event::KINDS;
 use tallybook_events::ids::Seq;
@@ -21,7 +23,10 @@ const CHUNK: u64 = 4096;
 
 /// List events, one a line; every condition given must hold
 #[derive(Debug, clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(super) struct Args {
+    #[command(subcommand)]
+    upkeep: Option<Upkeep>,
     /// About this host or a container on it
     #[arg(long)]
     host: Option<HostName>,
@@ -60,8 +65,18 @@ pub(super) struct Args {
     follow: bool,
 }
 
+/// What keeps the log itself in order.
+#[derive(Debug, clap::Subcommand)]
+enum Upkeep {
+    Recover(recover::Args),
+}
+
 impl Args {
     pub(super) async fn run(self, context: &Context, out: &mut Output) -> Result<Exit, Error> {
+        match self.upkeep {
+            Some(Upkeep::Recover(arguments)) => return arguments.run(context, out).await,
+            None => {}
+        }
         let log = context.open_log(Open::Existing).await?;
         let state = log.state().await?;
         let filter = self.filter(log).await?;
