@@ -4,6 +4,7 @@
 use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use tallybook::log::{Condition, Draft, Error, Filter, Limits, Log, Open};
 use tallybook_events::event::OutputCaptured;
@@ -14,6 +15,9 @@ use tallybook_events::subject::Subject;
 use crate::ground::{scratch, tallybook};
 
 const COPIES: usize = 40;
+/// About 20 MB.
+const APPENDS_MAX: usize = 4000;
+const PAUSE: Duration = Duration::from_millis(1);
 
 fn draft(len: usize) -> Draft {
     let captured = Captured {
@@ -25,17 +29,20 @@ fn draft(len: usize) -> Draft {
     Draft::new(Subject::Cloud, OutputCaptured { captured }).unwrap()
 }
 
-/// Appends and asks, until it is told to stop; how many events there are then.
+/// Appends and asks, until it is told to stop; how many events there are then. What it writes is bounded: the copies may
+/// be slower than it.
 async fn write(log: &Log, stop: &AtomicBool) -> Seq {
-    let mut number = 0;
-    while !stop.load(Ordering::Relaxed) {
-        number += 1;
-        let len = [10, 300, 5000, 60_000][number % 4];
+    for number in 1..=APPENDS_MAX {
+        if stop.load(Ordering::Relaxed) {
+            break;
+        }
+        let len = [10, 300, 2000, 9000][number % 4];
         let some = (0..1 + number % 3).map(|_| draft(len)).collect();
         log.append(some, Condition::none()).await.unwrap();
         if number.is_multiple_of(16) {
             log.records(&Filter::at(Seq(1))).await.unwrap();
         }
+        tokio::time::sleep(PAUSE).await;
     }
     log.head().await.unwrap().seq
 }

@@ -120,22 +120,55 @@ impl Ground {
     }
 }
 
+/// Where a log was damaged.
+#[derive(Debug, Clone, Copy)]
+struct Damaged {
+    /// The first event whose bytes are not what they were,
+    event: Seq,
+    /// and the one with which its append begins: without it, the log ends before that.
+    append: Seq,
+}
+
+impl Damaged {
+    /// Where an event that is an append of its own was.
+    const fn at(event: Seq) -> Self {
+        Damaged {
+            event,
+            append: event,
+        }
+    }
+
+    /// Whether something that is said of an event can be about this.
+    fn is_near(self, seq: Seq) -> bool {
+        self.append.0 <= seq.0 + 1 && seq.0 <= self.event.0 + 1
+    }
+}
+
 /// The first event whose bytes are not what they were.
-fn first_changed(first: Seq, before: &[u8], after: &[u8]) -> Seq {
+fn first_changed(first: Seq, before: &[u8], after: &[u8]) -> Damaged {
     let same = before
         .iter()
         .zip(after)
         .take_while(|(one, other)| one == other);
     let at = same.count();
     let frames = frames(before);
-    let whole = frames.iter().take_while(|frame| frame.end <= at).count() as u64;
-    Seq(first.0 + whole)
+    let whole = frames.iter().take_while(|frame| frame.end <= at).count();
+    let goes_on = |frame: &&Range<usize>| {
+        Record::read_frame(&before[(*frame).clone()])
+            .is_ok_and(|(record, _)| record.header.more > 0)
+    };
+    let begun = frames[..whole].iter().rev().take_while(goes_on).count();
+    Damaged {
+        event: Seq(first.0 + whole as u64),
+        append: Seq(first.0 + (whole - begun) as u64),
+    }
 }
 
-/// What is known of a damaged place: that it is named there, or told as torn where that is allowed.
+/// What is known of a damaged place: that it is named there, or told as torn where that is allowed: behind the log's
+/// end, and in its last write where nothing remembers that it was acknowledged.
 fn outcome(
     judged: Result<Judged, &'static str>,
-    at: Seq,
+    at: Damaged,
     file: &Path,
     may_be_torn: bool,
 ) -> Outcome {
@@ -155,22 +188,23 @@ fn outcome(
             false => Outcome::Failed(refused),
         };
     }
-    let fits = |seq: Seq| seq.0.abs_diff(at.0) <= 1;
-    let named = judged.findings.iter().find(|finding| fits(finding.seq));
+    let named = judged
+        .findings
+        .iter()
+        .find(|finding| at.is_near(finding.seq));
     match (named, judged.findings.first()) {
         (Some(finding), _) => Outcome::Named(format!(
             "{} {:?}: {}",
             finding.seq, finding.class, finding.what
         )),
         (None, Some(finding)) => {
-            Outcome::Failed(format!("event {at} is damaged, named is {finding:?}"))
+            Outcome::Failed(format!("{at:?} is damaged, named is {finding:?}"))
         }
-        (None, None) if may_be_torn && judged.torn_bytes > 0 => match fits(judged.head.0.next()) {
+        (None, None) if may_be_torn && judged.torn_bytes > 0 => match judged.head.0.next()
+            == at.append
+        {
             true => Outcome::Torn,
-            false => Outcome::Failed(format!(
-                "event {at} is damaged, torn behind {}",
-                judged.head.0
-            )),
+            false => Outcome::Failed(format!("{at:?} is damaged, torn behind {}", judged.head.0)),
         },
         (None, None) => Outcome::Failed(format!("nothing is named: {judged:?}")),
     }
@@ -198,18 +232,18 @@ fn segment_cells(ground: &Ground, is_known: bool, which: Place) -> Table {
     let first = segments[which.among(segments.len())];
     let another = segments[(which.among(segments.len()) + 1) % segments.len()];
     let last = *segments.last().unwrap();
+    let end = Seq(ground.records.len() as u64);
     let base = std::fs::read(ground::segment_file(ground.store.path(), first)).unwrap();
-    let mut cell = |action: Action, place: Place, run: &dyn Fn(&Path) -> Seq| {
+    let mut cell = |action: Action, place: Place, run: &dyn Fn(&Path) -> Damaged| {
         let copy = ground.copy(is_known);
         let at = run(copy.path());
         let file = ground::segment_file(copy.path(), first);
-        // A forged record that is whole by itself is the log's end, where nothing else is behind it.
         let excuse = segment_excuse(action, place, which, is_known);
         let found = outcome(
             ground::judge_guarded(copy.path()),
             at,
             &file,
-            first == last && !is_known,
+            first == last && (!is_known || at.event == end.next()),
         );
         let found = match (excuse, found) {
             (Some(why), Outcome::Failed(how)) if how.starts_with("nothing is named") => {
@@ -244,12 +278,12 @@ fn segment_cells(ground: &Ground, is_known: bool, which: Place) -> Table {
                 other_log: &same_segment(ground.other_log.path(), first, which),
             };
             action::to_file(action, &ground::segment_file(store, first), &others);
-            match (action, first) {
-                // Its first two events are those of the log.
-                (Action::BranchFile, Seq(1)) => Seq(3),
+            Damaged::at(match (action, first) {
+                // It is sound by itself: where the next one begins shows that it is another.
+                (Action::BranchFile | Action::OtherLogFile, Seq(1)) => segments[1],
                 (Action::SwapFiles, _) => first.min(another),
                 _ => first,
-            }
+            })
         });
     }
     table
@@ -271,7 +305,7 @@ fn segments() {
             table.take(segment_cells(&ground, is_known, which));
         }
     }
-    table.finish((0, 0, 0));
+    table.finish((284, 15, 1));
 }
 
 /// Where salt and payload of the first, a middle and the last event with output are.
@@ -308,7 +342,12 @@ fn outputs_of_programs() {
             let copy = ground.copy(true);
             let file = ground::segment_file(copy.path(), first);
             std::fs::write(&file, bytes).unwrap();
-            let found = outcome(ground::judge_guarded(copy.path()), seq, &file, false);
+            let found = outcome(
+                ground::judge_guarded(copy.path()),
+                Damaged::at(seq),
+                &file,
+                false,
+            );
             table.put(format!("output {which}, {name}"), found);
         };
         for action in TO_BYTES {
@@ -325,7 +364,7 @@ fn outputs_of_programs() {
         other[stretch.start + record::SALT_LEN..stretch.end].reverse();
         cell("another text of that length".to_owned(), &other);
     }
-    table.finish((0, 0, 0));
+    table.finish((87, 0, 0));
 }
 
 /// A segment in the archive. Its events are in nothing else.
@@ -351,7 +390,7 @@ fn archived_segments() {
         let judged = ground::judge_guarded(copy.path());
         table.put(
             format!("archive, {name}"),
-            outcome(judged, first, &file, false),
+            outcome(judged, Damaged::at(first), &file, false),
         );
     };
     for action in TO_BYTES.into_iter().chain([Action::Double, Action::Swap]) {
@@ -383,7 +422,7 @@ fn archived_segments() {
             action::to_file(action, &ground::archive_file(store, first), &others);
         });
     }
-    table.finish((0, 0, 0));
+    table.finish((41, 0, 0));
 }
 
 fn copy_archive(from: &Path, to: &Path) {
@@ -419,7 +458,12 @@ fn the_file_head() {
         } else {
             end
         };
-        let found = outcome(ground::judge_guarded(copy.path()), at, &file, false);
+        let found = outcome(
+            ground::judge_guarded(copy.path()),
+            Damaged::at(at),
+            &file,
+            false,
+        );
         let found = match (head_excuse(action), found) {
             (Some(why), Outcome::Failed(how)) if how.starts_with("nothing is named") => {
                 Outcome::Nothing(why)
@@ -457,7 +501,7 @@ fn the_file_head() {
             action::to_file(action, &store.join(HEAD), &others);
         });
     }
-    table.finish((0, 0, 0));
+    table.finish((39, 0, 2));
 }
 
 /// A segment that was cut within its head is not a segment that is about to be filled.

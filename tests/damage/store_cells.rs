@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use serde_json::Value;
 use tallybook::log::{INDEX, PROJECTION};
+use tallybook::store::BLOCK_EVENTS;
 use tallybook_events::record::Record;
 use tallybook_testkit::story::Story;
 use tempfile::TempDir;
@@ -37,7 +38,7 @@ struct Ground {
 impl Ground {
     fn new() -> Self {
         let begun = Story::of(23, 40);
-        let story = |choices| begun.branch(choices, 300).records;
+        let story = |choices| begun.branch(choices, 1100).records;
         let records = story(5);
         let used = |records: &[Record]| {
             let store = ground::journal_of(records, 1 << 30);
@@ -57,7 +58,7 @@ impl Ground {
         assert_eq!(whole.code, Some(0), "{whole:?}");
         let told: Value = serde_json::from_str(&whole.stdout).unwrap();
         let events = told["store"]["events"].as_u64().unwrap();
-        assert!(events >= 128, "{told}");
+        assert_eq!(events, BLOCK_EVENTS, "{told}");
         Ground {
             branch: used(&story(7)),
             other_log: used(&ground::of_another_log(&records)),
@@ -135,9 +136,14 @@ impl Ground {
                     other_log
                 };
                 let foreign = std::fs::read(from).unwrap();
+                // Theirs may be shorter.
                 let part = parts[number].clone();
-                let end = part.end.min(foreign.len());
-                bytes[part.start..end].copy_from_slice(&foreign[part.start..end]);
+                let start = part.start.min(foreign.len().saturating_sub(block));
+                let theirs = &foreign[start..(start + block).min(foreign.len())];
+                bytes.splice(
+                    part.start..part.start + theirs.len(),
+                    theirs.iter().copied(),
+                );
             }
             other => action::to_bytes(*other, place, &mut bytes, 0..used),
         }
