@@ -70,7 +70,9 @@ fn a_copy_of_a_store_in_use_opens_or_says_that_its_end_is_missing() {
     std::thread::scope(|scope| {
         let writer = scope.spawn(|| {
             runtime().block_on(async {
-                let limits = Limits { segment_len: 100_000 };
+                let limits = Limits {
+                    segment_len: 100_000,
+                };
                 let log = Log::open_within(store.path(), Open::Create, limits, |_| {})
                     .await
                     .unwrap();
