@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use tallybook_events::event::{
     AllocationMade, AllocationReleased, ErasureAnnounced, ErasureCause, ErasureCompleted, Event,
-    InventoryRecorded, LogCreated, LogRecovered, OperationFailed, OperationIntended,
+    InventoryRecorded, LogCreated, LogRecovered, Loss, OperationFailed, OperationIntended,
     OperationInterrupted, OperationPlanned, OperationResumed, OperationRolledBack, OperationStuck,
     OperationSucceeded, OutputCaptured, Resolution, SegmentsArchived, SegmentsRestored,
     SessionRecorded, StepDoubted, StepFailed, StepStarted, StepSucceeded, StepUnstarted, fixed,
@@ -163,12 +163,17 @@ impl Story {
         self.upkeep(SegmentsRestored {
             segments: vec![samples::range(1, 5)],
         });
+        self.recover("a host refused it", Vec::new());
+        self
+    }
+
+    /// The log is recovered without what was lost of it, in a new epoch.
+    pub fn recover(&mut self, reason: &str, losses: Vec<Loss>) {
         self.epoch = Epoch(self.epoch.0 + 1);
         self.upkeep(LogRecovered {
-            reason: "a host refused it".to_owned(),
-            losses: Vec::new(),
+            reason: reason.to_owned(),
+            losses,
         });
-        self
     }
 
     fn upkeep(&mut self, event: impl Into<Event>) {
