@@ -4,7 +4,7 @@
 //! It looks at bytes that were read, and never at files.
 
 use tallybook_events::gap::{self, Gap};
-use tallybook_events::header::HeaderView;
+use tallybook_events::header::{self, HeaderView};
 use tallybook_events::ids::{Hash, Seq};
 use tallybook_events::record::{self, Body, Frame};
 use tallybook_events::segment::{self, SegmentHead};
@@ -211,6 +211,13 @@ fn bridge(bytes: &[u8], before: Before) -> Option<(Gap, usize)> {
     fits.then_some((gap, len))
 }
 
+/// The format of a frame that this program does not know.
+fn later_format(bytes: &[u8]) -> Option<char> {
+    let format = *bytes.get(3)?;
+    let is_later = bytes.starts_with(b"TBR") && format.is_ascii_digit() && format != record::MAGIC[3];
+    is_later.then_some(char::from(format))
+}
+
 /// Whether there is nothing but zeros from a place on.
 fn is_room(bytes: &[u8]) -> bool {
     bytes.first() == Some(&0) && bytes.iter().all(|byte| *byte == 0)
@@ -267,12 +274,21 @@ pub(super) fn next(bytes: &[u8], start: usize, before: Before, depth: Depth) -> 
         let first = sound.first().and_then(Piece::seq);
         let first = first.or(now.link.map(|link| link.seq.next()));
         let found = search(bytes, at, now.link, first.unwrap_or(Seq(1)));
+        // No loss of power leaves what another program would have written: it is for that one to judge.
+        let damage = match later_format(rest) {
+            Some(format) => Damage::FrameFormat(format),
+            None => damage,
+        };
+        let is_later = matches!(
+            damage,
+            Damage::FrameFormat(_) | Damage::Record(record::Error::Header(header::Error::Format(_)))
+        );
         return Next::Broken(Box::new(Broken {
             sound,
             at,
             damage,
             resume: found.resume,
-            was_durable: begun || found.was_durable,
+            was_durable: begun || found.was_durable || is_later,
             record,
         }));
     }

@@ -144,6 +144,9 @@ pub enum Damage {
     /// The segment's head can't be read, or does not fit what is before and behind it.
     #[error("the head of its segment is damaged, or does not fit the events before and behind it")]
     SegmentHead,
+    /// The frame has a layout that this program does not know.
+    #[error("its frame has format {0}; this program knows format 1")]
+    FrameFormat(char),
     /// The segment has a layout that this program does not know.
     #[error("its segment has format {0}; this program knows format {known}", known = segment::FORMAT)]
     SegmentFormat(u16),

@@ -56,7 +56,7 @@ impl Class {
             Damage::Chain => Class::Chain,
             Damage::Foreign => Class::Foreign,
             Damage::Append | Damage::Write => Class::Contradiction,
-            Damage::SegmentFormat(_) => Class::Foreign,
+            Damage::SegmentFormat(_) | Damage::FrameFormat(_) => Class::Foreign,
             Damage::Archive(_) => Class::Archive,
         }
     }
