@@ -15,6 +15,7 @@ use tallybook_events::ids::Seq;
 use tallybook_events::segment::{self, SegmentHead};
 
 use super::follow::{self, Before, Depth, Next};
+use super::read::read_start;
 use super::write::sync_directory;
 use super::{Damage, Error, io_error, segment_path};
 
@@ -77,6 +78,21 @@ pub(super) fn load(journal: &Path, first: Seq) -> Result<Loaded, Error> {
     };
     let (bytes, wrong) = unpack(&stored);
     Ok(Loaded { path, bytes, wrong })
+}
+
+/// The head of an archived segment, alone.
+///
+/// # Errors
+/// When it can't be read, or is damaged.
+pub fn head(journal: &Path, first: Seq) -> Result<ArchiveHead, Error> {
+    let path = path(journal, first);
+    let bytes = read_start(&path, archive::LEN).map_err(io_error("reading", &path))?;
+    ArchiveHead::decode(&bytes).map_err(|error| Error::Damaged {
+        seq: first,
+        path,
+        offset: 0,
+        source: Damage::Archive(error.to_string()),
+    })
 }
 
 /// The segment in an archived one, as far as it can be had, and what is wrong with it.

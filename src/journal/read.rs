@@ -13,7 +13,10 @@ use tallybook_events::segment::{self, SegmentHead};
 
 use super::archive::{self, Loaded};
 use super::follow::{self, Before, Broken, Depth, Next, Piece, What};
-use super::{Damage, Error, Link, Position, archived_segments, io_error, segment_path, segments};
+use super::{
+    Damage, Error, Link, Position, archived_segments, io_error, own_segments, segment_path,
+    segments,
+};
 
 /// How the journal ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -384,17 +387,29 @@ pub fn link_at(directory: &Path, at: Position) -> Result<Option<(Hash, Position)
     }))
 }
 
-/// The log that a journal belongs to, by the head of its first segment.
+/// The log that a journal belongs to, by the head of the first segment that is in it; the archive is asked only where there
+/// is none.
 ///
 /// # Errors
-/// When there is none, or it can't be read.
+/// When there is none at all, or its head can't be read.
 pub fn log_of(directory: &Path) -> Result<LogId, Error> {
-    let Some(first) = segments(directory)?.first().copied() else {
-        return Err(Error::Missing(directory.to_owned()));
+    let Some(first) = own_segments(directory)?.first().copied() else {
+        return match archived_segments(directory)?.first() {
+            Some(first) => Ok(archive::head(directory, *first)?.log),
+            None => Err(Error::Missing(directory.to_owned())),
+        };
     };
-    let Loaded { path, bytes, .. } = archive::load(directory, first)?;
+    let path = segment_path(directory, first);
+    let bytes = read_start(&path, segment::LEN).map_err(io_error("reading", &path))?;
     match SegmentHead::decode(&bytes) {
         Ok(head) => Ok(head.log),
         Err(source) => Err(Error::Head { path, source }),
     }
+}
+
+/// The first bytes of a file, as many as it has of so many.
+pub(super) fn read_start(path: &Path, len: usize) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(len);
+    File::open(path)?.take(len as u64).read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
