@@ -33,6 +33,8 @@ pub(super) struct Shared {
     pub(super) bell: Bell,
     /// `None` once the journal stopped.
     lock: Mutex<Option<Lock>>,
+    /// Whoever changes or moves closed segments has it.
+    upkeep: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl Shared {
@@ -118,6 +120,7 @@ impl Holder {
             view: RwLock::new(view),
             bell: Bell::default(),
             lock: Mutex::new(Some(lock)),
+            upkeep: Arc::default(),
         });
         let writer = WriterThread {
             journal,
@@ -278,8 +281,13 @@ impl Desk {
         .await
     }
 
+    /// What only one may have: closed segments are changed and moved by one at a time.
+    pub(super) fn upkeep(&self) -> Arc<tokio::sync::Mutex<()>> {
+        Arc::clone(&self.shared.upkeep)
+    }
+
     /// Does what may take long outside of the runtime's threads.
-    async fn away<T: Send + 'static>(
+    pub(super) async fn away<T: Send + 'static>(
         &self,
         run: impl FnOnce(&Shared) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {

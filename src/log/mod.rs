@@ -13,6 +13,7 @@ mod holder;
 mod indexer;
 mod lock;
 mod open;
+pub mod retention;
 mod socket;
 pub mod verify;
 mod view;
@@ -120,6 +121,9 @@ pub enum Error {
         /// Whether they may be in the log all the same.
         in_doubt: bool,
     },
+    /// Segments could not be moved to the archive, or back.
+    #[error(transparent)]
+    Retention(#[from] retention::Failure),
     /// An event that can't be folded.
     #[error("event {seq} can't be folded: {what}")]
     Fold {
@@ -172,6 +176,7 @@ impl Error {
         match self {
             Error::Journal(error) => error.is_disk_full(),
             Error::NotWritten { disk_full, .. } => *disk_full,
+            Error::Retention(failure) => failure.class == retention::FailureClass::DiskFull,
             Error::Missing(_)
             | Error::Directory { .. }
             | Error::Store(_)

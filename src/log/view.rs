@@ -782,15 +782,5 @@ pub(super) fn from_journal(
 
 /// The hash of an event by the journal alone; `None` where the journal ends before it.
 pub(super) fn hash_in_journal(directory: &Path, seq: Seq) -> Result<(Seq, Option<Hash>), Error> {
-    let mut reader = Reader::from_start(&directory.join(JOURNAL))?;
-    while let Some((_, record)) = reader.next()? {
-        if record.header.seq == seq {
-            return Ok((seq, Some(record.hash)));
-        }
-    }
-    let gap = reader.gaps().iter().find(|gap| gap.last == seq);
-    if let Some(gap) = gap {
-        return Ok((seq, Some(gap.hash)));
-    }
-    Ok((reader.link().map_or(Seq::NONE, |link| link.seq), None))
+    Ok(journal::holds(&directory.join(JOURNAL), seq)?)
 }

@@ -1,4 +1,7 @@
-//! `tallybook log`: events, a line each.
+//! `tallybook log`: events, a line each; and below it, the upkeep of the log.
+
+mod archive;
+mod restore;
 
 use tallybook_events::event::KINDS;
 use tallybook_events::ids::Seq;
@@ -8,7 +11,7 @@ use tallybook_replay::entry::Entry;
 use tallybook_replay::state::State;
 
 use super::argument::seq;
-use super::{ContainerArgument, Context, Error, Exit, OperationArgument, resolve};
+use super::{ContainerArgument, Context, Error, Exit, OperationArgument, commands, resolve};
 use crate::clock;
 use crate::log::{Filter, Log, Open};
 use crate::render::json::LogLine;
@@ -21,7 +24,10 @@ const CHUNK: u64 = 4096;
 
 /// List events, one a line; every condition given must hold
 #[derive(Debug, clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(super) struct Args {
+    #[command(subcommand)]
+    upkeep: Option<Upkeep>,
     /// About this host or a container on it
     #[arg(long)]
     host: Option<HostName>,
@@ -60,8 +66,17 @@ pub(super) struct Args {
     follow: bool,
 }
 
+commands! {
+    Archive(archive::Args),
+    Restore(restore::Args),
+}
+use Command as Upkeep;
+
 impl Args {
-    pub(super) async fn run(self, context: &Context, out: &mut Output) -> Result<Exit, Error> {
+    pub(super) async fn run(mut self, context: &Context, out: &mut Output) -> Result<Exit, Error> {
+        if let Some(upkeep) = self.upkeep.take() {
+            return upkeep.run(context, out).await;
+        }
         let log = context.open_log(Open::Existing).await?;
         let state = log.state().await?;
         let filter = self.filter(log).await?;
