@@ -55,7 +55,7 @@ fn journal_of(directory: &Path, records: &[Record]) {
 
 fn store_of(number: u64) -> (TempDir, Vec<Record>) {
     let store = tempfile::tempdir().unwrap();
-    let records = Story::tell(number, 6).records;
+    let records = Story::of(number, 200).records;
     journal_of(&store.path().join(JOURNAL), &records);
     (store, records)
 }
@@ -473,7 +473,7 @@ async fn a_full_archive_loses_nothing() {
     assert_eq!(findings(store), vec![]);
 
     // And on the way back.
-    let small = Small::mount("300k");
+    let small = Small::mount("2m");
     let copy = small.0.path().join("store");
     let status = Command::new("cp").arg("-a").arg(store).arg(&copy).status();
     assert!(status.unwrap().success());
