@@ -279,14 +279,16 @@ async fn a_crash_leaves_both_and_a_second_run_finishes() {
         let firsts: Vec<Seq> = before.keys().copied().collect();
         std::fs::create_dir(store.join("archive")).unwrap();
         let path = |first: Seq| archive::path(&journal, first);
+        let put = |first: Seq| {
+            let head = archive::put(&journal, first, &before[&first]).unwrap();
+            assert_eq!(head.events.first, first);
+        };
         match state {
             // Inside a write: half of a file under another name.
             0 => std::fs::write(path(firsts[0]).with_extension("new"), [7; 99]).unwrap(),
             // Some are there, and no event.
-            1 => drop(archive::put(&journal, firsts[0], &before[&firsts[0]]).unwrap()),
-            2 => firsts
-                .iter()
-                .for_each(|first| drop(archive::put(&journal, *first, &before[first]).unwrap())),
+            1 => put(firsts[0]),
+            2 => firsts.iter().for_each(|first| put(*first)),
             // The event, and none or some of the files gone.
             3 | 4 => {
                 archived(store, all()).await;
@@ -345,12 +347,16 @@ fn files(directory: &Path) -> Vec<PathBuf> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_archive_may_be_elsewhere_and_away() {
-    let (store, records) = store_of(3);
+    let store = tempfile::tempdir().unwrap();
     let store = store.path();
+    // Longer than the index and the writer look back.
+    let records = Story::of(3, 2200).records;
+    journal_of(&store.join(JOURNAL), &records);
     let end = records.last().unwrap().header.seq;
     let disk = Small::mount("4m");
     let to = |path: &Path| Archiving {
         to: Some(path.to_owned()),
+        before: Some(Before::Seq(Seq(300))),
         ..all()
     };
     let log = open(store).await;
@@ -363,15 +369,6 @@ async fn the_archive_may_be_elsewhere_and_away() {
     }
     let moved = log.archive(to(disk.0.path())).await.unwrap();
     assert_eq!(files(disk.0.path()).len(), moved.len());
-    log.append(vec![draft(25_000)], Condition::none())
-        .await
-        .unwrap();
-    // As many as the index and the writer look back for.
-    for _ in 0..130 {
-        log.append(vec![draft(10)], Condition::none())
-            .await
-            .unwrap();
-    }
     let elsewhere = tempfile::tempdir().unwrap();
     let refused = log.archive(to(elsewhere.path())).await.unwrap_err();
     assert!(refused.to_string().contains("leads to"), "{refused}");
@@ -491,6 +488,7 @@ async fn a_full_archive_loses_nothing() {
     };
     let refused = log.restore(first()).await.unwrap_err();
     assert!(refused.is_disk_full(), "{refused:?}");
+    drop(file);
     std::fs::remove_file(&filler).unwrap();
     assert_eq!(own(&copy)[0], own(store)[0]);
     assert_eq!(log.restore(first()).await.unwrap().len(), 1);

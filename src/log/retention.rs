@@ -406,11 +406,11 @@ fn unpack(journal: &Path, restoring: &Restoring) -> Result<Vec<Moved>, Failure> 
 
 /// The archived segment that an event is in.
 fn segment_of(journal: &Path, archived: &[Seq], seq: Seq) -> Result<Seq, Failure> {
-    for first in archived.iter().rev().filter(|first| **first <= seq) {
-        if archive::head(journal, *first)?.events.last >= seq {
-            return Ok(*first);
-        }
-        break;
+    let at = archived.iter().rev().find(|first| **first <= seq);
+    if let Some(first) = at
+        && archive::head(journal, *first)?.events.last >= seq
+    {
+        return Ok(*first);
     }
     let what = format!(
         "event {seq} is in no segment of the archive {}",
