@@ -14,12 +14,14 @@ pub const MAGIC: [u8; 8] = *b"TALLYARC";
 /// The layout that this module writes.
 pub const FORMAT: u16 = 1;
 /// The length of the head in bytes.
-pub const LEN: usize = 8 + 2 + 16 + 8 + 8 + 32 + 8 + 32 + 32;
+pub const LEN: usize = 8 + 2 + 16 + 8 + 8 + 32 + 8 + 32 + 8 + 32 + 32;
 
 const BODY_LEN: usize = LEN - 32;
 
 static CONTEXT: LazyLock<ContextKey> =
     LazyLock::new(|| hash_derive_key_context("tallybook 2026-11 archive head"));
+static CONTEXT_PACKED: LazyLock<ContextKey> =
+    LazyLock::new(|| hash_derive_key_context("tallybook 2026-11 packed segment"));
 static CONTEXT_CONTENT: LazyLock<ContextKey> =
     LazyLock::new(|| hash_derive_key_context("tallybook 2026-11 archived segment"));
 
@@ -53,6 +55,10 @@ pub struct ArchiveHead {
     pub len: u64,
     /// What its bytes hash to ([`content_hash`]).
     pub content: Hash,
+    /// How many bytes are behind this head: the segment, compressed.
+    pub packed_len: u64,
+    /// What these hash to ([`packed_hash`]). Bytes of a compressed stream can change and still unpack to the same.
+    pub packed: Hash,
 }
 
 /// What the bytes of a segment hash to.
@@ -63,7 +69,20 @@ pub fn content_hash(segment: &[u8]) -> Hash {
         .into()
 }
 
+/// What the bytes of a compressed segment hash to.
+pub fn packed_hash(packed: &[u8]) -> Hash {
+    blake3::Hasher::new_from_context_key(&CONTEXT_PACKED)
+        .update(packed)
+        .finalize()
+        .into()
+}
+
 impl ArchiveHead {
+    /// The length of the whole file.
+    pub const fn stored_len(&self) -> u64 {
+        LEN as u64 + self.packed_len
+    }
+
     /// The bytes to store.
     pub fn encode(&self) -> [u8; LEN] {
         let mut out = Vec::with_capacity(LEN);
@@ -75,6 +94,8 @@ impl ArchiveHead {
         out.extend_from_slice(&self.hash.0);
         out.extend_from_slice(&self.len.to_le_bytes());
         out.extend_from_slice(&self.content.0);
+        out.extend_from_slice(&self.packed_len.to_le_bytes());
+        out.extend_from_slice(&self.packed.0);
         let check = check(&out);
         out.extend_from_slice(&check);
         let mut bytes = [0; LEN];
@@ -108,6 +129,8 @@ impl ArchiveHead {
             hash: Hash(take(&mut rest)?),
             len: u64::from_le_bytes(take(&mut rest)?),
             content: Hash(take(&mut rest)?),
+            packed_len: u64::from_le_bytes(take(&mut rest)?),
+            packed: Hash(take(&mut rest)?),
         })
     }
 }

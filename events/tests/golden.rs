@@ -12,6 +12,7 @@ use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::path::PathBuf;
 
+use tallybook_events::archive::ArchiveHead;
 use tallybook_events::event::{Event, KINDS};
 use tallybook_events::gap::Gap;
 use tallybook_events::ids::{Epoch, Hash, Seq};
@@ -100,6 +101,27 @@ fn a_first_record_with_nothing_optional() {
     record.write_frame(&mut frame);
     let stored = pinned("record.minimal", &frame);
     assert_eq!(Record::read_frame(&stored).unwrap().0, record);
+}
+
+#[test]
+fn the_head_of_an_archived_segment() {
+    let head = ArchiveHead {
+        log: samples::log(),
+        events: samples::range(70_001, 140_000),
+        hash: Hash([0x44; 32]),
+        len: 67_108_900,
+        content: Hash([0x55; 32]),
+        packed_len: 6_710_890,
+        packed: Hash([0x66; 32]),
+    };
+    let stored = pinned("archive.head", &head.encode());
+    assert_eq!(ArchiveHead::decode(&stored).unwrap(), head);
+    for at in 0..stored.len() {
+        let mut changed = stored.clone();
+        changed[at] ^= 0x40;
+        assert!(ArchiveHead::decode(&changed).is_err(), "byte {at}");
+        assert!(ArchiveHead::decode(&stored[..at]).is_err(), "{at} bytes");
+    }
 }
 
 #[test]

@@ -12,6 +12,7 @@ use super::exit::Exit;
 use crate::cloud::{Diagnostics, allocate};
 use crate::engine::runner_lock;
 use crate::log::Refusal;
+use crate::log::retention::FailureClass;
 use crate::render::{Unwritten, count, plain};
 use crate::{cloud_log, engine, journal, log, plan, secrets};
 
@@ -467,7 +468,9 @@ fn log_exit(error: &log::Error) -> Exit {
         },
         log::Error::Journal(error) => match error {
             journal::Error::Missing(_) => Exit::Missing,
-            journal::Error::Head { .. } | journal::Error::Damaged { .. } => Exit::Verification,
+            journal::Error::Head { .. }
+            | journal::Error::Damaged { .. }
+            | journal::Error::Absent { .. } => Exit::Verification,
             journal::Error::Io { .. } | journal::Error::Unsynced { .. } if error.is_disk_full() => {
                 Exit::DiskFull
             }
@@ -485,6 +488,13 @@ fn log_exit(error: &log::Error) -> Exit {
         | log::Error::InUse(_)
         | log::Error::Held(_)
         | log::Error::OtherProtocol { .. } => Exit::Locked,
+        log::Error::Retention(failure) => match failure.class {
+            FailureClass::Place => Exit::Usage,
+            FailureClass::Missing => Exit::Missing,
+            FailureClass::Damaged => Exit::Verification,
+            FailureClass::DiskFull => Exit::DiskFull,
+            FailureClass::Other => Exit::Failed,
+        },
         log::Error::TailLost { .. }
         | log::Error::Rewritten { .. }
         | log::Error::Fold { .. }
@@ -547,6 +557,22 @@ fn log_hint(error: &log::Error) -> Option<String> {
         log::Error::Journal(journal::Error::Head { .. } | journal::Error::Damaged { .. }) => {
             "`tallybook verify` lists all damage; bring a good copy back, or see `tallybook log recover --help`".to_owned()
         }
+        log::Error::Journal(journal::Error::Absent { .. }) => {
+            "mount the archive, or bring the file back from a copy; `tallybook verify` lists all that is missing".to_owned()
+        }
+        log::Error::Retention(failure) => match failure.class {
+            FailureClass::Place => return None,
+            FailureClass::Missing => {
+                "`tallybook log restore --all --dry-run` shows what is there".to_owned()
+            }
+            FailureClass::Damaged => {
+                "`tallybook verify` lists all damage; bring that file back from a copy".to_owned()
+            }
+            FailureClass::DiskFull => {
+                "free space there, then try again; no segment is lost".to_owned()
+            }
+            FailureClass::Other => "try again; no segment is lost".to_owned(),
+        },
         log::Error::NotWritten { in_doubt: true, .. }
         | log::Error::Journal(journal::Error::Unsynced { .. }) => {
             "whether it was recorded is known once the log is opened again: `tallybook log` and `tallybook op list \

@@ -9,19 +9,22 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use tallybook_events::archive::{self, ArchiveHead, content_hash};
+use tallybook_events::archive::{self, ArchiveHead, content_hash, packed_hash};
 use tallybook_events::event::SeqRange;
-use tallybook_events::ids::Seq;
+use tallybook_events::ids::{Hash, LogId, Seq};
 use tallybook_events::segment::{self, SegmentHead};
 
-use super::follow::{self, Before, Depth, Next};
+use super::follow::{self, Before, Depth, Next, What};
+use super::read::{log_of, read_start};
 use super::write::sync_directory;
-use super::{Damage, Error, io_error, segment_path};
+use super::{Damage, Error, absent, io_error, segment_path};
 
 /// Fast, and a tenth of what a log takes: measured on captured output and plans.
 const LEVEL: i32 = 3;
-/// No segment of ours is as long; a head that says so is damaged.
-const LEN_MAX: u64 = 4 << 30;
+/// No segment of ours is as long; nothing longer is unpacked.
+const LEN_MAX: u64 = 1 << 30;
+/// No file that holds one is longer: what does not compress grows by less than this.
+const STORED_LEN_MAX: usize = (1 << 30) + (1 << 24);
 
 /// The archive of a journal.
 pub fn directory(journal: &Path) -> PathBuf {
@@ -42,11 +45,13 @@ pub(super) fn named(journal: &Path, entry: &Path) -> Option<Seq> {
 
 /// A segment's bytes, from wherever it is.
 #[derive(Debug)]
-pub(super) struct Loaded {
-    pub(super) path: PathBuf,
-    pub(super) bytes: Vec<u8>,
+pub struct Loaded {
+    /// The file.
+    pub path: PathBuf,
+    /// The segment, as far as it can be had.
+    pub bytes: Vec<u8>,
     /// What is wrong with what holds them.
-    pub(super) wrong: Option<Damage>,
+    pub wrong: Option<Damage>,
 }
 
 /// Reads a segment from the journal, else from the archive.
@@ -54,47 +59,48 @@ pub(super) struct Loaded {
 /// # Errors
 /// When neither has it, or it can't be read.
 pub(super) fn load(journal: &Path, first: Seq) -> Result<Loaded, Error> {
-    let own = segment_path(journal, first);
-    match std::fs::read(&own) {
-        Ok(bytes) => {
-            return Ok(Loaded {
-                path: own,
-                bytes,
-                wrong: None,
-            });
-        }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => return Err(io_error("reading", &own)(error)),
+    let own = || load_own(journal, first);
+    match own()? {
+        Some(loaded) => Ok(loaded),
+        None => match load_archived(journal, first)? {
+            Some(loaded) => Ok(loaded),
+            // It may have come back from the archive between the two looks.
+            None => own()?.ok_or_else(|| absent(journal, first)),
+        },
     }
+}
+
+/// The segment in the journal itself, where it is there.
+///
+/// # Errors
+/// When it can't be read.
+pub fn load_own(journal: &Path, first: Seq) -> Result<Option<Loaded>, Error> {
+    let path = segment_path(journal, first);
+    match std::fs::read(&path) {
+        Ok(bytes) => Ok(Some(Loaded {
+            path,
+            bytes,
+            wrong: None,
+        })),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(io_error("reading", &path)(error)),
+    }
+}
+
+/// The segment in the archive, where it is there.
+///
+/// # Errors
+/// When it can't be read.
+pub fn load_archived(journal: &Path, first: Seq) -> Result<Option<Loaded>, Error> {
     let path = path(journal, first);
-    let stored = match std::fs::read(&path) {
+    let stored = match read_start(&path, STORED_LEN_MAX) {
         Ok(stored) => stored,
-        // Named as where it has to be.
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            return Err(io_error("reading", &own)(error));
-        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(io_error("reading", &path)(error)),
     };
     let (bytes, wrong) = unpack(&stored);
-    Ok(Loaded { path, bytes, wrong })
-}
-
-/// A segment's bytes from the archive alone.
-///
-/// # Errors
-/// When it is not there, can't be read or is damaged.
-pub(super) fn load_archived(journal: &Path, first: Seq) -> Result<Vec<u8>, Error> {
-    let path = path(journal, first);
-    let stored = std::fs::read(&path).map_err(io_error("reading", &path))?;
-    match unpack(&stored) {
-        (bytes, None) => Ok(bytes),
-        (_, Some(source)) => Err(Error::Damaged {
-            seq: first,
-            path,
-            offset: 0,
-            source,
-        }),
-    }
+    let wrong = wrong.or_else(|| misplaced(journal, first, &stored));
+    Ok(Some(Loaded { path, bytes, wrong }))
 }
 
 /// Reads an original that a recovery put aside, archived or not.
@@ -109,7 +115,34 @@ pub(super) fn load_kept(path: &Path) -> Result<Loaded, Error> {
     Ok(Loaded { path, bytes, wrong })
 }
 
-/// The segment in an archived one, as far as it can be had, and what is wrong with it.
+/// What is wrong with a sound archived segment under this name in this archive.
+fn misplaced(journal: &Path, first: Seq, stored: &[u8]) -> Option<Damage> {
+    let head = ArchiveHead::decode(stored).ok()?;
+    if head.events.first != first {
+        let what = format!("it is the segment of event {}", head.events.first);
+        return Some(Damage::Archive(what));
+    }
+    let log = log_of(journal).ok()?;
+    (head.log != log).then(|| Damage::Archive(format!("it is of another log, {}", head.log)))
+}
+
+/// The head of an archived segment, alone.
+///
+/// # Errors
+/// When it can't be read, or is damaged.
+pub fn head(journal: &Path, first: Seq) -> Result<ArchiveHead, Error> {
+    let path = path(journal, first);
+    let bytes = read_start(&path, archive::LEN).map_err(io_error("reading", &path))?;
+    ArchiveHead::decode(&bytes).map_err(|error| Error::Damaged {
+        seq: first,
+        path,
+        offset: 0,
+        source: Damage::Archive(error.to_string()),
+    })
+}
+
+/// The segment in an archived one, as far as it can be had, and what is wrong with it. No more is unpacked than its head
+/// says.
 fn unpack(stored: &[u8]) -> (Vec<u8>, Option<Damage>) {
     let head = ArchiveHead::decode(stored);
     let packed = stored.get(archive::LEN..).unwrap_or_default();
@@ -118,28 +151,80 @@ fn unpack(stored: &[u8]) -> (Vec<u8>, Option<Damage>) {
     let unpacked = zstd::stream::read::Decoder::new(packed)
         .and_then(|decoder| decoder.take(most.saturating_add(1)).read_to_end(&mut bytes));
     let wrong = match (head, unpacked) {
-        (Err(error), _) => Some(Damage::Archive(error.to_string())),
-        (Ok(_), Err(error)) => Some(Damage::Archive(format!("it can't be unpacked: {error}"))),
-        (Ok(head), Ok(_)) if content_hash(&bytes) != head.content => Some(Damage::Archive(
-            "what is in it is not what was put there".to_owned(),
+        (Err(error), _) => Some(error.to_string()),
+        (Ok(head), _) if head.packed_len != packed.len() as u64 => Some(format!(
+            "{} bytes are behind its head, not {}",
+            packed.len(),
+            head.packed_len
         )),
+        (Ok(head), _) if packed_hash(packed) != head.packed => {
+            Some("its bytes are not those that were put there".to_owned())
+        }
+        (Ok(_), Err(error)) => Some(format!("it can't be unpacked: {error}")),
+        (Ok(head), Ok(_)) if content_hash(&bytes) != head.content => {
+            Some("what is in it is not what was put there".to_owned())
+        }
         (Ok(_), Ok(_)) => None,
     };
-    (bytes, wrong)
+    (bytes, wrong.map(Damage::Archive))
 }
 
-/// Puts bytes of a whole, sound segment into the archive, reads them back from there, and returns which events they
-/// are. What was there under this name is replaced.
+/// Puts a whole, sound segment into the archive, reads it back from there, and returns its head. What was there under
+/// this name is replaced, where it is not the same.
 ///
 /// # Errors
-/// When the bytes are not a whole segment, or the archive can't be written or does not give them back.
-pub(super) fn put(journal: &Path, first: Seq, bytes: &[u8]) -> Result<SeqRange, Error> {
-    let head = describe(journal, first, bytes)?;
+/// When the bytes are not a whole segment, or the archive can't be written or does not give them back. Then nothing is
+/// there that was not there before.
+pub fn put(journal: &Path, first: Seq, bytes: &[u8]) -> Result<ArchiveHead, Error> {
+    let described = describe(&segment_path(journal, first), first, bytes)?;
+    if let Some(there) = load_archived(journal, first)?
+        && there.wrong.is_none()
+        && there.bytes == bytes
+    {
+        return head(journal, first);
+    }
     let path = path(journal, first);
-    let new = path.with_extension("new");
-    let mut stored = head.encode().to_vec();
     let packed = zstd::bulk::compress(bytes, LEVEL).map_err(io_error("compressing", &path))?;
+    let head = ArchiveHead {
+        log: described.log,
+        events: described.events,
+        hash: described.hash,
+        len: bytes.len() as u64,
+        content: content_hash(bytes),
+        packed_len: packed.len() as u64,
+        packed: packed_hash(&packed),
+    };
+    let mut stored = head.encode().to_vec();
     stored.extend_from_slice(&packed);
+    write(&path, &stored, |back| match unpack(back) {
+        (read, None) if read == bytes => Ok(()),
+        (_, wrong) => Err(wrong.map_or_else(
+            || "it reads back as something else".to_owned(),
+            |wrong| wrong.to_string(),
+        )),
+    })?;
+    Ok(head)
+}
+
+/// Puts a segment back into the journal, byte for byte as it was.
+///
+/// # Errors
+/// When it can't be written, or does not read back. Then it is not there.
+pub fn put_back(journal: &Path, first: Seq, bytes: &[u8]) -> Result<(), Error> {
+    let path = segment_path(journal, first);
+    write(&path, bytes, |back| match back == bytes {
+        true => Ok(()),
+        false => Err("it reads back as something else".to_owned()),
+    })
+}
+
+/// Writes a file, which is there under its name whole and read back from the disk, or not at all.
+fn write(
+    path: &Path,
+    bytes: &[u8],
+    check: impl Fn(&[u8]) -> Result<(), String>,
+) -> Result<(), Error> {
+    let new = path.with_extension("new");
     let write = || -> io::Result<()> {
         let mut file = File::options()
             .write(true)
@@ -147,61 +232,113 @@ pub(super) fn put(journal: &Path, first: Seq, bytes: &[u8]) -> Result<SeqRange, 
             .truncate(true)
             .mode(0o600)
             .open(&new)?;
-        file.write_all(&stored)?;
+        file.write_all(bytes)?;
         file.sync_all()?;
         // What counts is what the disk gives back.
         rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed)?;
-        let (read, wrong) = unpack(&std::fs::read(&new)?);
-        match (read == bytes, wrong) {
-            (true, None) => Ok(()),
-            (_, wrong) => Err(io::Error::other(
-                wrong.map_or("it reads back as something else".to_owned(), |wrong| {
-                    wrong.to_string()
-                }),
-            )),
-        }?;
+        check(&std::fs::read(&new)?).map_err(io::Error::other)?;
         // Crash boundary: it is there under its name or not at all.
-        std::fs::rename(&new, &path)
+        std::fs::rename(&new, path)
     };
-    write().map_err(io_error("archiving", &path))?;
-    sync_directory(&directory(journal))?;
-    Ok(head.events)
+    write().map_err(|error| {
+        // A disk that is full is not to stay so for nothing.
+        let _removed = std::fs::remove_file(&new);
+        io_error("writing", path)(error)
+    })?;
+    path.parent().map_or(Ok(()), sync_directory)
 }
 
-/// What an archived segment's head says of these bytes.
-fn describe(journal: &Path, first: Seq, bytes: &[u8]) -> Result<ArchiveHead, Error> {
+/// A segment's file, gone for good.
+///
+/// # Errors
+/// When it can't be removed. That it is not there is none.
+pub fn remove(path: &Path) -> Result<(), Error> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            return Err(io_error("removing", path)(error));
+        }
+        Ok(()) | Err(_) => {}
+    }
+    path.parent().map_or(Ok(()), sync_directory)
+}
+
+/// What a whole segment is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Described {
+    /// The log.
+    pub log: LogId,
+    /// The header hash of the event before it.
+    pub previous: Hash,
+    /// Its events.
+    pub events: SeqRange,
+    /// The header hash of the last of them.
+    pub hash: Hash,
+    /// The latest time that one of them has.
+    pub time_unix_us: u64,
+}
+
+/// Reads a segment from end to end: every frame, link and commitment.
+///
+/// # Errors
+/// Where it is not whole and sound.
+pub fn describe(path: &Path, first: Seq, bytes: &[u8]) -> Result<Described, Error> {
     let damaged = |seq: Seq, offset: usize, source: Damage| Error::Damaged {
         seq,
-        path: segment_path(journal, first),
+        path: path.to_owned(),
         offset: offset as u64,
         source,
     };
     let head = follow::read_head(bytes).map_err(|damage| damaged(first, 0, damage))?;
-    let SegmentHead { log, .. } = head;
+    if head.first != first {
+        return Err(damaged(first, 0, Damage::SegmentHead));
+    }
+    let SegmentHead { log, previous, .. } = head;
     let mut before = Before::behind_head(head);
     let mut offset = segment::LEN;
+    let mut time_unix_us = 0;
     loop {
+        let here = before.link.map_or(first, |link| link.seq.next());
         match follow::next(bytes, offset, before, Depth::Payloads) {
             Next::Append(pieces) => {
                 for piece in pieces {
                     offset = piece.end;
                     before = piece.behind(before);
+                    if let What::Record(_, header) = &piece.what {
+                        time_unix_us = time_unix_us.max(header.time_unix_us);
+                    }
                 }
             }
             Next::End => break,
-            Next::Room => return Err(damaged(first, offset, Damage::Room)),
-            Next::Broken(broken) => return Err(damaged(first, broken.at, broken.damage)),
+            Next::Room => return Err(damaged(here, offset, Damage::Room)),
+            Next::Broken(broken) => return Err(damaged(here, broken.at, broken.damage)),
         }
     }
     let link = before.link.unwrap_or(follow::link_of(&head));
-    Ok(ArchiveHead {
+    Ok(Described {
         log,
+        previous,
         events: SeqRange {
             first,
             last: link.seq,
         },
         hash: link.hash,
-        len: bytes.len() as u64,
-        content: content_hash(bytes),
+        time_unix_us,
     })
+}
+
+/// The head of the segment itself, wherever it is.
+///
+/// # Errors
+/// When it is nowhere, or can't be read.
+pub fn segment_head(journal: &Path, first: Seq) -> Result<SegmentHead, Error> {
+    let own = segment_path(journal, first);
+    let (path, bytes) = match read_start(&own, segment::LEN) {
+        Ok(bytes) => (own, bytes),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let loaded = load(journal, first)?;
+            (loaded.path, loaded.bytes)
+        }
+        Err(error) => return Err(io_error("reading", &own)(error)),
+    };
+    SegmentHead::decode(&bytes).map_err(|source| Error::Head { path, source })
 }

@@ -65,7 +65,18 @@ fn erase_own(directory: &Path, first: Seq, wanted: &BTreeSet<Seq>) -> Result<u64
 }
 
 fn erase_archived(directory: &Path, first: Seq, wanted: &BTreeSet<Seq>) -> Result<u64, Error> {
-    let mut bytes = archive::load_archived(directory, first)?;
+    let Some(loaded) = archive::load_archived(directory, first)? else {
+        return Ok(0);
+    };
+    if let Some(source) = loaded.wrong {
+        return Err(Error::Damaged {
+            seq: first,
+            path: loaded.path,
+            offset: 0,
+            source,
+        });
+    }
+    let mut bytes = loaded.bytes;
     let bodies = bodies(&bytes, wanted);
     let is_done = |body: &Range<usize>| {
         let body = bytes.get(body.clone()).unwrap_or_default();

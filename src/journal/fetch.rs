@@ -38,7 +38,7 @@ impl Fetch {
     /// The record whose frame is at a place and so long; `None` where it is not one, or its payload is another.
     ///
     /// # Errors
-    /// When the segment is there and can't be read.
+    /// When the segment can't be read, or no file has the event.
     pub fn record(&mut self, at: Position, len: u32) -> Result<Option<Record>, Error> {
         let Some(bytes) = self.bytes(at, len as usize)? else {
             return Ok(None);
@@ -98,10 +98,11 @@ impl Fetch {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(io_error("opening", &path)(error)),
         }
-        if !super::archived_segments(&self.directory)?.contains(&segment) {
-            return Ok(None);
+        match archive::load(&self.directory, segment) {
+            Ok(loaded) => Ok(Some(Source::Bytes(loaded.bytes))),
+            // No file of this name: either another has the event, and the place is wrong; or none has.
+            Err(Error::Absent { .. }) => super::holds(&self.directory, segment).map(|_| None),
+            Err(error) => Err(error),
         }
-        let loaded = archive::load(&self.directory, segment)?;
-        Ok(Some(Source::Bytes(loaded.bytes)))
     }
 }

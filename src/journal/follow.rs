@@ -214,7 +214,8 @@ fn bridge(bytes: &[u8], before: Before) -> Option<(Gap, usize)> {
 /// The format of a frame that this program does not know.
 fn later_format(bytes: &[u8]) -> Option<char> {
     let format = *bytes.get(3)?;
-    let is_later = bytes.starts_with(b"TBR") && format.is_ascii_digit() && format != record::MAGIC[3];
+    let is_later =
+        bytes.starts_with(b"TBR") && format.is_ascii_digit() && format != record::MAGIC[3];
     is_later.then_some(char::from(format))
 }
 
@@ -281,7 +282,8 @@ pub(super) fn next(bytes: &[u8], start: usize, before: Before, depth: Depth) -> 
         };
         let is_later = matches!(
             damage,
-            Damage::FrameFormat(_) | Damage::Record(record::Error::Header(header::Error::Format(_)))
+            Damage::FrameFormat(_)
+                | Damage::Record(record::Error::Header(header::Error::Format(_)))
         );
         return Next::Broken(Box::new(Broken {
             sound,

@@ -26,7 +26,7 @@ pub use erase::erase;
 pub use fetch::Fetch;
 pub use follow::Depth;
 pub use mend::{Move, Step, Work};
-pub use read::{Reader, Tail, link_at, log_of};
+pub use read::{Reader, Tail, holds, link_at, log_of};
 pub use scan::{At, Found, Inspect, Progress, scan};
 pub use write::{Journal, Torn, settle};
 
@@ -196,6 +196,16 @@ pub enum Error {
     /// A write or a sync failed before; what is on disk is not known to be whole.
     #[error("the journal stopped after a failed write; start again to recover its tail")]
     Stopped,
+    /// A segment is in neither place. It is a matter of the archive in most cases: it is not mounted.
+    #[error("event {seq} is in no file: neither {} nor {} is there", path.display(), archived.display())]
+    Absent {
+        /// The first event that is in no file.
+        seq: Seq,
+        /// Where it has to be,
+        path: PathBuf,
+        /// or else.
+        archived: PathBuf,
+    },
     /// There is no journal where one was expected.
     #[error("there is no log in {}", .0.display())]
     Missing(PathBuf),
@@ -206,6 +216,14 @@ impl Error {
     pub fn is_disk_full(&self) -> bool {
         matches!(self, Error::Io { source, .. } | Error::Unsynced { source, .. }
             if matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded))
+    }
+}
+
+fn absent(directory: &Path, first: Seq) -> Error {
+    Error::Absent {
+        seq: first,
+        path: segment_path(directory, first),
+        archived: archive::path(directory, first),
     }
 }
 

@@ -13,7 +13,10 @@ use tallybook_events::segment::{self, SegmentHead};
 
 use super::archive::{self, Loaded};
 use super::follow::{self, Before, Broken, Depth, Next, Piece, What};
-use super::{Damage, Error, Link, Position, archived_segments, io_error, segment_path, segments};
+use super::{
+    Damage, Error, Link, Position, absent, archived_segments, io_error, own_segments, segment_path,
+    segments,
+};
 
 /// How the journal ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,14 +68,34 @@ impl Reader {
             segment: first,
             offset: 0,
         };
-        let reader = Reader::new(directory, start, None);
-        if first != Seq(1) {
-            let damage = Damage::Seq {
-                expected: Seq(1),
-                found: first,
-            };
-            return Err(reader.damaged(0, damage));
+        match first {
+            Seq(1) => Ok(Reader::new(directory, start, None)),
+            _ => Err(absent(directory, Seq(1))),
         }
+    }
+
+    /// From the first record of the segment that an event has to be in; what is before it is believed.
+    ///
+    /// # Errors
+    /// When no file can have the event, or the segment's head can't be read.
+    pub fn from_segment_of(directory: &Path, seq: Seq) -> Result<Self, Error> {
+        let earlier = |first: &Seq| *first <= seq;
+        let Some(first) = segments(directory)?.into_iter().rev().find(earlier) else {
+            return Err(absent(directory, Seq(1)));
+        };
+        if first == Seq(1) {
+            return Reader::from_start(directory);
+        }
+        let start = Position {
+            segment: first,
+            offset: 0,
+        };
+        let mut reader = Reader::new(directory, start, None);
+        let bytes = reader.read_segment()?;
+        // Where it can't be read, it is refused as any other.
+        reader.link = follow::read_head(&bytes)
+            .ok()
+            .map(|head| follow::link_of(&head));
         Ok(reader)
     }
 
@@ -307,6 +330,9 @@ impl Reader {
         self.segment = None;
         self.file = segment_path(&self.directory, segment);
         let expected = self.link.map_or(segment, |link| link.seq.next());
+        if segment > expected {
+            return Err(absent(&self.directory, expected));
+        }
         if segment != expected {
             let found = segment;
             return Err(self.damaged(0, Damage::Seq { expected, found }));
@@ -384,17 +410,52 @@ pub fn link_at(directory: &Path, at: Position) -> Result<Option<(Hash, Position)
     }))
 }
 
-/// The log that a journal belongs to, by the head of its first segment.
+/// The hash of an event by the journal alone, `None` where that ends before it; and the newest event that was read.
 ///
 /// # Errors
-/// When there is none, or it can't be read.
+/// When the files can't be read, or none has the event although others go beyond it.
+pub fn holds(directory: &Path, seq: Seq) -> Result<(Seq, Option<Hash>), Error> {
+    let mut reader = Reader::from_segment_of(directory, seq)?;
+    while let Some((_, record)) = reader.next()? {
+        if record.header.seq >= seq {
+            let found = (record.header.seq == seq).then_some(record.hash);
+            let of_gap = || {
+                let mut gaps = reader.gaps().iter();
+                gaps.find(|gap| gap.last == seq).map(|gap| gap.hash)
+            };
+            return Ok((record.header.seq, found.or_else(of_gap)));
+        }
+    }
+    let gap = reader.gaps().iter().find(|gap| gap.last == seq);
+    if let Some(gap) = gap {
+        return Ok((seq, Some(gap.hash)));
+    }
+    Ok((reader.link().map_or(Seq::NONE, |link| link.seq), None))
+}
+
+/// The log that a journal belongs to, by the head of the first segment that is in it; the archive is asked only where there
+/// is none.
+///
+/// # Errors
+/// When there is none at all, or its head can't be read.
 pub fn log_of(directory: &Path) -> Result<LogId, Error> {
-    let Some(first) = segments(directory)?.first().copied() else {
-        return Err(Error::Missing(directory.to_owned()));
+    let Some(first) = own_segments(directory)?.first().copied() else {
+        return match archived_segments(directory)?.first() {
+            Some(first) => Ok(archive::head(directory, *first)?.log),
+            None => Err(Error::Missing(directory.to_owned())),
+        };
     };
-    let Loaded { path, bytes, .. } = archive::load(directory, first)?;
+    let path = segment_path(directory, first);
+    let bytes = read_start(&path, segment::LEN).map_err(io_error("reading", &path))?;
     match SegmentHead::decode(&bytes) {
         Ok(head) => Ok(head.log),
         Err(source) => Err(Error::Head { path, source }),
     }
+}
+
+/// The first bytes of a file, as many as it has of so many.
+pub(super) fn read_start(path: &Path, len: usize) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    File::open(path)?.take(len as u64).read_to_end(&mut bytes)?;
+    Ok(bytes)
 }

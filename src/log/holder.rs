@@ -34,6 +34,8 @@ pub(super) struct Shared {
     pub(super) bell: Bell,
     /// `None` once the journal stopped.
     lock: Mutex<Option<Lock>>,
+    /// Whoever changes or moves closed segments has it.
+    upkeep: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl Shared {
@@ -115,6 +117,7 @@ impl Holder {
             view: RwLock::new(view),
             bell: Bell::default(),
             lock: Mutex::new(Some(lock)),
+            upkeep: Arc::default(),
         });
         let writer = WriterThread {
             journal,
@@ -271,6 +274,9 @@ impl Desk {
 
     /// Overwrites what announced erasures are about.
     pub(super) async fn erase(&self) -> Result<u64, Error> {
+        // A segment that is on its way to the archive is not overwritten in between.
+        let upkeep = self.upkeep();
+        let _alone = upkeep.lock().await;
         self.away(|shared| {
             let (directory, pending) = shared.read(|view| {
                 let journal = view.directory().join(super::JOURNAL);
@@ -292,8 +298,13 @@ impl Desk {
         .await
     }
 
+    /// What only one may have: closed segments are changed and moved by one at a time.
+    pub(super) fn upkeep(&self) -> Arc<tokio::sync::Mutex<()>> {
+        Arc::clone(&self.shared.upkeep)
+    }
+
     /// Does what may take long outside of the runtime's threads.
-    async fn away<T: Send + 'static>(
+    pub(super) async fn away<T: Send + 'static>(
         &self,
         run: impl FnOnce(&Shared) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {

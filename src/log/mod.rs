@@ -16,6 +16,7 @@ mod lock;
 mod open;
 pub mod recover;
 mod reserve;
+pub mod retention;
 mod socket;
 pub mod verify;
 mod view;
@@ -146,6 +147,9 @@ pub enum Error {
         /// Its kind, where it is there.
         kind: Option<String>,
     },
+    /// Segments could not be moved to the archive, or back.
+    #[error(transparent)]
+    Retention(#[from] retention::Failure),
     /// An event that can't be folded.
     #[error("event {seq} can't be folded: {what}")]
     Fold {
@@ -199,6 +203,7 @@ impl Error {
             Error::Journal(error) => error.is_disk_full(),
             Error::NotWritten { disk_full, .. } => *disk_full,
             Error::NoReserve { source, .. } => is_full(source),
+            Error::Retention(failure) => failure.class == retention::FailureClass::DiskFull,
             Error::Missing(_)
             | Error::Directory { .. }
             | Error::Store(_)

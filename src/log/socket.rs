@@ -25,13 +25,14 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use super::holder::Desk;
+use super::retention::{Ask, Failure, Moved};
 use super::verify::IndexReport;
 use super::{Appended, Condition, Draft, Error, Filter, Refusal, chain};
 use crate::identity;
 
 const SOCKET: &str = "socket";
 /// Rises when requests or answers change shape.
-const PROTOCOL: u16 = 3;
+const PROTOCOL: u16 = 4;
 /// What both ends say first, before the version in two bytes, little-endian.
 const GREETING: [u8; 4] = *b"TBSK";
 const FRAME_LEN_MAX: u32 = 256 * 1024 * 1024;
@@ -66,6 +67,11 @@ enum Request {
     Summary(OperationId),
     OperationsLike(String),
     WaitBeyond(Seq),
+    /// Move segments.
+    Retain {
+        ask: Ask,
+        asserted: Vec<ActorClaim>,
+    },
 }
 
 #[derive(Serialize, Deserialize)]
@@ -85,6 +91,7 @@ enum Answer {
     Summary(Option<Box<OperationSummary>>),
     OperationsLike(BTreeSet<OperationId>),
     Beyond,
+    Retained(Result<Vec<Moved>, Failure>),
     NotWritten {
         what: String,
         disk_full: bool,
@@ -202,6 +209,7 @@ async fn answer(mut stream: UnixStream, desk: Desk, followers: Arc<Semaphore>) {
             Ok(found) => Answer::OperationsLike(found),
             Err(error) => Answer::Failed(chain(&error)),
         },
+        Request::Retain { ask, asserted } => retain_for(&stream, &desk, ask, asserted).await,
         Request::WaitBeyond(seq) => {
             let mut newest = desk.newest();
             // A waiting connection must not keep the writer alive.
@@ -242,8 +250,33 @@ async fn append_for(
     let actor = identity::actor_of_peer(peer.uid(), asserted);
     match desk.append(drafts, condition, actor).await {
         Ok(appended) => Answer::Appended(appended),
-        Err(Error::Refused(refusal)) => Answer::Refused(refusal),
-        Err(error @ (Error::Journal(_) | Error::NotWritten { .. } | Error::NoReserve { .. })) => {
+        Err(error) => not_appended(error),
+    }
+}
+
+/// Moves segments for somebody else.
+async fn retain_for(
+    stream: &UnixStream,
+    desk: &Desk,
+    ask: Ask,
+    asserted: Vec<ActorClaim>,
+) -> Answer {
+    let peer = match stream.peer_cred() {
+        Ok(peer) => peer,
+        Err(error) => return Answer::Failed(format!("who asks can't be told: {error}")),
+    };
+    let actor = identity::actor_of_peer(peer.uid(), asserted);
+    match desk.retain(ask, actor).await {
+        Ok(moved) => Answer::Retained(Ok(moved)),
+        Err(Error::Retention(failure)) => Answer::Retained(Err(failure)),
+        Err(error) => not_appended(error),
+    }
+}
+
+fn not_appended(error: Error) -> Answer {
+    match error {
+        Error::Refused(refusal) => Answer::Refused(refusal),
+        error @ (Error::Journal(_) | Error::NotWritten { .. } | Error::NoReserve { .. }) => {
             Answer::NotWritten {
                 disk_full: error.is_disk_full(),
                 in_doubt: error.is_in_doubt(),
@@ -254,7 +287,7 @@ async fn append_for(
                 },
             }
         }
-        Err(error) => Answer::Failed(chain(&error)),
+        error => Answer::Failed(chain(&error)),
     }
 }
 
@@ -420,6 +453,31 @@ pub(super) async fn summary(
     }
 }
 
+/// Has the holder move segments. That takes as long as it takes.
+pub(super) async fn retain(
+    directory: &Path,
+    ask_for: &Ask,
+) -> Result<Option<Result<Vec<Moved>, Error>>, Error> {
+    let request = Request::Retain {
+        ask: ask_for.clone(),
+        asserted: identity::asserted_to_holder(),
+    };
+    Ok(match ask(directory, request, None).await? {
+        None => None,
+        Some(Answer::Retained(moved)) => Some(moved.map_err(Error::from)),
+        Some(Answer::NotWritten {
+            what,
+            disk_full,
+            in_doubt,
+        }) => Some(Err(Error::NotWritten {
+            what,
+            disk_full,
+            in_doubt,
+        })),
+        Some(other) => Some(Err(unexpected(other))),
+    })
+}
+
 /// Waits at the holder until there is a newer event.
 pub(super) async fn wait_beyond(directory: &Path, seq: Seq) -> Result<Option<()>, Error> {
     match ask(directory, Request::WaitBeyond(seq), None).await? {
@@ -442,6 +500,7 @@ fn unexpected(answer: Answer) -> Error {
         | Answer::Faults(_)
         | Answer::Summary(_)
         | Answer::OperationsLike(_)
+        | Answer::Retained(_)
         | Answer::NotWritten { .. }
         | Answer::Beyond => Error::Holder("an answer to another question".to_owned()),
     }

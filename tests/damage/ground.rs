@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use tallybook::journal::{self, Journal, Limits, archive, segment_path};
 use tallybook::log::verify::{self, Class, Finding};
 use tallybook::log::{Filter, HEAD, JOURNAL, KeptHead, Log, Open};
-use tallybook_events::archive::{ArchiveHead, content_hash};
+use tallybook_events::archive::{ArchiveHead, content_hash, packed_hash};
 use tallybook_events::event::SeqRange;
 use tallybook_events::header::{ClaimRef, Header};
 use tallybook_events::ids::{Hash, LogId, Seq};
@@ -75,6 +75,7 @@ pub(crate) fn archive_segment(store: &Path, first: Seq) {
     let bytes = std::fs::read(&own).unwrap();
     let last = frames(&bytes).last().cloned().unwrap();
     let (last, _) = Record::read_frame(&bytes[last]).unwrap();
+    let packed = zstd::bulk::compress(&bytes, 3).unwrap();
     let head = ArchiveHead {
         log: last.header.log,
         events: SeqRange {
@@ -84,9 +85,11 @@ pub(crate) fn archive_segment(store: &Path, first: Seq) {
         hash: last.hash,
         len: bytes.len() as u64,
         content: content_hash(&bytes),
+        packed_len: packed.len() as u64,
+        packed: packed_hash(&packed),
     };
     let mut stored = head.encode().to_vec();
-    stored.extend(zstd::bulk::compress(&bytes, 3).unwrap());
+    stored.extend(packed);
     std::fs::create_dir_all(archive::directory(&store.join(JOURNAL))).unwrap();
     std::fs::write(archive_file(store, first), stored).unwrap();
     std::fs::remove_file(own).unwrap();

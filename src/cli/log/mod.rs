@@ -1,6 +1,8 @@
 //! `tallybook log`: events, a line each; and beneath it what keeps the log itself in order.
 
+mod archive;
 mod recover;
+mod restore;
 
 use tallybook_events::event::KINDS;
 use tallybook_events::ids::Seq;
@@ -10,7 +12,7 @@ use tallybook_replay::entry::Entry;
 use tallybook_replay::state::State;
 
 use super::argument::seq;
-use super::{ContainerArgument, Context, Error, Exit, OperationArgument, resolve};
+use super::{ContainerArgument, Context, Error, Exit, OperationArgument, commands, resolve};
 use crate::clock;
 use crate::log::{Filter, Log, Open};
 use crate::render::json::LogLine;
@@ -65,17 +67,17 @@ pub(super) struct Args {
     follow: bool,
 }
 
-/// What keeps the log itself in order.
-#[derive(Debug, clap::Subcommand)]
-enum Upkeep {
+commands! {
+    Archive(archive::Args),
     Recover(recover::Args),
+    Restore(restore::Args),
 }
+use Command as Upkeep;
 
 impl Args {
-    pub(super) async fn run(self, context: &Context, out: &mut Output) -> Result<Exit, Error> {
-        match self.upkeep {
-            Some(Upkeep::Recover(arguments)) => return arguments.run(context, out).await,
-            None => {}
+    pub(super) async fn run(mut self, context: &Context, out: &mut Output) -> Result<Exit, Error> {
+        if let Some(upkeep) = self.upkeep.take() {
+            return upkeep.run(context, out).await;
         }
         let log = context.open_log(Open::Existing).await?;
         let state = log.state().await?;

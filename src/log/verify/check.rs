@@ -215,7 +215,14 @@ impl Check {
             Damage::Seq { expected, found } if found > expected => Class::Missing,
             other => Class::of(other),
         };
-        self.find(self.next(), place, class, chain(damage));
+        let what = match damage {
+            Damage::Seq { expected, found } if found > expected => format!(
+                "event {expected} is in no file: {:020}.seg is neither in the journal nor in the archive; mount the archive, or bring the file back",
+                expected.0
+            ),
+            other => chain(other),
+        };
+        self.find(self.next(), place, class, what);
     }
 
     pub(super) fn lost(&mut self, damage: &Damage, place: &str) {

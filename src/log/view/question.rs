@@ -13,7 +13,7 @@ use tallybook_events::subject::Subject;
 use tallybook_replay::state::{OperationSummary, State};
 
 use super::super::{Error, Filter, JOURNAL, entry};
-use crate::journal::{Fetch, Reader};
+use crate::journal::{self, Fetch, Reader};
 use crate::store::{BLOCK_EVENTS, Index, Place};
 
 /// How long to wait for a payload to be overwritten that looks changed.
@@ -185,15 +185,5 @@ pub(in crate::log) fn hash_in_journal(
     directory: &Path,
     seq: Seq,
 ) -> Result<(Seq, Option<Hash>), Error> {
-    let mut reader = Reader::from_start(&directory.join(JOURNAL))?;
-    while let Some((_, record)) = reader.next()? {
-        if record.header.seq == seq {
-            return Ok((seq, Some(record.hash)));
-        }
-    }
-    let gap = reader.gaps().iter().find(|gap| gap.last == seq);
-    if let Some(gap) = gap {
-        return Ok((seq, Some(gap.hash)));
-    }
-    Ok((reader.link().map_or(Seq::NONE, |link| link.seq), None))
+    Ok(journal::holds(&directory.join(JOURNAL), seq)?)
 }
