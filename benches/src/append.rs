@@ -5,7 +5,6 @@
 use std::fs::{File, OpenOptions};
 use std::io::{Seek, SeekFrom, Write};
 use std::path::Path;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tallybook::log::{Condition, Draft, Filter, Log, Open};
@@ -259,9 +258,65 @@ fn sqlite(path: &Path, records: &[Record], group: usize) -> Result<Duration, Fai
     Ok(took)
 }
 
-/// Lets nothing that was written before be written while the clock runs.
-fn settle() {
-    rustix::fs::sync();
+/// What was measured of one way: appends a second, of each side in each round.
+#[derive(Default)]
+struct Rates {
+    acknowledged: Vec<f64>,
+    whole: Vec<f64>,
+    grown: Vec<f64>,
+    laid_out: Vec<f64>,
+    database: Vec<f64>,
+}
+
+impl Rates {
+    /// One round: each side in turn, with nothing left to be written by the one before.
+    fn measure(&mut self, scratch: &Path, way: Way, took: &Took) -> Result<(), Failure> {
+        let records = &took.records;
+        let count = (records.len() / way.events()) as f64;
+        let rate = |took: Duration| count / took.as_secs_f64();
+        self.acknowledged.push(rate(took.acknowledged));
+        self.whole.push(rate(took.whole));
+        let (file, base) = (scratch.join("bare"), scratch.join("sqlite"));
+        rustix::fs::sync();
+        self.grown
+            .push(rate(bare(&file, records, way.group(), false)?));
+        rustix::fs::sync();
+        self.laid_out
+            .push(rate(bare(&file, records, way.group(), true)?));
+        rustix::fs::sync();
+        self.database
+            .push(rate(sqlite(&base, records, way.group())?));
+        Ok(())
+    }
+
+    fn tell(&self, name: &str, way: Way, results: &mut Results) -> Result<(), Failure> {
+        let least = match way {
+            Way::Alone => Some(Target::Ratio(0.9)),
+            Way::AtOnce => Some(Target::Ratio(0.6)),
+            Way::InOne => None,
+        };
+        let ahead = (way == Way::AtOnce).then_some(Target::Ratio(1.0));
+        let (whole, acknowledged) = (
+            ("in the databases", &self.whole),
+            ("acknowledged", &self.acknowledged),
+        );
+        for ((until, ours), peer, values, target) in [
+            (whole, "bare file", &self.grown, least),
+            (whole, "SQLite", &self.database, ahead),
+            (acknowledged, "bare file", &self.grown, None),
+            (whole, "bare file, laid out", &self.laid_out, None),
+        ] {
+            Figure {
+                name: format!("append, {name}, until {until}"),
+                unit: Unit::AppendsPerSecond,
+                ours: ours.clone(),
+                peer: Some((peer.to_owned(), values.clone())),
+                target,
+            }
+            .tell(results)?;
+        }
+        Ok(())
+    }
 }
 
 /// Measures all three ways.
@@ -275,76 +330,34 @@ pub(crate) fn run(dir: &Path, rounds: usize, alone: usize, each: usize) -> Resul
         );
     }
     let mut results = Results::open()?;
-    let runtime = Arc::new(tokio::runtime::Runtime::new()?);
+    let runtime = tokio::runtime::Runtime::new()?;
     let scratch = dir.join("append");
     let _absent = std::fs::remove_dir_all(&scratch);
     std::fs::create_dir_all(&scratch)?;
     let ways = [
-        (Way::Alone, alone, "append, alone"),
-        (Way::AtOnce, each, "append, 64 at once"),
-        (Way::InOne, alone.div_ceil(4), "append, 64 events in one"),
+        (Way::Alone, alone, "alone"),
+        (Way::AtOnce, each, "64 at once"),
+        (Way::InOne, alone.div_ceil(4), "64 in one"),
     ];
     for (way, appends, name) in ways {
         let store = scratch.join(format!("store-{way:?}"));
-        let (mut acknowledged, mut whole) = (Vec::new(), Vec::new());
-        let (mut grown, mut laid_out, mut database) = (Vec::new(), Vec::new(), Vec::new());
+        let mut rates = Rates::default();
         for round in 0..rounds {
-            settle();
+            rustix::fs::sync();
             let took = runtime.block_on(ours(&store, way, appends, round as u64 + 1))?;
-            let records = &took.records;
-            let count = (records.len() / way.events()) as f64;
-            let rate = |took: Duration| count / took.as_secs_f64();
-            acknowledged.push(rate(took.acknowledged));
-            whole.push(rate(took.whole));
-            let (file, base) = (scratch.join("bare"), scratch.join("sqlite"));
-            settle();
-            grown.push(rate(bare(&file, records, way.group(), false)?));
-            settle();
-            laid_out.push(rate(bare(&file, records, way.group(), true)?));
-            settle();
-            database.push(rate(sqlite(&base, records, way.group())?));
+            rates.measure(&scratch, way, &took)?;
             if round == 0 {
-                let payload: usize = records.iter().map(|record| record.payload.len()).sum();
-                let frame: usize = records.iter().map(Record::frame_len).sum();
+                let count = took.records.len();
+                let payload: usize = took.records.iter().map(|record| record.payload.len()).sum();
+                let frame: usize = took.records.iter().map(Record::frame_len).sum();
                 eprintln!(
-                    "{name}: {} events, payloads of {} bytes, frames of {}",
-                    records.len(),
-                    payload / records.len(),
-                    frame / records.len()
+                    "append, {name}: {count} events a round, payloads of {} bytes, frames of {}",
+                    payload / count,
+                    frame / count
                 );
             }
         }
-        let figure = |what: &str, ours: &[f64], peer: &str, values: &[f64], target| Figure {
-            name: format!("{name}, {what}"),
-            unit: Unit::AppendsPerSecond,
-            ours: ours.to_vec(),
-            peer: Some((peer.to_owned(), values.to_vec())),
-            target,
-        };
-        let least = match way {
-            Way::Alone => Some(Target::Ratio(0.9)),
-            Way::AtOnce => Some(Target::Ratio(0.6)),
-            Way::InOne => None,
-        };
-        let ahead = (way == Way::AtOnce).then_some(Target::Ratio(1.0));
-        figure("until in the databases", &whole, "bare file", &grown, least).tell(&mut results)?;
-        figure(
-            "until acknowledged",
-            &acknowledged,
-            "bare file",
-            &grown,
-            None,
-        )
-        .tell(&mut results)?;
-        figure(
-            "until in the databases",
-            &whole,
-            "bare file, laid out",
-            &laid_out,
-            None,
-        )
-        .tell(&mut results)?;
-        figure("until in the databases", &whole, "SQLite", &database, ahead).tell(&mut results)?;
+        rates.tell(name, way, &mut results)?;
     }
     std::fs::remove_dir_all(&scratch)?;
     Ok(())

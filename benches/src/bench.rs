@@ -46,10 +46,10 @@ enum What {
     /// Durable appends: alone, 64 at once, 64 in one
     Append {
         /// Appends of each measurement that are made alone
-        #[arg(long, default_value_t = 400)]
+        #[arg(long, default_value_t = 800)]
         alone: usize,
         /// Appends of each of the 64 tasks
-        #[arg(long, default_value_t = 60)]
+        #[arg(long, default_value_t = 100)]
         each: usize,
     },
     /// What the commands need: the store's databases, and SQLite's beside it

@@ -166,16 +166,16 @@ impl Sealer {
         let record = Record::seal(header, self.choices.bytes(), event.encode()?)?;
         self.links.insert(subject, (seq, record.hash));
         self.last = (seq, record.hash);
-        match (&event, operation) {
-            (Event::InventoryRecorded(_), _) => self.inventory = seq,
-            (Event::OperationIntended(_), Some((id, _))) => {
+        if matches!(event, Event::InventoryRecorded(_)) {
+            self.inventory = seq;
+        }
+        if let Some((id, _)) = operation {
+            if matches!(event, Event::OperationIntended(_)) {
                 let hash = record.hash;
                 self.claims.insert(id, ClaimRef { seq, hash });
-            }
-            (Event::OperationSucceeded(_), Some((id, _))) => {
+            } else if matches!(event, Event::OperationSucceeded(_)) {
                 self.claims.remove(&id);
             }
-            _ => {}
         }
         Ok(record)
     }

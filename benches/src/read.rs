@@ -123,13 +123,16 @@ fn load_sqlite(store: &Path) -> Result<Took, Failure> {
     Ok(took)
 }
 
+/// How many events were verified, and the first thing that is wrong.
+type Verified = (u64, Option<String>);
+
 /// What is measured of one way to verify.
 struct Mode {
     name: &'static str,
     /// Events a second that one core is to reach.
     least: f64,
-    /// Verifies; gives how many events it read and the first thing that is wrong.
-    run: fn(&Path) -> Result<(u64, Option<String>), Failure>,
+    /// Verifies a store.
+    run: fn(&Path) -> Result<Verified, Failure>,
 }
 
 /// Every way to verify.
