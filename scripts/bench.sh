@@ -11,7 +11,7 @@
 # --rounds N  how often each side of a pair is measured; 5.
 # --realtime  appends run before everything else on this machine (SCHED_FIFO): needed where others use it too.
 # --profile   says besides where the time went (perf).
-# --small     leaves the store of 10 M events out, which needs 40 GB.
+# --small     leaves the store of 10 M events out, which needs 45 GB.
 set -euo pipefail
 shopt -s inherit_errexit
 cd "$(dirname "$(readlink -f "$0")")/.."
