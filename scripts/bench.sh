@@ -1,5 +1,5 @@
 #!/bin/bash
-# bench.sh [--dir DIR] [--rounds N] [--realtime] [--profile] [--small] [WHAT…]
+# bench.sh [--dir DIR] [--rounds N] [--busy] [--profile] [--small] [WHAT…]
 # bench.sh --clean [--dir DIR]
 #
 # Builds for release, then measures the log beside its peers in turn, and prints one table (benches/README.md says what each
@@ -9,7 +9,7 @@
 # --dir DIR   where the stores of 1 M and 10 M events are made, and kept for the next run (target/bench-stores). The file system that
 #             it is on is what is measured. --clean removes it.
 # --rounds N  how often each side of a pair is measured; 5.
-# --realtime  appends run before everything else on this machine (SCHED_FIFO): needed where others use it too.
+# --busy      others use this machine: threads that append, ours and the peers', get slices of 0.1 ms, and so a core soon after a sync.
 # --profile   says besides where the time went (perf).
 # --small     leaves the store of 10 M events out, which needs 45 GB.
 set -euo pipefail
@@ -17,14 +17,24 @@ shopt -s inherit_errexit
 cd "$(dirname "$(readlink -f "$0")")/.."
 . scripts/packages.sh
 
+# sched_setattr(2): the policy as it was, and a slice (sched_runtime) of 0.1 ms, since Linux 6.12. Never real-time priority: a thread of
+# sled's that waits in a loop would keep the cores from who it waits for.
+short_slices='
+import ctypes, os, struct, sys
+attr = ctypes.create_string_buffer(struct.pack("IIQiIQQQ", 48, 0, 0, 0, 0, 100000, 0, 0))
+if os.uname().machine != "x86_64" or ctypes.CDLL(None, use_errno=True).syscall(314, 0, attr, 0):
+    sys.exit("bench.sh: this kernel gives no short slices: %s" % os.strerror(ctypes.get_errno()))
+os.execvp(sys.argv[1], sys.argv[1:])
+'
+
 usage() { sed -n '2,/^set /{/^#/!d;s/^# \{0,1\}//;p}' scripts/bench.sh >&2; exit 2; }
 target_dir=$(realpath -m "${CARGO_TARGET_DIR:-target}")
-dir=$target_dir/bench-stores rounds=5 with_profile=no with_large=yes clean=no realtime=() what=()
+dir=$target_dir/bench-stores rounds=5 with_profile=no with_large=yes clean=no busy=() what=()
 while [ $# -gt 0 ]; do
     case $1 in
     --dir) dir=$(realpath -m "${2:?--dir needs a directory}"); shift ;;
     --rounds) rounds=${2:?--rounds needs a number}; shift ;;
-    --realtime) realtime=(chrt -f 5) ;;
+    --busy) busy=(python3 -c "$short_slices") ;;
     --profile) with_profile=yes ;;
     --small) with_large=no ;;
     --clean) clean=yes ;;
@@ -42,6 +52,7 @@ fi
 [ ${#what[@]} != 0 ] || what=(append rebuild verify replay commands)
 
 need_packages "the bench" gcc libc6-dev libsqlite3-dev pkg-config sqlite3 eatmydata util-linux
+[ ${#busy[@]} = 0 ] || need_packages "--busy" python3-minimal
 [ $with_profile = no ] || need_packages "profiles" linux-perf
 need_cargo
 program=$(scripts/build.sh --profile release --target-dir "$target_dir" | tee /dev/stderr | tail -n 1)/tallybook
@@ -78,7 +89,7 @@ measure() {
 
 for one in "${what[@]}"; do
     case $one in
-    append) measure "${realtime[@]}" -- append ;;
+    append) measure "${busy[@]}" -- append ;;
     rebuild) store 1M 1000000; measure -- rebuild "$dir/1M" ;;
     verify) store 1M 1000000; measure -- verify "$dir/1M" ;;
     replay) store 1M 1000000; measure -- replay "$dir/1M" ;;
@@ -104,5 +115,6 @@ done
 echo
 echo "$(nproc) cores, $(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -n 1), Linux $(uname -r), $(findmnt -n -o FSTYPE -T "$dir") on $(findmnt -n -o SOURCE -T "$dir")," \
     "load $(cut -d ' ' -f 1-3 /proc/loadavg), $(date -u +%FT%TZ), $(git rev-parse --short HEAD)$([ -z "$(git status --porcelain)" ] || echo ' and changes')"
-[ ${#realtime[@]} = 0 ] || echo "appends were measured with real-time priority (--realtime)"
+[ ${#busy[@]} = 0 ] || echo "appends were measured with short slices (--busy)"
+awk -v cores="$(nproc)" '$1 > cores / 2 { print "THIS MACHINE IS BUSY: what the table says of appends can\047t be relied on (benches/README.md)" }' /proc/loadavg
 "$bench" table "$results"
