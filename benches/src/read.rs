@@ -7,6 +7,8 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use tallybook::journal::{self, Reader};
+use tallybook::log::history;
+use tallybook::log::verify::{Reach, Scope, journal_within};
 use tallybook::log::{INDEX, JOURNAL, Log, Open, PROJECTION};
 use tallybook_replay::state::State;
 
@@ -132,19 +134,38 @@ struct Mode {
     /// Events a second that one core is to reach.
     least: f64,
     /// Verifies a store.
-    run: fn(&Path) -> Result<Verified, Failure>,
+    run: fn(&Path, usize) -> Result<Verified, Failure>,
 }
 
 /// Every way to verify.
-const MODES: &[Mode] = &[Mode {
-    name: "full",
-    least: 0.3e6,
-    run: |store| {
-        let (report, _) = tallybook::log::verify::journal(store)?;
-        let wrong = report.findings.first().map(|found| format!("{found:?}"));
-        Ok((report.head.seq.0, wrong))
+const MODES: &[Mode] = &[
+    Mode {
+        name: "quick",
+        least: 1.5e6,
+        run: |store, threads| verified(store, Reach::Tail, threads),
     },
-}];
+    Mode {
+        name: "chain",
+        least: 1.5e6,
+        run: |store, threads| verified(store, Reach::Chain, threads),
+    },
+    Mode {
+        name: "full",
+        least: 0.3e6,
+        run: |store, threads| verified(store, Reach::Full, threads),
+    },
+];
+
+fn verified(store: &Path, reach: Reach, threads: usize) -> Result<Verified, Failure> {
+    let scope = Scope {
+        reach,
+        to: None,
+        threads,
+    };
+    let (report, _) = journal_within(store, scope, |_| {})?;
+    let wrong = report.findings.first().map(|found| format!("{found:?}"));
+    Ok((report.head.seq.0, wrong))
+}
 
 /// Verification of the whole journal, beside hashing its bytes.
 ///
@@ -159,7 +180,7 @@ pub(crate) fn verify(store: &Path, rounds: usize) -> Result<(), Failure> {
         for cores in [1, 2] {
             let (mut ours, mut hashed) = (Vec::new(), Vec::new());
             for _ in 0..rounds {
-                let ((read, wrong), took) = on_cores(cores, || timed(|| (mode.run)(store)))?;
+                let ((read, wrong), took) = on_cores(cores, || timed(|| (mode.run)(store, cores)))?;
                 if wrong.is_some() || read != events {
                     return Err(format!("{} does not verify: {wrong:?}", store.display()).into());
                 }
@@ -255,12 +276,8 @@ fn hash(store: &Path, threads: usize) -> Result<Took, Failure> {
 
 /// The state, folded from the journal as `tallybook replay` folds it.
 fn fold(store: &Path) -> Result<State, Failure> {
-    let mut state = State::default();
-    let mut reader = Reader::from_start(&store.join(JOURNAL))?;
-    while let Some((_, record)) = reader.next()? {
-        state.apply(&tallybook::log::entry(&record)?);
-    }
-    Ok(state)
+    let folded = history::fold(&store.join(JOURNAL), history::Until::Newest)?;
+    Ok(folded.state)
 }
 
 /// The fold, beside hashing the same bytes.

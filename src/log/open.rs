@@ -225,6 +225,9 @@ impl Opening<'_> {
         }
         let path = directory.join(PROJECTION);
         let error = match self.with_projection() {
+            Err(Error::Store(error)) if error.is_disk_full() => {
+                return self.without_projection(chain(&error));
+            }
             Err(Error::Store(error)) => unless_held(error)?,
             other => return other,
         };

@@ -64,6 +64,14 @@ pub enum Error {
     },
 }
 
+impl Error {
+    /// Whether the disk is full: then nothing is wrong with the database, and nothing is mended by building it again.
+    pub fn is_disk_full(&self) -> bool {
+        matches!(self, Error::Database { source: sled::Error::Io(error), .. }
+            if matches!(error.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded))
+    }
+}
+
 /// Opens a database, for its owner only; damage that makes sled panic is an error like any other.
 fn open_database(path: &Path) -> Result<sled::Db, Error> {
     guarded(path, || {

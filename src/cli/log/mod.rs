@@ -1,6 +1,7 @@
 //! `tallybook log`: events, a line each; and beneath it what keeps the log itself in order.
 
 mod archive;
+mod expire;
 mod recover;
 mod restore;
 
@@ -69,6 +70,7 @@ pub(super) struct Args {
 
 commands! {
     Archive(archive::Args),
+    Expire(expire::Args),
     Recover(recover::Args),
     Restore(restore::Args),
 }

@@ -30,6 +30,9 @@ impl View {
         let was_there = path.exists();
         let error = match self.try_index() {
             Err(Error::Store(store::Error::Held(path))) => return Err(Error::Held(path)),
+            Err(Error::Store(error)) if error.is_disk_full() => {
+                return self.without_index(chain(&error));
+            }
             Err(Error::Store(error)) => chain(&error),
             other => {
                 let events = self.state.head.seq;
