@@ -228,15 +228,18 @@ impl Journal {
     /// Ends the segment at hand where its last record does, and begins the next one.
     fn next_segment(&mut self) -> Result<(), Error> {
         let path = segment_path(&self.directory, self.segment);
-        // Durable before the next one is there: only the last segment may have room.
-        self.file
-            .set_len(self.len)
-            .and_then(|()| self.file.sync_data())
-            .map_err(|source| {
-                self.stopped = true;
-                io_error("ending", &path)(source)
-            })?;
-        self.file_len = self.len;
+        if self.file_len > self.len {
+            // Durable before the next one is there: only the last segment may have room. One that was filled by this
+            // journal has none left.
+            self.file
+                .set_len(self.len)
+                .and_then(|()| self.file.sync_data())
+                .map_err(|source| {
+                    self.stopped = true;
+                    io_error("ending", &path)(source)
+                })?;
+            self.file_len = self.len;
+        }
         let next = segment_path(&self.directory, self.link.seq.next());
         let (file, len) = new_segment(&self.directory, self.link).inspect_err(|_| {
             // It has its name, but whether the directory's entry is durable is not known.

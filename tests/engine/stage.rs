@@ -111,7 +111,7 @@ impl Stage {
 
     /// Where an operation stands for everybody.
     pub(crate) async fn status(&self, id: OperationId) -> OperationStatus {
-        self.log.state().await.unwrap().operations[&id].status
+        self.log.summary(id).await.unwrap().unwrap().status
     }
 
     pub(crate) async fn claimed(&self) -> bool {

@@ -35,6 +35,9 @@ struct Whole {
     erasable: bool,
     event: EventId,
     subject_previous: (Seq, Hash),
+    hash: Hash,
+    /// Of one whose payload can't be understood.
+    subject: Option<Subject>,
     /// `None` where it can't be understood.
     entry: Option<Entry>,
 }
@@ -117,6 +120,8 @@ impl Whole {
             erasable: header.erasable,
             event: header.event,
             subject_previous: (header.subject_previous_seq, header.subject_previous),
+            hash: frame.hash,
+            subject: entry.is_none().then(|| header.subject().ok()).flatten(),
             entry,
         }
     }
@@ -284,6 +289,8 @@ impl Check {
             erasable,
             event,
             subject_previous,
+            hash,
+            subject,
             entry,
         } = whole;
         for (class, what) in wrong {
@@ -309,19 +316,22 @@ impl Check {
             }
             (Body::Intact, _) => {}
         }
+        let known = entry.as_ref().map(|entry| &entry.header.subject);
+        let newest = known.or(subject.as_ref()).map(|subject| {
+            let link = (seq, hash);
+            match self.subjects.get_mut(subject) {
+                Some(known) => std::mem::replace(known, link),
+                None => {
+                    self.subjects.insert(subject.clone(), link);
+                    (Seq::NONE, Hash::ZERO)
+                }
+            }
+        });
         let Some(entry) = entry else { return };
+        let newest = newest.unwrap_or_default();
         if body == Body::Intact && matches!(entry.event, Event::Unknown(_)) {
             self.unknown += 1;
         }
-        let link = (seq, entry.hash);
-        let subject = &entry.header.subject;
-        let newest = match self.subjects.get_mut(subject) {
-            Some(known) => std::mem::replace(known, link),
-            None => {
-                self.subjects.insert(subject.clone(), link);
-                (Seq::NONE, Hash::ZERO)
-            }
-        };
         if self.reach == Reach::Full {
             self.subject(&entry, subject_previous, newest, place);
             self.entry(&entry, place);
