@@ -11,6 +11,7 @@ use std::fs::{DirBuilder, Permissions};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use tallybook_events::codec;
 use tallybook_replay::state::State;
@@ -72,8 +73,26 @@ impl Error {
     }
 }
 
+/// How often a database that is held is tried again, and how long to wait in between: threads of sled's that write for a
+/// database which was just closed keep its lock for some moments more, also in this process.
+const HELD_TRIES: u32 = 50;
+const HELD_WAIT: Duration = Duration::from_millis(20);
+
 /// Opens a database, for its owner only; damage that makes sled panic is an error like any other.
 fn open_database(path: &Path) -> Result<sled::Db, Error> {
+    let mut tries = 0;
+    loop {
+        match try_database(path) {
+            Err(Error::Held(_)) if tries < HELD_TRIES => {
+                tries += 1;
+                std::thread::sleep(HELD_WAIT);
+            }
+            other => return other,
+        }
+    }
+}
+
+fn try_database(path: &Path) -> Result<sled::Db, Error> {
     guarded(path, || {
         if !path.exists() {
             DirBuilder::new().recursive(true).mode(0o700).create(path)?;
