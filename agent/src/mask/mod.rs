@@ -1,6 +1,6 @@
 //! Takes declared secrets out of texts: each place where one stands becomes `[secret NAME]`.
 //!
-//! It knows each secret in the forms of [`forms`]. A short form is looked for whole. Of a long one every stretch is found
+//! It knows each secret in the forms of `forms`. A short form is looked for whole. Of a long one every stretch is found
 //! that holds a block of it, and taken out as far as it goes: also where a bound cut it, where it goes on behind a line's
 //! end (as base64 is wrapped), or where only a part was printed. It never shows what it looks for.
 
