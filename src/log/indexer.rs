@@ -41,15 +41,16 @@ impl Bell {
         self.rung.notify_all();
     }
 
-    /// The writer handed something over; waits while the indexer is too far behind.
+    /// The writer handed something over.
     pub(super) fn ring(&self, waiting: usize) {
         self.change(|rung| {
             rung.waiting = waiting;
             rung.is_due = true;
         });
-        if waiting <= BEHIND_MAX {
-            return;
-        }
+    }
+
+    /// Waits while the indexer is too far behind.
+    pub(super) fn keep_up(&self) {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let caught_up = |rung: &mut Rung| rung.waiting > BEHIND_MAX && !rung.stop;
         let _state = self.rung.wait_while(state, caught_up);

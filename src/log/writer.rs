@@ -251,6 +251,14 @@ impl WriterThread {
         let mut wanted: BTreeSet<OperationId> = BTreeSet::new();
         for draft in &request.drafts {
             wanted.extend(draft.operation);
+            if draft.kind == "operation.intended"
+                && let Ok(Event::OperationIntended(intended)) =
+                    Event::decode(&draft.kind, draft.kind_version, &draft.payload.0)
+                && let Intent::Rollback { operation } = intended.intent
+            {
+                // Looked up while it can still be refused: once the event is durable, the fold needs it.
+                self.shared.change(|view| view.operation(operation))?;
+            }
             if draft.kind == "operation.rolled_back"
                 && let Ok(Event::OperationRolledBack(rolled_back)) =
                     Event::decode(&draft.kind, draft.kind_version, &draft.payload.0)
@@ -391,11 +399,13 @@ impl WriterThread {
             reason = "going on would answer from a state that lacks an event"
         )]
         taken.expect("an event that is durable can be folded");
+        // Before anybody is told: who then waits for the databases waits for this, too.
+        self.shared.bell.ring(waiting);
         for (answer, appended) in batch.answers {
             let _gone = answer.send(Ok(appended));
         }
         self.head.send_replace(newest);
-        self.shared.bell.ring(waiting);
+        self.shared.bell.keep_up();
     }
 }
 
