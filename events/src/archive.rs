@@ -112,12 +112,16 @@ impl ArchiveHead {
             return Err(Error::Short { have: bytes.len() });
         };
         let body = &head[..BODY_LEN];
-        if body[..8] != MAGIC || head[BODY_LEN..] != check(body) {
+        if body[..8] != MAGIC {
             return Err(Error::Damaged);
         }
+        let stored = &head[BODY_LEN..];
         let format = u16::from_le_bytes([body[8], body[9]]);
-        if format != FORMAT {
+        if format > FORMAT && !is_renumbered(body, stored) {
             return Err(Error::Format(format));
+        }
+        if format != FORMAT || stored != check(body) {
+            return Err(Error::Damaged);
         }
         let mut rest = &body[10..];
         Ok(ArchiveHead {
@@ -139,6 +143,13 @@ fn take<const N: usize>(rest: &mut &[u8]) -> Result<[u8; N], Error> {
     let (taken, behind) = rest.split_first_chunk().ok_or(Error::Damaged)?;
     *rest = behind;
     Ok(*taken)
+}
+
+/// Whether it is a head of the layout at hand but for its number (as for the head of a segment).
+fn is_renumbered(body: &[u8], stored: &[u8]) -> bool {
+    let mut renumbered = body.to_vec();
+    renumbered[8..10].copy_from_slice(&FORMAT.to_le_bytes());
+    stored == check(&renumbered)
 }
 
 fn check(body: &[u8]) -> [u8; 32] {

@@ -67,12 +67,16 @@ impl SegmentHead {
             return Err(Error::Short { have: bytes.len() });
         };
         let body = &head[..LEN - 32];
-        if body[..8] != MAGIC || head[LEN - 32..] != check(body) {
+        if body[..8] != MAGIC {
             return Err(Error::Damaged);
         }
+        let stored = &head[LEN - 32..];
         let format = u16::from_le_bytes([body[8], body[9]]);
-        if format != FORMAT {
+        if format > FORMAT && !is_renumbered(body, stored) {
             return Err(Error::Format(format));
+        }
+        if format != FORMAT || stored != check(body) {
+            return Err(Error::Damaged);
         }
         let mut log = [0; 16];
         log.copy_from_slice(&body[10..26]);
@@ -89,6 +93,14 @@ impl SegmentHead {
             previous: Hash(previous),
         })
     }
+}
+
+/// Whether it is a head of the layout at hand but for its number. Where a later layout has its check is not known here, so its
+/// number is believed unless this shows that it was altered.
+fn is_renumbered(body: &[u8], stored: &[u8]) -> bool {
+    let mut renumbered = body.to_vec();
+    renumbered[8..10].copy_from_slice(&FORMAT.to_le_bytes());
+    stored == check(&renumbered)
 }
 
 fn check(body: &[u8]) -> [u8; 32] {
