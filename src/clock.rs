@@ -1,5 +1,6 @@
 //! The controller's clock and its randomness: the one place both come from.
 
+use std::cell::RefCell;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use tallybook_events::ids::{EventId, LogId, OperationId};
@@ -13,18 +14,47 @@ pub fn now_unix_us() -> u64 {
         .unwrap_or_default()
 }
 
-/// Bytes from the kernel's generator.
+/// How many random bytes a thread asks for at once.
+const RANDOM_LEN: usize = 1024;
+
+/// Random bytes that were not given out yet: those behind `given`.
+struct Random {
+    bytes: [u8; RANDOM_LEN],
+    given: usize,
+}
+
+thread_local! {
+    static RANDOM: RefCell<Random> = const {
+        RefCell::new(Random {
+            bytes: [0; RANDOM_LEN],
+            given: RANDOM_LEN,
+        })
+    };
+}
+
+/// Bytes from the kernel's generator, which is asked for many at once. None is given out twice, and none is kept: a salt
+/// that was erased must be nowhere.
 ///
 /// # Panics
 /// When the kernel has none to give: nothing that follows could be trusted.
 pub fn random<const N: usize>() -> [u8; N] {
-    let mut bytes = [0; N];
-    #[expect(
-        clippy::expect_used,
-        reason = "without randomness no id and no salt can be made"
-    )]
-    getrandom::fill(&mut bytes).expect("the kernel has no randomness to give");
-    bytes
+    const { assert!(N <= RANDOM_LEN) };
+    RANDOM.with_borrow_mut(|random| {
+        if random.given + N > RANDOM_LEN {
+            #[expect(
+                clippy::expect_used,
+                reason = "without randomness no id and no salt can be made"
+            )]
+            getrandom::fill(&mut random.bytes).expect("the kernel has no randomness to give");
+            random.given = 0;
+        }
+        let mut bytes = [0; N];
+        let given = &mut random.bytes[random.given..random.given + N];
+        bytes.copy_from_slice(given);
+        given.fill(0);
+        random.given += N;
+        bytes
+    })
 }
 
 /// A new event's id.

@@ -1,5 +1,7 @@
 //! Who is typing, and which process writes: each claim with where it comes from.
 
+use std::sync::{Arc, LazyLock};
+
 use tallybook_events::actor::{Actor, ActorClaim, ClaimSource};
 use tallybook_events::header::Writer;
 use tallybook_events::ids::BootId;
@@ -11,8 +13,13 @@ const LOGINUID: &str = "loginuid";
 /// What the kernel gives as loginuid when nobody logged in.
 const LOGINUID_UNSET: &str = "4294967295";
 
-/// Who runs this process.
-pub fn actor_here() -> Actor {
+/// Who runs this process. That does not change while it runs.
+pub fn actor_here() -> Arc<Actor> {
+    static HERE: LazyLock<Arc<Actor>> = LazyLock::new(|| Arc::new(ask_actor()));
+    Arc::clone(&HERE)
+}
+
+fn ask_actor() -> Actor {
     let mut claims = uid_claims(rustix::process::getuid().as_raw());
     if let Some(value) = loginuid() {
         let user = value.parse().ok().and_then(user_name);

@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use tallybook::journal::{Journal, Limits};
@@ -65,8 +66,8 @@ impl Facts {
 /// Seals what is told, in order.
 pub(crate) struct Sealer {
     log: LogId,
-    actor: Actor,
-    writer: Writer,
+    actor: Arc<Actor>,
+    writer: Arc<Writer>,
     choices: Choices,
     links: BTreeMap<Subject, (Seq, Hash)>,
     claims: BTreeMap<OperationId, ClaimRef>,
@@ -85,16 +86,16 @@ impl Sealer {
         };
         Sealer {
             log: LogId::new(BEGINS_UNIX_US / 1000, choices.bytes()),
-            actor: Actor(vec![
+            actor: Arc::new(Actor(vec![
                 claim("uid", "0", ClaimSource::Kernel),
                 claim("user", "root", ClaimSource::Derived),
                 claim("loginuid", "1000", ClaimSource::Kernel),
                 claim("login_user", "alice", ClaimSource::Derived),
-            ]),
-            writer: Writer {
+            ])),
+            writer: Arc::new(Writer {
                 controller: "ctl".to_owned(),
                 boot: BootId::from_bytes(choices.bytes()),
-            },
+            }),
             choices,
             links: BTreeMap::new(),
             claims: BTreeMap::new(),
@@ -143,11 +144,11 @@ impl Sealer {
             subject_previous_seq,
             subject_previous,
             event: EventId::new(time_unix_us / 1000, self.choices.bytes()),
-            kind: kind.to_owned(),
+            kind: kind.into(),
             kind_version,
             time_unix_us,
-            actor: self.actor.clone(),
-            writer: self.writer.clone(),
+            actor: Arc::clone(&self.actor),
+            writer: Arc::clone(&self.writer),
             claim,
             operation: operation.map(|(id, _)| id),
             step,

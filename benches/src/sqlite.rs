@@ -56,7 +56,7 @@ impl Row {
             host,
             container,
             operation: header.operation.map(|id| id.as_bytes().to_vec()),
-            kind: header.kind.clone(),
+            kind: header.kind.to_string(),
             header: frame,
             payload,
         }

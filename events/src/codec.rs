@@ -1,7 +1,10 @@
 //! The one place that turns stored values into MessagePack and back. Named maps; all input must be used.
 
-use serde::Serialize;
-use serde::de::DeserializeOwned;
+use std::io;
+
+use rmp_serde::decode;
+use serde::de::{DeserializeOwned, IgnoredAny};
+use serde::{Deserialize, Serialize};
 
 /// A value that could not be encoded or decoded.
 #[derive(Debug, thiserror::Error)]
@@ -33,11 +36,49 @@ pub fn encode<T: Serialize>(value: &T) -> Result<Vec<u8>, Error> {
 /// # Errors
 /// When the bytes are not exactly one such value.
 pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Error> {
-    let mut rest = bytes;
-    let value = rmp_serde::from_read(&mut rest).map_err(Error::Decode)?;
-    if rest.is_empty() {
-        Ok(value)
-    } else {
-        Err(Error::Trailing(rest.len()))
+    // In place: a reader of a stream would copy every text twice. It does not say how far it came, but whether anything
+    // follows.
+    let mut reader = rmp_serde::Deserializer::from_read_ref(bytes);
+    let value = T::deserialize(&mut reader).map_err(Error::Decode)?;
+    match <()>::deserialize(&mut reader) {
+        Err(decode::Error::InvalidMarkerRead(_)) => Ok(value),
+        Ok(()) | Err(_) => {
+            let mut rest = bytes;
+            let _read: Result<IgnoredAny, _> = rmp_serde::from_read(&mut rest);
+            Err(Error::Trailing(rest.len()))
+        }
+    }
+}
+
+/// Whether a value encodes to exactly these bytes.
+///
+/// # Errors
+/// When the value has no MessagePack form.
+pub fn is_encoded_as<T: Serialize>(value: &T, bytes: &[u8]) -> Result<bool, Error> {
+    let mut compared = Compared {
+        rest: bytes,
+        is_same: true,
+    };
+    rmp_serde::encode::write_named(&mut compared, value).map_err(Error::Encode)?;
+    Ok(compared.is_same && compared.rest.is_empty())
+}
+
+/// Holds what is written against what must be.
+struct Compared<'a> {
+    rest: &'a [u8],
+    is_same: bool,
+}
+
+impl io::Write for Compared<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self.rest.split_at_checked(bytes.len()) {
+            Some((same, rest)) if same == bytes => self.rest = rest,
+            Some(_) | None => self.is_same = false,
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }

@@ -325,6 +325,8 @@ pub struct Error {
 /// What a kind fixes in the header of its events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Fixed {
+    /// The kind's name.
+    pub kind: &'static str,
     /// How what it reports ended.
     pub outcome: Outcome,
     /// Whether its payload may be overwritten with zeros.
@@ -359,6 +361,7 @@ macro_rules! events {
         pub fn fixed(kind: &str, version: u16) -> Option<Fixed> {
             match (kind, version) {
                 $(($kind, $version) => Some(Fixed {
+                    kind: $kind,
                     outcome: Outcome::$outcome,
                     erasable: matches!(Payload::$payload, Payload::Erasable),
                 }),)*
@@ -403,6 +406,21 @@ macro_rules! events {
                 }
             }
 
+            /// Whether these are the payload's bytes.
+            ///
+            /// # Errors
+            /// When it has no MessagePack form.
+            pub fn is_encoded_as(&self, bytes: &[u8]) -> Result<bool, Error> {
+                match self {
+                    $(Event::$variant(payload) => codec::is_encoded_as(payload, bytes).map_err(|source| Error {
+                        kind: $kind.to_owned(),
+                        version: $version,
+                        source,
+                    }),)*
+                    Event::Unknown(kept) => Ok(kept.0 == bytes),
+                }
+            }
+
             /// Reads a payload of the given kind and version.
             ///
             /// # Errors
@@ -423,7 +441,7 @@ macro_rules! events {
             /// When the kind and version are known and the bytes are not such a payload, or not in its one form.
             pub fn decode_exact(kind: &str, version: u16, payload: &[u8]) -> Result<Self, Error> {
                 let event = Event::decode(kind, version, payload)?;
-                if event.encode()? == payload {
+                if event.is_encoded_as(payload)? {
                     return Ok(event);
                 }
                 let source = codec::Error::Form;

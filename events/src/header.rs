@@ -3,6 +3,9 @@
 //! Its bytes are written once and hashed as they stand; nothing is re-encoded to verify. `docs/FORMAT.md`
 //! describes every byte. A change of layout is a new `FORMAT` and a second decoder beside this one.
 
+use std::borrow::Cow;
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
 use crate::actor::Actor;
@@ -11,7 +14,7 @@ use crate::subject::Subject;
 
 mod view;
 
-pub use view::HeaderView;
+pub use view::{Common, HeaderView};
 
 /// The layout that this module writes.
 pub const FORMAT: u16 = 1;
@@ -94,16 +97,16 @@ pub struct Header {
     pub subject_previous: Hash,
     /// Chosen by the submitter.
     pub event: EventId,
-    /// What happened, for example `step.started`.
-    pub kind: String,
+    /// What happened, for example `step.started`. Known kinds are not copied.
+    pub kind: Cow<'static, str>,
     /// The version of that kind's payload.
     pub kind_version: u16,
     /// Microseconds since 1970-01-01 UTC by the writer's clock. Information only: order is `seq`.
     pub time_unix_us: u64,
     /// Who made it happen.
-    pub actor: Actor,
+    pub actor: Arc<Actor>,
     /// Which process wrote it.
-    pub writer: Writer,
+    pub writer: Arc<Writer>,
     /// The claim it was written under.
     pub claim: Option<ClaimRef>,
     /// The operation it belongs to.

@@ -91,6 +91,25 @@ pub enum Error {
     Commitment,
 }
 
+/// A payload, and what a header says to commit to it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Committed {
+    salt: [u8; SALT_LEN],
+    payload: Vec<u8>,
+    commitment: Hash,
+}
+
+impl Committed {
+    /// Commits to a payload with this salt.
+    pub fn to(salt: [u8; SALT_LEN], payload: Vec<u8>) -> Self {
+        Committed {
+            commitment: commitment(&salt, &payload),
+            salt,
+            payload,
+        }
+    }
+}
+
 /// One record, its parts as stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Record {
@@ -111,10 +130,23 @@ impl Record {
     /// # Errors
     /// When the header can't be encoded.
     pub fn seal(
-        mut header: Header,
+        header: Header,
         salt: [u8; SALT_LEN],
         payload: Vec<u8>,
     ) -> Result<Self, header::Error> {
+        Record::seal_over(header, Committed::to(salt, payload))
+    }
+
+    /// The same, over a payload that was committed to before.
+    ///
+    /// # Errors
+    /// When the header can't be encoded.
+    pub fn seal_over(mut header: Header, payload: Committed) -> Result<Self, header::Error> {
+        let Committed {
+            salt,
+            payload,
+            commitment,
+        } = payload;
         let len = payload.len();
         let fits = u32::try_from(len).ok().filter(|_| len <= PAYLOAD_LEN_MAX);
         let Some(payload_len) = fits else {
@@ -124,7 +156,7 @@ impl Record {
             });
         };
         header.payload_len = payload_len;
-        header.commitment = commitment(&salt, &payload);
+        header.commitment = commitment;
         let header_bytes = header.encode()?;
         Ok(Record {
             hash: header_hash(&header_bytes),

@@ -1,5 +1,7 @@
 //! Headers and frames for any contents: what is written is read back, and no flipped bit goes unseen.
 
+use std::sync::Arc;
+
 use proptest::prelude::*;
 use tallybook_events::actor::{Actor, ActorClaim, ClaimSource};
 use tallybook_events::event::Event;
@@ -71,14 +73,14 @@ fn header() -> impl Strategy<Value = Header> {
                 subject_previous_seq: Seq(seqs[1]),
                 subject_previous: Hash(hashes[1]),
                 event: EventId::from_bytes(ids[1]),
-                kind: kind.clone(),
+                kind: kind.clone().into(),
                 kind_version: halves[0],
                 time_unix_us: time,
-                actor,
-                writer: Writer {
+                actor: actor.into(),
+                writer: Arc::new(Writer {
                     controller: kind,
                     boot: BootId::from_bytes(ids[2]),
-                },
+                }),
                 claim: has[0].then_some(ClaimRef {
                     seq: Seq(claim),
                     hash: Hash(hashes[2]),
@@ -169,9 +171,12 @@ fn the_shortest_header() {
     let event = &samples::events()[0];
     let mut header = samples::header(event, 1);
     header.subject = Subject::Cloud;
-    header.kind = String::new();
-    header.actor = Actor(Vec::new());
-    header.writer.controller = String::new();
+    header.kind = "".into();
+    header.actor = Actor(Vec::new()).into();
+    header.writer = Arc::new(Writer {
+        controller: String::new(),
+        boot: header.writer.boot,
+    });
     assert_eq!(header.encode().unwrap().len(), header::LEN_MIN);
 }
 
@@ -267,6 +272,6 @@ fn what_stands_for_absence_is_not_written() {
         assert!(matches!(header.encode(), Err(header::Error::Value { .. })));
     }
     let mut long = whole;
-    long.kind = "k".repeat(header::LEN_MAX);
+    long.kind = "k".repeat(header::LEN_MAX).into();
     assert!(matches!(long.encode(), Err(header::Error::TooLong { .. })));
 }

@@ -181,19 +181,19 @@ impl Operation {
         let Event::OperationIntended(intended) = &entry.event else {
             return Err(Error::NotIntended {
                 seq: entry.header.seq,
-                kind: entry.header.kind.clone(),
+                kind: entry.header.kind.to_string(),
             });
         };
         if entry.header.claim.is_some() {
             return Err(Error::Claim {
                 seq: entry.header.seq,
-                kind: entry.header.kind.clone(),
+                kind: entry.header.kind.to_string(),
             });
         }
         Ok(Operation {
             id,
             intent: intended.intent.clone(),
-            actor: entry.header.actor.clone(),
+            actor: Actor::clone(&entry.header.actor),
             claim: ClaimRef {
                 seq: entry.header.seq,
                 hash: entry.hash,
@@ -279,7 +279,7 @@ impl Operation {
             | Event::StepUnstarted(_) => {
                 return Err(Error::NoSuchStep {
                     seq,
-                    kind: entry.header.kind.clone(),
+                    kind: entry.header.kind.to_string(),
                 });
             }
             Event::LogCreated(_)
@@ -333,7 +333,7 @@ impl Operation {
             true => Ok(()),
             false => Err(Error::Claim {
                 seq: entry.header.seq,
-                kind: entry.header.kind.clone(),
+                kind: entry.header.kind.to_string(),
             }),
         }
     }
@@ -348,7 +348,7 @@ impl Operation {
             .get_mut(index.0 as usize)
             .ok_or_else(|| Error::NoSuchStep {
                 seq,
-                kind: entry.header.kind.clone(),
+                kind: entry.header.kind.to_string(),
             })?;
         let expected = match &entry.event {
             Event::StepStarted(_) => Attempt(step.attempts.0.saturating_add(1)),
@@ -360,7 +360,7 @@ impl Operation {
             Next::Becomes(_) | Next::Stays if is_known && found != expected => {
                 Err(Error::Attempt {
                     seq,
-                    kind: entry.header.kind.clone(),
+                    kind: entry.header.kind.to_string(),
                     expected,
                     found,
                 })
@@ -377,7 +377,7 @@ impl Operation {
             Next::Stays => Ok(()),
             Next::Impossible => Err(Error::Transition {
                 seq,
-                kind: entry.header.kind.clone(),
+                kind: entry.header.kind.to_string(),
                 status: step.status.label(),
             }),
         }
@@ -404,12 +404,13 @@ impl Operation {
 /// When no log can have it there.
 pub fn check_place(entry: &Entry) -> Result<(), Error> {
     let header = &entry.header;
-    let (seq, kind) = (header.seq, header.kind.clone());
+    let seq = header.seq;
+    let kind = || header.kind.to_string();
     if matches!(entry.event, Event::LogCreated(_)) != (seq == Seq(1)) {
-        return Err(Error::Beginning { seq, kind });
+        return Err(Error::Beginning { seq, kind: kind() });
     }
     if header.cause >= seq {
-        let cause = header.cause;
+        let (kind, cause) = (kind(), header.cause);
         return Err(Error::Cause { seq, kind, cause });
     }
     let of_operation = header.operation.is_some();
@@ -444,7 +445,7 @@ pub fn check_place(entry: &Entry) -> Result<(), Error> {
     let counted = of_step == (header.attempt > Attempt(0));
     match fits && counted && (of_operation || !of_step) {
         true => Ok(()),
-        false => Err(Error::Place { seq, kind }),
+        false => Err(Error::Place { seq, kind: kind() }),
     }
 }
 
@@ -459,7 +460,7 @@ pub fn after_end(status: OperationStatus, entry: &Entry) -> Result<OperationStat
         }
         _ => Err(Error::Ended {
             seq: entry.header.seq,
-            kind: entry.header.kind.clone(),
+            kind: entry.header.kind.to_string(),
             status: status.label(),
         }),
     }
@@ -468,7 +469,7 @@ pub fn after_end(status: OperationStatus, entry: &Entry) -> Result<OperationStat
 fn twice(entry: &Entry) -> Error {
     Error::Twice {
         seq: entry.header.seq,
-        kind: entry.header.kind.clone(),
+        kind: entry.header.kind.to_string(),
     }
 }
 

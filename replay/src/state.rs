@@ -242,7 +242,7 @@ impl State {
             time_unix_us: header.time_unix_us,
             operation: header.operation,
             subject: &|| Some(header.subject.clone()),
-            actor: &|| header.actor.clone(),
+            actor: &|| Actor::clone(&header.actor),
         };
         self.advance(&about, matches!(entry.event, Event::Unknown(_)));
         if let Some(id) = about.operation {

@@ -363,7 +363,7 @@ fn reason(entry: &Entry, position: usize, what: String) -> Reason {
         seq: header.seq,
         time: rfc3339(header.time_unix_us),
         what,
-        kind: header.kind.clone(),
+        kind: header.kind.to_string(),
         operation: header.operation,
         actor: header.actor.label(),
         position,

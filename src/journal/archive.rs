@@ -59,7 +59,15 @@ pub struct Loaded {
 /// # Errors
 /// When neither has it, or it can't be read.
 pub(super) fn load(journal: &Path, first: Seq) -> Result<Loaded, Error> {
-    let own = || load_own(journal, first);
+    load_into(journal, first, &mut Vec::new())
+}
+
+/// The same, into memory that was used before: who reads many segments has the kernel map none anew.
+///
+/// # Errors
+/// As [`load`].
+pub(super) fn load_into(journal: &Path, first: Seq, memory: &mut Vec<u8>) -> Result<Loaded, Error> {
+    let mut own = || read_own(journal, first, std::mem::take(memory));
     match own()? {
         Some(loaded) => Ok(loaded),
         None => match load_archived(journal, first)? {
@@ -75,8 +83,14 @@ pub(super) fn load(journal: &Path, first: Seq) -> Result<Loaded, Error> {
 /// # Errors
 /// When it can't be read.
 pub fn load_own(journal: &Path, first: Seq) -> Result<Option<Loaded>, Error> {
+    read_own(journal, first, Vec::new())
+}
+
+fn read_own(journal: &Path, first: Seq, mut memory: Vec<u8>) -> Result<Option<Loaded>, Error> {
     let path = segment_path(journal, first);
-    match std::fs::read(&path) {
+    memory.clear();
+    let read = File::open(&path).and_then(|mut file| file.read_to_end(&mut memory));
+    match read.map(|_| memory) {
         Ok(bytes) => Ok(Some(Loaded {
             path,
             bytes,
@@ -296,11 +310,12 @@ pub fn describe(path: &Path, first: Seq, bytes: &[u8]) -> Result<Described, Erro
     let mut before = Before::behind_head(head);
     let mut offset = segment::LEN;
     let mut time_unix_us = 0;
+    let mut pieces = Vec::new();
     loop {
         let here = before.link.map_or(first, |link| link.seq.next());
-        match follow::next(bytes, offset, before, Depth::Payloads) {
-            Next::Append(pieces) => {
-                for piece in pieces {
+        match follow::next(bytes, offset, before, Depth::Payloads, &mut pieces) {
+            Next::Append => {
+                for piece in pieces.drain(..) {
                     offset = piece.end;
                     before = piece.behind(before);
                     if let What::Record(_, header) = &piece.what {

@@ -85,8 +85,8 @@ pub(super) struct Piece<'a> {
 /// What stands at a place of a segment.
 #[derive(Debug)]
 pub(super) enum Next<'a> {
-    /// One append, whole and sound; a gap ends one.
-    Append(Vec<Piece<'a>>),
+    /// One append, whole and sound; a gap ends one. Its pieces are where the caller wanted them.
+    Append,
     /// Nothing: the segment ends here.
     End,
     /// Zeros up to the end: room that was made for what comes next. Nothing else is behind it.
@@ -224,9 +224,16 @@ fn is_room(bytes: &[u8]) -> bool {
     bytes.first() == Some(&0) && bytes.iter().all(|byte| *byte == 0)
 }
 
-/// Reads one append at a place of a segment.
-pub(super) fn next(bytes: &[u8], start: usize, before: Before, depth: Depth) -> Next<'_> {
-    let mut sound: Vec<Piece<'_>> = Vec::new();
+/// Reads one append at a place of a segment. What is sound of it is put into `sound`, in the place of what was there: who
+/// reads many has one for all of them.
+pub(super) fn next<'a>(
+    bytes: &'a [u8],
+    start: usize,
+    before: Before,
+    depth: Depth,
+    sound: &mut Vec<Piece<'a>>,
+) -> Next<'a> {
+    sound.clear();
     let mut at = start;
     let mut now = before;
     // An append whose beginning was read before was acknowledged, or it would not have been given out.
@@ -245,7 +252,7 @@ pub(super) fn next(bytes: &[u8], start: usize, before: Before, depth: Depth) -> 
                 end: at + len,
                 what: What::Gap(gap),
             });
-            return Next::Append(sound);
+            return Next::Append;
         }
         let read = Frame::read(rest).and_then(|frame| Ok((frame, frame.header()?)));
         let (record, damage) = match read {
@@ -265,7 +272,7 @@ pub(super) fn next(bytes: &[u8], start: usize, before: Before, depth: Depth) -> 
                         now = Before::behind(Link::of_view(&header, frame.hash));
                         sound.push(piece);
                         if header.more == 0 {
-                            return Next::Append(sound);
+                            return Next::Append;
                         }
                         continue;
                     }
@@ -286,7 +293,7 @@ pub(super) fn next(bytes: &[u8], start: usize, before: Before, depth: Depth) -> 
                 | Damage::Record(record::Error::Header(header::Error::Format(_)))
         );
         return Next::Broken(Box::new(Broken {
-            sound,
+            sound: std::mem::take(sound),
             at,
             damage,
             resume: found.resume,

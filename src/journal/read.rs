@@ -173,9 +173,10 @@ impl Reader {
                 self.read_head(&bytes)?;
             }
             let start = usize::try_from(self.position.offset - self.base).unwrap_or(usize::MAX);
-            match follow::next(&bytes, start, self.before(), Depth::Payloads) {
-                Next::Append(pieces) => {
-                    if self.take(pieces)? {
+            let mut pieces = Vec::new();
+            match follow::next(&bytes, start, self.before(), Depth::Payloads, &mut pieces) {
+                Next::Append => {
+                    if self.take(&mut pieces)? {
                         return Ok(true);
                     }
                 }
@@ -226,8 +227,8 @@ impl Reader {
     }
 
     /// Keeps what was read of an append. `false` when it is a gap alone.
-    fn take(&mut self, pieces: Vec<Piece<'_>>) -> Result<bool, Error> {
-        for piece in pieces {
+    fn take(&mut self, pieces: &mut Vec<Piece<'_>>) -> Result<bool, Error> {
+        for piece in pieces.drain(..) {
             let place = |offset: usize| Position {
                 segment: self.position.segment,
                 offset: self.base + offset as u64,

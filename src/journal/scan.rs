@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError, mpsc};
@@ -127,18 +128,20 @@ pub fn scan<T: Send, I: FnMut(&Frame<'_>, &HeaderView<'_>) -> T>(
             before = Before::behind(follow::link_of(&head));
         }
     }
-    let read = |number: usize| -> Result<Scanned<T>, Error> {
+    let read = |memory: &mut Vec<u8>, number: usize| -> Result<Scanned<T>, Error> {
         let Some(first) = all.get(number).copied() else {
             return Err(Error::Missing(directory.to_owned()));
         };
-        let loaded = archive::load(directory, first)?;
+        let loaded = archive::load_into(directory, first, memory)?;
         let head = follow::read_head(&loaded.bytes);
         let assumed = match &head {
             Ok(head) => Before::behind_head(*head),
             Err(_) => Before::START,
         };
         let how = depth_of(how, number, all.len());
-        Ok(scan_segment(loaded, head, assumed, how, inspector()))
+        let scanned = scan_segment(&loaded, head, assumed, how, inspector());
+        *memory = loaded.bytes;
+        Ok(scanned)
     };
     let mut tail = Tail::Whole;
     let mut done = 0;
@@ -181,7 +184,7 @@ pub fn scan<T: Send, I: FnMut(&Frame<'_>, &HeaderView<'_>) -> T>(
                     ..before
                 };
                 let how = depth_of(how, number, all.len());
-                scan_segment(loaded, scanned.head, real, how, inspector())
+                scan_segment(&loaded, scanned.head, real, how, inspector())
             }
         };
         let mut flow = found(at(0), said);
@@ -236,17 +239,19 @@ fn depth_of(how: Inspect, number: usize, segments: usize) -> SegmentDepth {
     }
 }
 
-/// Does work in several threads and takes what comes of it in order. What is ahead of being taken is bounded.
+/// Does work in several threads, each with memory of its own, and takes what comes of it in order. What is ahead of
+/// being taken is bounded.
 fn in_order<T: Send>(
     count: usize,
     threads: usize,
-    work: impl Fn(usize) -> T + Sync,
+    work: impl Fn(&mut Vec<u8>, usize) -> T + Sync,
     mut take: impl FnMut(usize, T) -> ControlFlow<Result<(), Error>>,
 ) -> Result<(), Error> {
     let threads = threads.clamp(1, count.max(1));
     if threads == 1 {
+        let mut memory = Vec::new();
         for number in 0..count {
-            if let ControlFlow::Break(end) = take(number, work(number)) {
+            if let ControlFlow::Break(end) = take(number, work(&mut memory, number)) {
                 return end;
             }
         }
@@ -254,7 +259,7 @@ fn in_order<T: Send>(
     }
     let (permit, permits) = mpsc::channel::<usize>();
     let permits = Mutex::new(permits);
-    let (done, results) = mpsc::channel::<(usize, T)>();
+    let (done, results) = mpsc::channel();
     let stop = AtomicBool::new(false);
     let mut ahead = 0..count;
     for number in ahead.by_ref().take(threads + 1) {
@@ -264,13 +269,19 @@ fn in_order<T: Send>(
         for _ in 0..threads {
             let (done, permits, work, stop) = (done.clone(), &permits, &work, &stop);
             scope.spawn(move || {
+                let mut memory = Vec::new();
                 loop {
                     let next = permits
                         .lock()
                         .unwrap_or_else(PoisonError::into_inner)
                         .recv();
                     let Ok(number) = next else { return };
-                    if stop.load(Ordering::Relaxed) || done.send((number, work(number))).is_err() {
+                    if stop.load(Ordering::Relaxed) {
+                        return;
+                    }
+                    // The others would wait for ever for what a thread that panicked owes.
+                    let result = catch_unwind(AssertUnwindSafe(|| work(&mut memory, number)));
+                    if done.send((number, result)).is_err() {
                         return;
                     }
                 }
@@ -284,11 +295,13 @@ fn in_order<T: Send>(
                 if let Some(taken) = waiting.remove(&number) {
                     break taken;
                 }
-                // Only a thread that panicked sends nothing; the scope passes that on.
                 let Ok((of, result)) = results.recv() else {
-                    return Ok(());
+                    unreachable!("a thread ends only once nothing is wanted of it");
                 };
-                waiting.insert(of, result);
+                match result {
+                    Ok(result) => drop(waiting.insert(of, result)),
+                    Err(panic) => resume_unwind(panic),
+                }
             };
             if let Some(next) = ahead.next() {
                 let _open = permit.send(next);
@@ -304,7 +317,7 @@ fn in_order<T: Send>(
 
 /// Every place of one segment.
 fn scan_segment<T>(
-    loaded: Loaded,
+    loaded: &Loaded,
     head: Result<SegmentHead, Damage>,
     assumed: Before,
     SegmentDepth { depth, is_last }: SegmentDepth,
@@ -312,7 +325,7 @@ fn scan_segment<T>(
 ) -> Scanned<T> {
     let Loaded { path, bytes, wrong } = loaded;
     let mut places: Vec<(usize, Found<T>)> = Vec::new();
-    places.extend(wrong.map(|wrong| (0, Found::DamagedFile(wrong))));
+    places.extend(wrong.clone().map(|wrong| (0, Found::DamagedFile(wrong))));
     let mut before = assumed;
     let mut offset = segment::LEN;
     let mut torn = None;
@@ -332,16 +345,17 @@ fn scan_segment<T>(
         piece.end
     };
     let mut lost: Vec<(usize, Damage)> = Vec::new();
+    let mut pieces = Vec::new();
     loop {
-        let broken = match follow::next(&bytes, offset, before, depth) {
+        let broken = match follow::next(bytes, offset, before, depth, &mut pieces) {
             Next::End => break,
             Next::Room if is_last => break,
             Next::Room => {
                 lost.push((offset, Damage::Room));
                 break;
             }
-            Next::Append(pieces) => {
-                for piece in pieces {
+            Next::Append => {
+                for piece in pieces.drain(..) {
                     offset = take(&mut before, piece, None);
                 }
                 continue;
@@ -374,7 +388,7 @@ fn scan_segment<T>(
     places.sort_by_key(|(at, _)| *at);
     let content = bytes.len() - bytes.iter().rev().take_while(|byte| **byte == 0).count();
     Scanned {
-        path,
+        path: path.clone(),
         len: content.max(torn.unwrap_or(0)),
         head,
         places,

@@ -2,8 +2,11 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
+use std::os::fd::AsFd;
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+
+use rustix::fs::{AtFlags, StatxFlags, statx};
 
 use tallybook_events::ids::{Epoch, Hash, LogId, Seq};
 use tallybook_events::record::Record;
@@ -142,18 +145,18 @@ impl Journal {
     /// the other acknowledged.
     fn check_alone(&mut self) -> Result<(), Error> {
         let path = segment_path(&self.directory, self.segment);
-        let found = self.file.metadata().map_err(io_error("writing", &path))?;
-        let is_named = std::fs::metadata(&path)
-            .is_ok_and(|named| (named.dev(), named.ino()) == (found.dev(), found.ino()));
-        if found.len() == self.file_len && is_named {
+        let found = identify(&self.file, "", AtFlags::EMPTY_PATH)
+            .map_err(|error| io_error("writing", &path)(error.into()))?;
+        let is_named = identify(rustix::fs::CWD, &path, AtFlags::empty())
+            .is_ok_and(|named| named.is_same(&found));
+        if found.len == self.file_len && is_named {
             return Ok(());
         }
         self.stopped = true;
         let what = match is_named {
             true => format!(
                 "it has {} bytes, not {}: something else wrote to it",
-                found.len(),
-                self.file_len
+                found.len, self.file_len
             ),
             false => "it was moved, removed or replaced".to_owned(),
         };
@@ -280,6 +283,34 @@ impl Drop for Journal {
             let _shortened = self.file.set_len(self.len);
         }
     }
+}
+
+/// Which file it is, and how long.
+struct Identity {
+    device: (u32, u32),
+    inode: u64,
+    len: u64,
+}
+
+impl Identity {
+    fn is_same(&self, other: &Identity) -> bool {
+        (self.device, self.inode) == (other.device, other.inode)
+    }
+}
+
+/// Asks which file it is. Not for its times, as stat(2) does: once they were asked for, Linux (since 6.13) gives the next write
+/// a time of its own, and the sync behind it has to write the inode as well, which takes half as long again.
+fn identify(
+    at: impl AsFd,
+    path: impl rustix::path::Arg,
+    flags: AtFlags,
+) -> rustix::io::Result<Identity> {
+    let found = statx(at, path, flags, StatxFlags::INO | StatxFlags::SIZE)?;
+    Ok(Identity {
+        device: (found.stx_dev_major, found.stx_dev_minor),
+        inode: found.stx_ino,
+        len: found.stx_size,
+    })
 }
 
 fn new_segment(directory: &Path, link: Link) -> Result<(File, u64), Error> {

@@ -81,7 +81,7 @@ impl Admission {
             true => Ok(()),
             false => Err(refused(operation::Error::Claim {
                 seq: header.seq,
-                kind: header.kind.clone(),
+                kind: header.kind.to_string(),
             })),
         }
     }

@@ -1,5 +1,7 @@
 //! What a submitter hands in: events without a place yet, and the condition under which they may have one.
 
+use std::borrow::Cow;
+
 use serde::{Deserialize, Serialize};
 use tallybook_events::event::{self, Event};
 use tallybook_events::header::{ClaimRef, Outcome};
@@ -16,7 +18,7 @@ pub struct Draft {
     /// What it is about.
     pub subject: Subject,
     /// Its kind.
-    pub kind: String,
+    pub kind: Cow<'static, str>,
     /// The version of its payload.
     pub kind_version: u16,
     /// Its payload.
@@ -46,7 +48,7 @@ impl Draft {
         Ok(Draft {
             event: clock::event_id(),
             subject,
-            kind: kind.to_owned(),
+            kind: kind.into(),
             kind_version,
             payload: Blob(event.encode()?),
             outcome: event.outcome(),

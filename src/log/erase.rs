@@ -84,7 +84,7 @@ impl Log {
             Some(record) if record.header.erasable => Ok(record),
             Some(record) => Err(Error::NotErasable {
                 seq,
-                kind: Some(record.header.kind),
+                kind: Some(record.header.kind.into_owned()),
             }),
             None => Err(Error::NotErasable { seq, kind: None }),
         }

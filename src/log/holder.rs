@@ -17,9 +17,10 @@ use super::indexer::{self, Bell};
 use super::lock::Lock;
 use super::open::Opened;
 use super::reserve::Reserve;
+use super::seal::Prepared;
 use super::verify::{self, IndexReport};
 use super::view::{self, Answer, View};
-use super::writer::{Request, WriterThread};
+use super::writer::{Company, Request, WriterThread};
 use super::{Appended, Condition, Draft, Error, Filter, erase, socket};
 use crate::{identity, journal};
 
@@ -127,7 +128,8 @@ impl Holder {
             reserve: Reserve::of(directory),
             queue,
             head: head_sender,
-            identity: identity::writer(),
+            identity: Arc::new(identity::writer()),
+            company: Company::default(),
         };
         let failed = |source| Error::Directory {
             path: directory.to_owned(),
@@ -196,8 +198,9 @@ impl Desk {
         &self,
         drafts: Vec<Draft>,
         condition: Condition,
-        actor: Actor,
+        actor: Arc<Actor>,
     ) -> Result<Vec<Appended>, Error> {
+        let drafts = drafts.into_iter().map(Prepared::of).collect::<Result<_, _>>()?;
         let (answer, wait) = oneshot::channel();
         let request = Request {
             drafts,

@@ -3,7 +3,7 @@
 //! It writes what the view hands to it, in that order, and is the only one that writes to the databases once they are
 //! open. How far it may fall behind is bounded: then the writer waits.
 
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::holder::Shared;
@@ -21,65 +21,102 @@ const GATHER_MAX: usize = 1024;
 #[derive(Default)]
 pub(super) struct Bell {
     state: Mutex<Rung>,
-    rung: Condvar,
+    /// The indexer waits for this,
+    due: Condvar,
+    /// and whoever waits for the indexer for this.
+    done: Condvar,
 }
 
 #[derive(Default)]
 struct Rung {
     /// Records that were handed over and not taken in.
     waiting: usize,
-    /// Whether there is anything to do.
-    is_due: bool,
+    /// How often something was handed over,
+    handed: u64,
+    /// and how much of that was taken in.
+    taken: u64,
     /// Whether somebody waits for it.
     is_urgent: bool,
     stop: bool,
+    /// Whether the indexer waits for something to do. It is not woken while it works, nor while it gathers.
+    is_idle: bool,
+}
+
+impl Rung {
+    /// Whether there is anything to do.
+    fn is_due(&self) -> bool {
+        self.taken < self.handed
+    }
 }
 
 impl Bell {
-    fn change(&self, change: impl FnOnce(&mut Rung)) {
-        change(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner));
-        self.rung.notify_all();
+    fn state(&self) -> MutexGuard<'_, Rung> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How often something was handed over.
+    fn handed(&self) -> u64 {
+        self.state().handed
+    }
+
+    /// The indexer took in what had been handed over by then.
+    fn taken_in(&self, handed: u64) {
+        let mut state = self.state();
+        state.waiting = 0;
+        state.taken = handed;
+        state.is_urgent &= state.is_due();
+        drop(state);
+        self.done.notify_all();
     }
 
     /// The writer handed something over.
     pub(super) fn ring(&self, waiting: usize) {
-        self.change(|rung| {
-            rung.waiting = waiting;
-            rung.is_due = true;
-        });
+        let mut state = self.state();
+        state.waiting = waiting;
+        state.handed += 1;
+        let wake = state.is_idle || waiting >= GATHER_MAX;
+        drop(state);
+        if wake {
+            self.due.notify_one();
+        }
     }
 
     /// Waits while the indexer is too far behind.
     pub(super) fn keep_up(&self) {
-        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let caught_up = |rung: &mut Rung| rung.waiting > BEHIND_MAX && !rung.stop;
-        let _state = self.rung.wait_while(state, caught_up);
+        let _state = self.done.wait_while(self.state(), caught_up);
     }
 
     /// Waits until all that was handed over is taken in.
     pub(super) fn settle(&self) {
-        self.change(|rung| rung.is_urgent = true);
-        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.state();
+        state.is_urgent = true;
+        self.due.notify_one();
+        let handed = state.handed;
         let _state = self
-            .rung
-            .wait_while(state, |rung| rung.is_due && !rung.stop);
+            .done
+            .wait_while(state, |rung| rung.taken < handed && !rung.stop);
     }
 
     /// Has the indexer end, once it has taken in what is there.
     pub(super) fn stop(&self) {
-        self.change(|rung| rung.stop = true);
+        self.state().stop = true;
+        self.due.notify_one();
+        self.done.notify_all();
     }
 
     /// Waits for something to do. `false` when the indexer is to end.
     fn wait(&self) -> bool {
-        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let idle = |rung: &mut Rung| !rung.is_due && !rung.stop;
-        let state = self
-            .rung
+        let mut state = self.state();
+        state.is_idle = true;
+        let idle = |rung: &mut Rung| !rung.is_due() && !rung.stop;
+        let mut state = self
+            .due
             .wait_while(state, idle)
             .unwrap_or_else(PoisonError::into_inner);
+        state.is_idle = false;
         let few = |rung: &mut Rung| rung.waiting < GATHER_MAX && !rung.is_urgent && !rung.stop;
-        let gathered = self.rung.wait_timeout_while(state, GATHER, few);
+        let gathered = self.due.wait_timeout_while(state, GATHER, few);
         let (state, _) = gathered.unwrap_or_else(PoisonError::into_inner);
         !state.stop
     }
@@ -99,19 +136,12 @@ pub(super) fn run(shared: &Arc<Shared>) {
 /// Brings in what is there.
 fn take_in(shared: &Shared) {
     loop {
-        let work = shared.change(|view| {
-            let work = view.work();
-            if work.is_none() {
-                // Under the view's lock: nothing can be handed over meanwhile.
-                shared.bell.change(|rung| {
-                    rung.is_due = false;
-                    rung.is_urgent = false;
-                    rung.waiting = 0;
-                });
-            }
-            work
-        });
-        let Some(work) = work else { return };
+        // Under the view's lock: what was handed over is in the work, or was before.
+        let (work, handed) = shared.change(|view| (view.work(), shared.bell.handed()));
+        let Some(work) = work else {
+            shared.bell.taken_in(handed);
+            return;
+        };
         let seq = work.seq;
         match carry_out(work) {
             Ok((block, sealed_blocks)) => {
@@ -120,7 +150,7 @@ fn take_in(shared: &Shared) {
             }
             Err(error) => shared.change(|view| view.give_up(&error)),
         }
-        shared.bell.change(|rung| rung.waiting = 0);
+        shared.bell.taken_in(handed);
     }
 }
 

@@ -18,6 +18,7 @@ mod open;
 pub mod recover;
 mod reserve;
 pub mod retention;
+mod seal;
 mod socket;
 pub mod verify;
 mod view;

@@ -14,7 +14,7 @@ use tallybook_replay::state::{Head, State};
 use super::anchor::{self, Anchor, Anchors, HeadFile, Kept};
 use super::lock::Lock;
 use super::view::{REBUILD, View, hash_in_journal};
-use super::writer::{Sealing, seal};
+use super::seal::{Prepared, Sealing, seal};
 use super::{Draft, Error, INDEX, JOURNAL, Open, PROJECTION, chain, entry, erase, history};
 use crate::journal::{self, Journal, Limits, Link, Reader, Torn};
 use crate::store::{self, Ends, Projection, Stored};
@@ -118,11 +118,11 @@ impl Opened {
             seq: self.journal.link().seq.next(),
             source,
         })?;
-        self.append_alone(&draft)
+        self.append_alone(draft)
     }
 
     /// Appends an event while nobody else can.
-    pub(super) fn append_alone(&mut self, draft: &Draft) -> Result<(), Error> {
+    pub(super) fn append_alone(&mut self, draft: Draft) -> Result<(), Error> {
         let link = self.journal.link();
         let newest = self.view.link(&draft.subject)?;
         let sealing = Sealing {
@@ -131,12 +131,14 @@ impl Opened {
             link,
             subject_previous: newest.unwrap_or((Seq::NONE, Hash::ZERO)),
             actor: &identity::actor_here(),
-            writer: &identity::writer(),
+            writer: &Arc::new(identity::writer()),
         };
-        let (record, entry) = seal(draft, &sealing)?;
+        let (record, entry) = seal(Prepared::of(draft)?, &sealing)?;
         let positions = self.journal.append(std::slice::from_ref(&record))?;
         let next = self.journal.position();
-        self.view.take(vec![(record, entry)], &positions, next)
+        self.view.take(vec![(record, entry)], &positions, next)?;
+        self.view.write_head();
+        Ok(())
     }
 
     fn create_log(&mut self) -> Result<(), Error> {

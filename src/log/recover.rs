@@ -145,7 +145,7 @@ impl Recovery {
         let draft = Draft::new(Subject::Cloud, recovered);
         let draft = draft.map_err(|source| Error::Payload { seq, source })?;
         opened.journal.begin_epoch();
-        opened.append_alone(&draft)?;
+        opened.append_alone(draft)?;
         opened.view.flush();
         let link = opened.journal.link();
         Ok(Recovered {

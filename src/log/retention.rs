@@ -6,6 +6,7 @@
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
@@ -162,7 +163,7 @@ impl Log {
 
 impl Desk {
     /// Does what is asked, one at a time.
-    pub(super) async fn retain(&self, ask: Ask, actor: Actor) -> Result<Vec<Moved>, Error> {
+    pub(super) async fn retain(&self, ask: Ask, actor: Arc<Actor>) -> Result<Vec<Moved>, Error> {
         let upkeep = self.upkeep();
         let _alone = upkeep.lock().await;
         match ask {
@@ -171,7 +172,7 @@ impl Desk {
         }
     }
 
-    async fn archive(&self, archiving: Archiving, actor: Actor) -> Result<Vec<Moved>, Error> {
+    async fn archive(&self, archiving: Archiving, actor: Arc<Actor>) -> Result<Vec<Moved>, Error> {
         let dry_run = archiving.dry_run;
         let (store, directory, moved) = self
             .away(move |shared| {
@@ -197,7 +198,7 @@ impl Desk {
         .await
     }
 
-    async fn restore(&self, restoring: Restoring, actor: Actor) -> Result<Vec<Moved>, Error> {
+    async fn restore(&self, restoring: Restoring, actor: Arc<Actor>) -> Result<Vec<Moved>, Error> {
         let dry_run = restoring.dry_run;
         let (journal, moved) = self
             .away(move |shared| {
@@ -222,7 +223,7 @@ impl Desk {
         .await
     }
 
-    async fn record(&self, event: impl Into<Event>, actor: Actor) -> Result<(), Error> {
+    async fn record(&self, event: impl Into<Event>, actor: Arc<Actor>) -> Result<(), Error> {
         let draft = Draft::new(Subject::Cloud, event).map_err(|error| {
             Failure::new(
                 FailureClass::Other,

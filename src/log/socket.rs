@@ -247,7 +247,7 @@ async fn append_for(
         Ok(peer) => peer,
         Err(error) => return Answer::Failed(format!("who asks can't be told: {error}")),
     };
-    let actor = identity::actor_of_peer(peer.uid(), asserted);
+    let actor = Arc::new(identity::actor_of_peer(peer.uid(), asserted));
     match desk.append(drafts, condition, actor).await {
         Ok(appended) => Answer::Appended(appended),
         Err(error) => not_appended(error),
@@ -265,7 +265,7 @@ async fn retain_for(
         Ok(peer) => peer,
         Err(error) => return Answer::Failed(format!("who asks can't be told: {error}")),
     };
-    let actor = identity::actor_of_peer(peer.uid(), asserted);
+    let actor = Arc::new(identity::actor_of_peer(peer.uid(), asserted));
     match desk.retain(ask, actor).await {
         Ok(moved) => Answer::Retained(Ok(moved)),
         Err(Error::Retention(failure)) => Answer::Retained(Err(failure)),

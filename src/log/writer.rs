@@ -5,10 +5,11 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use tallybook_events::actor::Actor;
-use tallybook_events::event::{Event, OperationIntended, fixed};
-use tallybook_events::header::{Header, Writer};
+use tallybook_events::event::{Event, OperationIntended};
+use tallybook_events::header::Writer;
 use tallybook_events::ids::{EventId, Hash, OperationId, Seq};
 use tallybook_events::intent::Intent;
 use tallybook_events::record::Record;
@@ -20,15 +21,17 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::admit::Admission;
 use super::holder::Shared;
 use super::reserve::{RESERVE, Reserve};
+use super::seal::{Prepared, Sealing, seal};
 use super::view::View;
-use super::{Appended, Condition, Draft, Error, Filter, Refusal, chain};
-use crate::clock;
+use super::{Appended, Condition, Error, Filter, Refusal, chain};
 use crate::journal::{self, Journal, Link};
 
 /// How many appends one fdatasync may cover.
 const BATCH_MAX: usize = 256;
 /// No append joins a batch that has so many bytes.
 const BATCH_LEN_MAX: usize = 32 * 1024 * 1024;
+/// The longest that a write waits for company.
+const PATIENCE_MAX: Duration = Duration::from_micros(200);
 /// How far the clocks of two appends of the same may be apart.
 const CLOCK_SLACK_US: u64 = 600 * 1_000_000;
 /// How many event ids are remembered, so that a repeated append is recognised. No append has more events.
@@ -44,8 +47,8 @@ pub(super) struct Recent {
 impl Recent {
     /// The newest of the log that may be what somebody appends again. Ids say when they were chosen: what was appended
     /// long before that is something else.
-    fn of(shared: &Shared, drafts: &[Draft]) -> Result<Self, Error> {
-        let oldest = drafts.iter().map(|draft| draft.event.unix_ms()).min();
+    fn of(shared: &Shared, drafts: &[Prepared]) -> Result<Self, Error> {
+        let oldest = drafts.iter().map(|one| one.draft.event.unix_ms()).min();
         let since_unix_us = oldest.unwrap_or_default().saturating_mul(1000);
         let since_unix_us = since_unix_us.saturating_sub(CLOCK_SLACK_US);
         let mut recent = Recent::default();
@@ -93,9 +96,9 @@ type Answer = oneshot::Sender<Result<Vec<Appended>, Error>>;
 
 /// An append that waits for the writer.
 pub(super) struct Request {
-    pub(super) drafts: Vec<Draft>,
+    pub(super) drafts: Vec<Prepared>,
     pub(super) condition: Condition,
-    pub(super) actor: Actor,
+    pub(super) actor: Arc<Actor>,
     pub(super) answer: Answer,
 }
 
@@ -108,7 +111,16 @@ pub(super) struct WriterThread {
     pub(super) reserve: Reserve,
     pub(super) queue: mpsc::Receiver<Request>,
     pub(super) head: watch::Sender<Seq>,
-    pub(super) identity: Writer,
+    pub(super) identity: Arc<Writer>,
+    /// How many appends the last write had, and how long its sync took.
+    pub(super) company: Company,
+}
+
+/// What the last write says of the next one.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Company {
+    appends: usize,
+    sync: Duration,
 }
 
 /// The appends that share one fdatasync.
@@ -131,7 +143,7 @@ impl Batch {
         let repeated = request
             .drafts
             .iter()
-            .any(|draft| self.events.contains(&draft.event));
+            .any(|one| self.events.contains(&one.draft.event));
         let claims = self.changes_claims && request.condition != Condition::none();
         let changed = request.condition.unchanged.as_ref();
         let changed = changed.is_some_and(|(subjects, _)| {
@@ -155,6 +167,7 @@ impl WriterThread {
                 return;
             };
             let mut batch = Batch::default();
+            let began = Instant::now();
             let mut next = Some(first);
             while let Some(request) = next.take() {
                 if batch.decides(&request) {
@@ -163,7 +176,7 @@ impl WriterThread {
                 }
                 self.admit(request, &mut batch);
                 if batch.has_room() {
-                    next = self.queue.try_recv().ok();
+                    next = self.next_of(&batch, began);
                 }
             }
             self.commit(batch);
@@ -176,9 +189,32 @@ impl WriterThread {
         }
     }
 
+    /// The next append for a batch. Who waited for the last sync together mostly comes back together: it is worth a part
+    /// of a sync to have all of them in one.
+    fn next_of(&mut self, batch: &Batch, began: Instant) -> Option<Request> {
+        let patience = (self.company.sync / 2).min(PATIENCE_MAX);
+        loop {
+            match self.queue.try_recv() {
+                Ok(request) => return Some(request),
+                Err(mpsc::error::TryRecvError::Disconnected) => return None,
+                Err(mpsc::error::TryRecvError::Empty) => {}
+            }
+            if batch.answers.len() >= self.company.appends || began.elapsed() >= patience {
+                return None;
+            }
+            std::thread::yield_now();
+        }
+    }
+
     /// Decides one append and adds it to the batch, or answers with the refusal.
     fn admit(&mut self, request: Request, batch: &mut Batch) {
-        let is_urgent = is_urgent(&request.drafts);
+        let Request {
+            drafts,
+            condition,
+            actor,
+            answer,
+        } = request;
+        let is_urgent = is_urgent(&drafts);
         let kept = match is_urgent {
             true => Ok(false),
             false => self.reserve.keep(),
@@ -187,43 +223,39 @@ impl WriterThread {
             self.shared.change(|view| view.rest(false));
         }
         if let Err(source) = kept {
-            let _gone = request.answer.send(Err(Error::NoReserve {
+            let _gone = answer.send(Err(Error::NoReserve {
                 path: self.shared.read(|view| view.directory().join(RESERVE)),
                 source,
             }));
             return;
         }
-        let answer = match self.repeated(&request.drafts) {
-            Ok(Some(appended)) => Ok(appended),
-            Ok(None) => {
-                let placed = self
-                    .know(&request, batch)
-                    .and_then(|()| self.place(&request, batch));
-                match placed {
-                    Ok(appended) => {
-                        batch.is_urgent |= is_urgent;
-                        batch.answers.push((request.answer, appended));
-                        return;
-                    }
-                    Err(error) => {
-                        // Some of its events may have been folded; what remains is read again when it is asked for.
-                        let about = |id: &OperationId| {
-                            let of = |draft: &Draft| draft.operation == Some(*id);
-                            request.drafts.iter().any(of)
-                        };
-                        self.admission.forget(about);
-                        Err(error)
-                    }
-                }
+        match self.repeated(&drafts) {
+            Ok(None) => {}
+            known => {
+                let _gone = answer.send(known.map(Option::unwrap_or_default));
+                return;
             }
-            Err(error) => Err(error),
-        };
-        let _gone = request.answer.send(answer);
+        }
+        let about: BTreeSet<OperationId> = drafts.iter().filter_map(|one| one.draft.operation).collect();
+        let placed = self
+            .know(&drafts, batch)
+            .and_then(|()| self.place(drafts, &condition, &actor, batch));
+        match placed {
+            Ok(appended) => {
+                batch.is_urgent |= is_urgent;
+                batch.answers.push((answer, appended));
+            }
+            Err(error) => {
+                // Some of its events may have been folded; what remains is read again when it is asked for.
+                self.admission.forget(|id| about.contains(id));
+                let _gone = answer.send(Err(error));
+            }
+        }
     }
 
     /// Where these drafts are, when they are in the log already.
-    fn repeated(&mut self, drafts: &[Draft]) -> Result<Option<Vec<Appended>>, Error> {
-        let distinct: BTreeSet<EventId> = drafts.iter().map(|draft| draft.event).collect();
+    fn repeated(&mut self, drafts: &[Prepared]) -> Result<Option<Vec<Appended>>, Error> {
+        let distinct: BTreeSet<EventId> = drafts.iter().map(|one| one.draft.event).collect();
         if distinct.len() != drafts.len() {
             let twice = "an event id appears twice in one append";
             return Err(Refusal::Malformed(twice.to_owned()).into());
@@ -234,7 +266,7 @@ impl WriterThread {
         };
         let known: Vec<Appended> = drafts
             .iter()
-            .filter_map(|draft| recent.by_id.get(&draft.event).copied())
+            .filter_map(|one| recent.by_id.get(&one.draft.event).copied())
             .collect();
         match known.len() {
             0 => Ok(None),
@@ -247,23 +279,22 @@ impl WriterThread {
     }
 
     /// Takes in the operations that an append is about, as far as the log has them.
-    fn know(&mut self, request: &Request, batch: &Batch) -> Result<(), Error> {
+    fn know(&mut self, drafts: &[Prepared], batch: &Batch) -> Result<(), Error> {
         let mut wanted: BTreeSet<OperationId> = BTreeSet::new();
-        for draft in &request.drafts {
+        for Prepared { draft, event, .. } in drafts {
             wanted.extend(draft.operation);
-            if draft.kind == "operation.intended"
-                && let Ok(Event::OperationIntended(intended)) =
-                    Event::decode(&draft.kind, draft.kind_version, &draft.payload.0)
-                && let Intent::Rollback { operation } = intended.intent
-            {
-                // Looked up while it can still be refused: once the event is durable, the fold needs it.
-                self.shared.change(|view| view.operation(operation))?;
-            }
-            if draft.kind == "operation.rolled_back"
-                && let Ok(Event::OperationRolledBack(rolled_back)) =
-                    Event::decode(&draft.kind, draft.kind_version, &draft.payload.0)
-            {
-                wanted.insert(rolled_back.by);
+            match event {
+                Event::OperationIntended(OperationIntended {
+                    intent: Intent::Rollback { operation },
+                    ..
+                }) => {
+                    // Looked up while it can still be refused: once the event is durable, the fold needs it.
+                    self.shared.change(|view| view.operation(*operation))?;
+                }
+                Event::OperationRolledBack(rolled_back) => {
+                    wanted.insert(rolled_back.by);
+                }
+                _ => {}
             }
             if let (None, Some(claim)) = (draft.operation, draft.claim)
                 && !self.admission.has_claim(claim)
@@ -292,9 +323,16 @@ impl WriterThread {
         Ok(())
     }
 
-    fn place(&mut self, request: &Request, batch: &mut Batch) -> Result<Vec<Appended>, Error> {
-        self.shared.change(|view| check(&request.condition, view))?;
-        let mut records: Vec<(Record, Entry)> = Vec::with_capacity(request.drafts.len());
+    fn place(
+        &mut self,
+        drafts: Vec<Prepared>,
+        condition: &Condition,
+        actor: &Arc<Actor>,
+        batch: &mut Batch,
+    ) -> Result<Vec<Appended>, Error> {
+        self.shared.change(|view| check(condition, view))?;
+        let count = drafts.len();
+        let mut records: Vec<(Record, Entry)> = Vec::with_capacity(count);
         let mut links: BTreeMap<Subject, (Seq, Hash)> = BTreeMap::new();
         let mut link = match batch.records.last() {
             Some((last, _)) => Link::of(last),
@@ -306,19 +344,17 @@ impl WriterThread {
             .first()
             .map_or(link.seq.next(), |(first, _)| first.header.seq);
         let mut changes_claims = false;
-        for (position, draft) in request.drafts.iter().enumerate() {
-            let more = u16::try_from(request.drafts.len() - position - 1).map_err(|_| {
-                Refusal::Malformed(format!(
-                    "{} events are too many for one append",
-                    request.drafts.len()
-                ))
+        for (position, one) in drafts.into_iter().enumerate() {
+            let more = u16::try_from(count - position - 1).map_err(|_| {
+                Refusal::Malformed(format!("{count} events are too many for one append"))
             })?;
-            let within = links.get(&draft.subject);
-            let subject_previous = match within.or_else(|| batch.links.get(&draft.subject)) {
+            let subject = &one.draft.subject;
+            let within = links.get(subject);
+            let subject_previous = match within.or_else(|| batch.links.get(subject)) {
                 Some(known) => *known,
                 None => self
                     .shared
-                    .change(|view| view.link(&draft.subject))?
+                    .change(|view| view.link(subject))?
                     .unwrap_or((Seq::NONE, Hash::ZERO)),
             };
             let sealing = Sealing {
@@ -326,14 +362,14 @@ impl WriterThread {
                 write,
                 link,
                 subject_previous,
-                actor: &request.actor,
+                actor,
                 writer: &self.identity,
             };
-            let (record, entry) = seal(draft, &sealing)?;
+            let (record, entry) = seal(one, &sealing)?;
             self.admission.admit(&entry)?;
             link = Link::of(&record);
-            links.insert(draft.subject.clone(), (link.seq, link.hash));
-            changes_claims |= draft.kind.starts_with("operation.");
+            changes_claims |= record.header.kind.starts_with("operation.");
+            links.insert(record.header.subject.clone(), (link.seq, link.hash));
             records.push((record, entry));
         }
         let answer = records.iter().map(|(record, _)| appended(record)).collect();
@@ -360,6 +396,7 @@ impl WriterThread {
             return;
         }
         let records = || batch.records.iter().map(|(record, _)| record);
+        let began = Instant::now();
         let written = match self.journal.append(records()) {
             Err(error)
                 if batch.is_urgent
@@ -379,6 +416,10 @@ impl WriterThread {
                 refuse(batch, error);
                 return;
             }
+        };
+        self.company = Company {
+            appends: batch.answers.len(),
+            sync: began.elapsed(),
         };
         // Crash boundary: durable and not yet folded; the next opening folds it from the journal.
         if let Some(recent) = &mut self.recent {
@@ -405,30 +446,33 @@ impl WriterThread {
             let _gone = answer.send(Ok(appended));
         }
         self.head.send_replace(newest);
+        self.shared.change(View::write_head);
         self.shared.bell.keep_up();
     }
 }
 
 /// Whether all of an append is about operations that run, or takes one back: it is recorded although the disk is full.
-fn is_urgent(drafts: &[Draft]) -> bool {
-    let takes_back = |draft: &Draft| {
-        let decoded = Event::decode(&draft.kind, draft.kind_version, &draft.payload.0);
+fn is_urgent(drafts: &[Prepared]) -> bool {
+    let takes_back = |event: &Event| {
         matches!(
-            decoded,
-            Ok(Event::OperationIntended(OperationIntended {
+            event,
+            Event::OperationIntended(OperationIntended {
                 intent: Intent::Rollback { .. },
                 ..
-            }))
+            })
         )
+    };
+    let begins = |one: &&Prepared| {
+        matches!(one.event, Event::OperationIntended(_)) && !takes_back(&one.event)
     };
     let begun: BTreeSet<OperationId> = drafts
         .iter()
-        .filter(|draft| draft.kind == "operation.intended" && !takes_back(draft))
-        .filter_map(|draft| draft.operation)
+        .filter(begins)
+        .filter_map(|one| one.draft.operation)
         .collect();
-    let is_of_running = |draft: &Draft| match draft.operation {
+    let is_of_running = |one: &Prepared| match one.draft.operation {
         Some(id) => !begun.contains(&id),
-        None => draft.claim.is_some() || draft.kind == "erasure.completed",
+        None => one.draft.claim.is_some() || matches!(one.event, Event::ErasureCompleted(_)),
     };
     !drafts.is_empty() && drafts.iter().all(is_of_running)
 }
@@ -496,71 +540,4 @@ fn check(condition: &Condition, view: &mut View) -> Result<(), Error> {
         }
     }
     Ok(())
-}
-
-/// Where an event is put.
-pub(super) struct Sealing<'a> {
-    /// How many events of the same append follow.
-    pub(super) more: u16,
-    /// The first event of its write.
-    pub(super) write: Seq,
-    /// The event before it.
-    pub(super) link: Link,
-    /// The event before it of the same subject.
-    pub(super) subject_previous: (Seq, Hash),
-    pub(super) actor: &'a Actor,
-    pub(super) writer: &'a Writer,
-}
-
-/// Gives a draft its place.
-pub(super) fn seal(draft: &Draft, sealing: &Sealing<'_>) -> Result<(Record, Entry), Error> {
-    let malformed = |what: String| Error::Refused(Refusal::Malformed(what));
-    let Some(fixed) = fixed(&draft.kind, draft.kind_version) else {
-        return Err(malformed(format!(
-            "this program does not write events of kind {:?} version {}",
-            draft.kind, draft.kind_version
-        )));
-    };
-    if fixed.outcome != draft.outcome {
-        return Err(malformed(format!("{} can't have that outcome", draft.kind)));
-    }
-    let event = Event::decode_exact(&draft.kind, draft.kind_version, &draft.payload.0)
-        .map_err(|error| malformed(chain(&error)))?;
-    let link = sealing.link;
-    let (subject_previous_seq, subject_previous) = sealing.subject_previous;
-    let header = Header {
-        log: link.log,
-        epoch: link.epoch,
-        seq: link.seq.next(),
-        previous: link.hash,
-        subject: draft.subject.clone(),
-        subject_previous_seq,
-        subject_previous,
-        event: draft.event,
-        kind: draft.kind.clone(),
-        kind_version: draft.kind_version,
-        time_unix_us: clock::now_unix_us(),
-        actor: sealing.actor.clone(),
-        writer: sealing.writer.clone(),
-        claim: draft.claim,
-        operation: draft.operation,
-        step: draft.step,
-        attempt: draft.attempt,
-        more: sealing.more,
-        write: sealing.write,
-        cause: draft.cause,
-        outcome: draft.outcome,
-        erasable: fixed.erasable,
-        payload_len: 0,
-        commitment: Hash::ZERO,
-    };
-    let record = Record::seal(header, clock::random(), draft.payload.0.clone())
-        .map_err(|error| malformed(chain(&error)))?;
-    let entry = Entry {
-        header: record.header.clone(),
-        hash: record.hash,
-        event,
-        is_erased: false,
-    };
-    Ok((record, entry))
 }

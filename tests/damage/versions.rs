@@ -204,7 +204,7 @@ async fn kinds_of_a_later_program_are_kept_and_counted() {
         ("container.dreamt", 7, b"not even MessagePack"),
     ] {
         let change = |header: &mut header::Header| {
-            kind.clone_into(&mut header.kind);
+            header.kind = kind.into();
             header.kind_version = version;
         };
         records.push(later(&records, change, payload));

@@ -2,8 +2,11 @@
 //!
 //! Whoever walks a whole log looks at a few fields of each header; this is what they look at.
 
+use std::sync::Arc;
+
 use super::{ClaimRef, Error, FORMAT, Header, Outcome, STEP_NONE, Writer};
 use crate::actor::{Actor, ActorClaim, ClaimSource};
+use crate::event::fixed;
 use crate::ids::{Attempt, BootId, Epoch, EventId, Hash, LogId, OperationId, Seq, StepIndex};
 use crate::subject::{self, Subject};
 
@@ -128,6 +131,15 @@ impl<'a> HeaderView<'a> {
     /// # Errors
     /// As [`HeaderView::actor`].
     pub fn to_header(&self) -> Result<Header, Error> {
+        self.to_header_beside(&mut Common::default())
+    }
+
+    /// The header with texts of its own, and with what it has in common with those that were read before.
+    ///
+    /// # Errors
+    /// As [`HeaderView::actor`].
+    pub fn to_header_beside(&self, common: &mut Common) -> Result<Header, Error> {
+        let known = fixed(self.kind, self.kind_version);
         Ok(Header {
             log: self.log,
             epoch: self.epoch,
@@ -137,14 +149,11 @@ impl<'a> HeaderView<'a> {
             subject_previous_seq: self.subject_previous_seq,
             subject_previous: self.subject_previous,
             event: self.event,
-            kind: self.kind.to_owned(),
+            kind: known.map_or_else(|| self.kind.to_owned().into(), |fixed| fixed.kind.into()),
             kind_version: self.kind_version,
             time_unix_us: self.time_unix_us,
-            actor: self.actor()?,
-            writer: Writer {
-                controller: self.controller.to_owned(),
-                boot: self.boot,
-            },
+            actor: common.actor(self)?,
+            writer: common.writer(self),
             claim: self.claim,
             operation: self.operation,
             step: self.step,
@@ -157,6 +166,41 @@ impl<'a> HeaderView<'a> {
             payload_len: self.payload_len,
             commitment: self.commitment,
         })
+    }
+}
+
+/// What headers that are read one after the other have in common: most are of one actor and one process.
+#[derive(Debug, Default)]
+pub struct Common {
+    actor: Option<(Vec<u8>, Arc<Actor>)>,
+    writer: Option<Arc<Writer>>,
+}
+
+impl Common {
+    fn actor(&mut self, header: &HeaderView<'_>) -> Result<Arc<Actor>, Error> {
+        if let Some((bytes, actor)) = &self.actor
+            && bytes == header.actor
+        {
+            return Ok(Arc::clone(actor));
+        }
+        let actor = Arc::new(header.actor()?);
+        self.actor = Some((header.actor.to_owned(), Arc::clone(&actor)));
+        Ok(actor)
+    }
+
+    fn writer(&mut self, header: &HeaderView<'_>) -> Arc<Writer> {
+        let is_same = |writer: &&Arc<Writer>| {
+            writer.controller == header.controller && writer.boot == header.boot
+        };
+        if let Some(writer) = self.writer.as_ref().filter(is_same) {
+            return Arc::clone(writer);
+        }
+        let writer = Arc::new(Writer {
+            controller: header.controller.to_owned(),
+            boot: header.boot,
+        });
+        self.writer = Some(Arc::clone(&writer));
+        writer
     }
 }
 

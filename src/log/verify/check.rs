@@ -1,10 +1,10 @@
 //! The rules of a log, one event after the other.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use tallybook_events::event::{Event, SeqRange, fixed};
 use tallybook_events::gap::Gap;
-use tallybook_events::header::{ClaimRef, HeaderView};
+use tallybook_events::header::{ClaimRef, Common, HeaderView};
 use tallybook_events::ids::{Epoch, EventId, Hash, LogId, OperationId, Seq};
 use tallybook_events::record::{self, Body, Frame};
 use tallybook_events::subject::Subject;
@@ -43,7 +43,12 @@ struct Whole {
 }
 
 impl Seen {
-    pub(super) fn of(reach: Reach, frame: &Frame<'_>, header: &HeaderView<'_>) -> Self {
+    pub(super) fn of(
+        reach: Reach,
+        frame: &Frame<'_>,
+        header: &HeaderView<'_>,
+        common: &mut Common,
+    ) -> Self {
         Seen {
             log: header.log,
             epoch: header.epoch,
@@ -52,14 +57,14 @@ impl Seen {
             raises_epoch: header.kind == "log.recovered",
             whole: match reach {
                 Reach::Chain => None,
-                Reach::Tail | Reach::Full => Some(Box::new(Whole::of(frame, header))),
+                Reach::Tail | Reach::Full => Some(Box::new(Whole::of(frame, header, common))),
             },
         }
     }
 }
 
 impl Whole {
-    fn of(frame: &Frame<'_>, header: &HeaderView<'_>) -> Self {
+    fn of(frame: &Frame<'_>, header: &HeaderView<'_>, common: &mut Common) -> Self {
         let mut wrong = Vec::new();
         let kind = fixed(header.kind, header.kind_version);
         if let Some(fixed) = kind {
@@ -84,7 +89,7 @@ impl Whole {
                     Event::Unknown(_) => Ok(event),
                     event => {
                         is_decoded = true;
-                        match event.encode()? == frame.payload {
+                        match event.is_encoded_as(frame.payload)? {
                             true => Ok(event),
                             // Says what is wrong with its form.
                             false => {
@@ -106,7 +111,7 @@ impl Whole {
         };
         let entry = event.and_then(|event| {
             Some(Entry {
-                header: header.to_header().ok()?,
+                header: header.to_header_beside(common).ok()?,
                 hash: frame.hash,
                 event,
                 is_erased: body == Body::Erased,
@@ -157,7 +162,8 @@ pub(super) struct Check {
     claims: BTreeMap<OperationId, ClaimRef>,
     by_claim: HashMap<Seq, Hash>,
     subjects: HashMap<Subject, (Seq, Hash)>,
-    seen: HashSet<EventId>,
+    /// The ids of events: told apart at the end, all at once.
+    seen: Vec<(EventId, Seq)>,
     /// The operations that have not ended, without the output of their sessions,
     open: BTreeMap<OperationId, Operation>,
     /// and how the others ended.
@@ -191,7 +197,7 @@ impl Check {
             claims: BTreeMap::new(),
             by_claim: HashMap::new(),
             subjects: HashMap::new(),
-            seen: HashSet::new(),
+            seen: Vec::new(),
             open: BTreeMap::new(),
             ended: BTreeMap::new(),
             state: State::default(),
@@ -299,14 +305,7 @@ impl Check {
         self.checks.kinds += u64::from(is_kind_known);
         self.checks.commitments += u64::from(body != Body::Erased);
         self.checks.payloads += u64::from(is_decoded);
-        if !self.seen.insert(event) {
-            self.find(
-                seq,
-                &place(),
-                Class::Contradiction,
-                "its event id appears twice",
-            );
-        }
+        self.seen.push((event, seq));
         match (body, &entry) {
             (Body::Erased, _) => drop(self.erased.insert(seq, place())),
             (Body::Changed, _) if erasable => drop(self.changed.insert(seq, place())),
@@ -492,6 +491,7 @@ impl Check {
             self.finish_erasures();
             self.finish_gaps();
         }
+        self.finish_ids();
         for (seq, place) in std::mem::take(&mut self.changed) {
             self.find(seq, &place, Class::Altered, CHANGED);
         }
@@ -512,6 +512,20 @@ impl Check {
             unfinished: self.unfinished,
         };
         (report, self.state)
+    }
+
+    fn finish_ids(&mut self) {
+        let mut seen = std::mem::take(&mut self.seen);
+        // An id begins with when it was chosen: they are nearly in order.
+        seen.sort();
+        for pair in seen.windows(2) {
+            if let [(id, _), (same, seq)] = pair
+                && id == same
+            {
+                let what = "its event id appears twice";
+                self.find(*seq, "the journal", Class::Contradiction, what);
+            }
+        }
     }
 
     fn finish_erasures(&mut self) {

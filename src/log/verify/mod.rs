@@ -11,6 +11,7 @@ use std::ops::ControlFlow;
 use std::path::Path;
 
 use serde::Serialize;
+use tallybook_events::header::Common;
 use tallybook_events::ids::Seq;
 use tallybook_replay::state::{Head, State};
 
@@ -141,7 +142,10 @@ pub fn journal_within(
     let tail = journal::scan(
         &store.join(JOURNAL),
         how,
-        || move |frame: &_, header: &_| Seen::of(reach, frame, header),
+        || {
+            let mut common = Common::default();
+            move |frame: &_, header: &_| Seen::of(reach, frame, header, &mut common)
+        },
         |at, found| {
             if let (Some(to), Found::Record { seq, .. }) = (scope.to, &found)
                 && *seq > to

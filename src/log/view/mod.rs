@@ -174,7 +174,8 @@ impl View {
     }
 
     /// Says in the file `head` where the log ends. Costs no sync but where a new segment cost some.
-    fn write_head(&mut self, segment: Seq) {
+    pub(super) fn write_head(&mut self) {
+        let segment = self.ends.next.segment;
         let (Some(file), Some(anchor)) = (&mut self.head_file, Anchor::of(&self.state.head)) else {
             return self.keep_head(segment);
         };
@@ -237,7 +238,6 @@ impl View {
         }
         let at = starts.last().copied().unwrap_or(self.ends.at);
         self.ends = Ends { at, next };
-        self.write_head(next.segment);
         Ok(())
     }
 

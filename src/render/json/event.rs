@@ -49,7 +49,7 @@ impl From<&Entry> for LogLine {
             seq: header.seq,
             time: rfc3339(header.time_unix_us),
             subject: header.subject.to_string(),
-            kind: header.kind.clone(),
+            kind: header.kind.to_string(),
             kind_version: header.kind_version,
             actor: header.actor.label(),
             operation: header.operation.map(|id| id.to_string()),
