@@ -1,5 +1,9 @@
 //! The `tallybook` program. All of it is in the library, where tests reach it.
 
+/// Decoding a log is many small allocations (docs/decisions/0021).
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> std::process::ExitCode {
     tallybook::cli::main()
 }

@@ -14,7 +14,7 @@ use crate::subject::Subject;
 
 mod view;
 
-pub use view::{Common, HeaderView};
+pub use view::{ActorSeen, Common, HeaderView};
 
 /// The layout that this module writes.
 pub const FORMAT: u16 = 1;

@@ -7,7 +7,7 @@ use std::sync::LazyLock;
 
 use blake3::hazmat::{ContextKey, HasherExt, hash_derive_key_context};
 
-use crate::header::{self, Header, HeaderView};
+use crate::header::{self, ActorSeen, Header, HeaderView};
 use crate::ids::Hash;
 
 /// The first bytes of every frame.
@@ -265,7 +265,15 @@ impl<'a> Frame<'a> {
     /// # Errors
     /// When it is none, or gives the payload another length than the frame does.
     pub fn header(&self) -> Result<HeaderView<'a>, Error> {
-        let header = HeaderView::decode(self.header_bytes).map_err(Error::Header)?;
+        self.header_beside(&mut ActorSeen::default())
+    }
+
+    /// The header, in place, where the actor of another one was read before.
+    ///
+    /// # Errors
+    /// As [`Frame::header`].
+    pub fn header_beside(&self, seen: &mut ActorSeen<'a>) -> Result<HeaderView<'a>, Error> {
+        let header = HeaderView::decode_beside(self.header_bytes, seen).map_err(Error::Header)?;
         if header.payload_len as usize != self.payload.len() {
             return Err(Error::Length {
                 frame: u32::try_from(self.payload.len()).unwrap_or(u32::MAX),

@@ -14,7 +14,7 @@ use tallybook_events::event::SeqRange;
 use tallybook_events::ids::{Hash, LogId, Seq};
 use tallybook_events::segment::{self, SegmentHead};
 
-use super::follow::{self, Before, Depth, Next, What};
+use super::follow::{self, Before, Depth, Next, Pieces, What};
 use super::read::{log_of, read_start};
 use super::write::sync_directory;
 use super::{Damage, Error, absent, io_error, segment_path};
@@ -310,12 +310,12 @@ pub fn describe(path: &Path, first: Seq, bytes: &[u8]) -> Result<Described, Erro
     let mut before = Before::behind_head(head);
     let mut offset = segment::LEN;
     let mut time_unix_us = 0;
-    let mut pieces = Vec::new();
+    let mut pieces = Pieces::default();
     loop {
         let here = before.link.map_or(first, |link| link.seq.next());
         match follow::next(bytes, offset, before, Depth::Payloads, &mut pieces) {
             Next::Append => {
-                for piece in pieces.drain(..) {
+                for piece in pieces.of_append.drain(..) {
                     offset = piece.end;
                     before = piece.behind(before);
                     if let What::Record(_, header) = &piece.what {

@@ -4,7 +4,7 @@
 //! It looks at bytes that were read, and never at files.
 
 use tallybook_events::gap::{self, Gap};
-use tallybook_events::header::{self, HeaderView};
+use tallybook_events::header::{self, ActorSeen, HeaderView};
 use tallybook_events::ids::{Hash, Seq};
 use tallybook_events::record::{self, Body, Frame};
 use tallybook_events::segment::{self, SegmentHead};
@@ -80,6 +80,13 @@ pub(super) struct Piece<'a> {
     pub(super) start: usize,
     pub(super) end: usize,
     pub(super) what: What<'a>,
+}
+
+/// The pieces of an append. Who reads many has one for all of them.
+#[derive(Debug, Default)]
+pub(super) struct Pieces<'a> {
+    pub(super) of_append: Vec<Piece<'a>>,
+    actor: ActorSeen<'a>,
 }
 
 /// What stands at a place of a segment.
@@ -224,15 +231,18 @@ fn is_room(bytes: &[u8]) -> bool {
     bytes.first() == Some(&0) && bytes.iter().all(|byte| *byte == 0)
 }
 
-/// Reads one append at a place of a segment. What is sound of it is put into `sound`, in the place of what was there: who
-/// reads many has one for all of them.
+/// Reads one append at a place of a segment. What is sound of it is put into `pieces`, in the place of what was there.
 pub(super) fn next<'a>(
     bytes: &'a [u8],
     start: usize,
     before: Before,
     depth: Depth,
-    sound: &mut Vec<Piece<'a>>,
+    pieces: &mut Pieces<'a>,
 ) -> Next<'a> {
+    let Pieces {
+        of_append: sound,
+        actor,
+    } = pieces;
     sound.clear();
     let mut at = start;
     let mut now = before;
@@ -254,7 +264,7 @@ pub(super) fn next<'a>(
             });
             return Next::Append;
         }
-        let read = Frame::read(rest).and_then(|frame| Ok((frame, frame.header()?)));
+        let read = Frame::read(rest).and_then(|frame| Ok((frame, frame.header_beside(actor)?)));
         let (record, damage) = match read {
             Err(error) => (None, Damage::Record(error)),
             Ok((frame, header)) => {

@@ -12,7 +12,7 @@ use tallybook_events::record::{self, Record};
 use tallybook_events::segment::{self, SegmentHead};
 
 use super::archive::{self, Loaded};
-use super::follow::{self, Before, Broken, Depth, Next, Piece, What};
+use super::follow::{self, Before, Broken, Depth, Next, Piece, Pieces, What};
 use super::{
     Damage, Error, Link, Position, absent, archived_segments, io_error, own_segments, segment_path,
     segments,
@@ -173,10 +173,10 @@ impl Reader {
                 self.read_head(&bytes)?;
             }
             let start = usize::try_from(self.position.offset - self.base).unwrap_or(usize::MAX);
-            let mut pieces = Vec::new();
+            let mut pieces = Pieces::default();
             match follow::next(&bytes, start, self.before(), Depth::Payloads, &mut pieces) {
                 Next::Append => {
-                    if self.take(&mut pieces)? {
+                    if self.take(pieces.of_append)? {
                         return Ok(true);
                     }
                 }
@@ -227,8 +227,8 @@ impl Reader {
     }
 
     /// Keeps what was read of an append. `false` when it is a gap alone.
-    fn take(&mut self, pieces: &mut Vec<Piece<'_>>) -> Result<bool, Error> {
-        for piece in pieces.drain(..) {
+    fn take(&mut self, pieces: Vec<Piece<'_>>) -> Result<bool, Error> {
+        for piece in pieces {
             let place = |offset: usize| Position {
                 segment: self.position.segment,
                 offset: self.base + offset as u64,

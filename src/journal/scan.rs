@@ -18,7 +18,7 @@ use tallybook_events::record::Frame;
 use tallybook_events::segment::{self, SegmentHead};
 
 use super::archive::{self, Loaded};
-use super::follow::{self, Before, Depth, Next, Piece, What};
+use super::follow::{self, Before, Depth, Next, Piece, Pieces, What};
 use super::{Damage, Error, Position, Tail, segments};
 
 /// What was found at a place of a journal.
@@ -345,7 +345,7 @@ fn scan_segment<T>(
         piece.end
     };
     let mut lost: Vec<(usize, Damage)> = Vec::new();
-    let mut pieces = Vec::new();
+    let mut pieces = Pieces::default();
     loop {
         let broken = match follow::next(bytes, offset, before, depth, &mut pieces) {
             Next::End => break,
@@ -355,7 +355,7 @@ fn scan_segment<T>(
                 break;
             }
             Next::Append => {
-                for piece in pieces.drain(..) {
+                for piece in pieces.of_append.drain(..) {
                     offset = take(&mut before, piece, None);
                 }
                 continue;

@@ -49,6 +49,14 @@ impl<'a> HeaderView<'a> {
     /// # Errors
     /// When the bytes are not exactly one header of a known format.
     pub fn decode(bytes: &'a [u8]) -> Result<Self, Error> {
+        HeaderView::decode_beside(bytes, &mut ActorSeen::default())
+    }
+
+    /// The same, where the actor of another header was read before.
+    ///
+    /// # Errors
+    /// As [`HeaderView::decode`].
+    pub fn decode_beside(bytes: &'a [u8], seen: &mut ActorSeen<'a>) -> Result<Self, Error> {
         let mut input = Input { bytes, at: 0 };
         let format = input.u16("format")?;
         if format != FORMAT {
@@ -66,7 +74,7 @@ impl<'a> HeaderView<'a> {
             kind: input.text("kind")?,
             kind_version: input.u16("kind_version")?,
             time_unix_us: input.u64("time")?,
-            actor: input.actor()?,
+            actor: input.actor(seen)?,
             controller: input.text("writer controller")?,
             boot: BootId::from_bytes(input.array("writer boot")?),
             claim: input.claim()?,
@@ -169,6 +177,11 @@ impl<'a> HeaderView<'a> {
     }
 }
 
+/// The bytes of an actor that decode: most headers have that of the one before. They say themselves where they end, so the
+/// same bytes are the same actor.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct ActorSeen<'a>(&'a [u8]);
+
 /// What headers that are read one after the other have in common: most are of one actor and one process.
 #[derive(Debug, Default)]
 pub struct Common {
@@ -266,13 +279,19 @@ impl<'a> Input<'a> {
         }
     }
 
-    fn actor(&mut self) -> Result<&'a [u8], Error> {
+    fn actor(&mut self, seen: &mut ActorSeen<'a>) -> Result<&'a [u8], Error> {
         let start = self.at;
+        let rest = self.bytes.get(start..).unwrap_or_default();
+        if !seen.0.is_empty() && rest.starts_with(seen.0) {
+            self.at += seen.0.len();
+            return Ok(seen.0);
+        }
         let [count] = self.array("actor")?;
         for _ in 0..count {
             self.actor_claim()?;
         }
-        Ok(self.bytes.get(start..self.at).unwrap_or_default())
+        seen.0 = self.bytes.get(start..self.at).unwrap_or_default();
+        Ok(seen.0)
     }
 
     fn actor_claim(&mut self) -> Result<(&'a str, &'a str, ClaimSource), Error> {
