@@ -19,7 +19,7 @@ use tallybook_events::segment::{self, SegmentHead};
 
 use super::archive::{self, Loaded};
 use super::follow::{self, Before, Depth, Next, Piece, Pieces, What};
-use super::{Damage, Error, Position, Tail, segments};
+use super::{Damage, Error, FRAME_LEN_MIN, Position, Tail, segments};
 
 /// What was found at a place of a journal.
 #[derive(Debug)]
@@ -324,7 +324,8 @@ fn scan_segment<T>(
     mut inspect: impl FnMut(&Frame<'_>, &HeaderView<'_>) -> T,
 ) -> Scanned<T> {
     let Loaded { path, bytes, wrong } = loaded;
-    let mut places: Vec<(usize, Found<T>)> = Vec::new();
+    // Memory that is never touched costs nothing; growing copies what is there.
+    let mut places: Vec<(usize, Found<T>)> = Vec::with_capacity(bytes.len() / FRAME_LEN_MIN);
     places.extend(wrong.clone().map(|wrong| (0, Found::DamagedFile(wrong))));
     let mut before = assumed;
     let mut offset = segment::LEN;

@@ -73,6 +73,9 @@ impl Shared {
     pub(super) fn let_go(&self) {
         let why = "the journal stopped after a failed write".to_owned();
         self.change(|view| view.close_databases(why));
+        // Not before the last who writes to the databases or moves segments is done.
+        self.bell.end();
+        let _alone = self.upkeep.blocking_lock();
         let mut lock = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
         *lock = None;
     }
@@ -136,10 +139,6 @@ impl Holder {
             source,
         };
         let indexed = Arc::clone(&shared);
-        let indexer = std::thread::Builder::new()
-            .name("indexer".to_owned())
-            .spawn(move || indexer::run(&indexed))
-            .map_err(failed)?;
         let desk = Desk {
             shared,
             requests,
@@ -149,6 +148,11 @@ impl Holder {
         let writer = std::thread::Builder::new()
             .name("journal".to_owned())
             .spawn(move || writer.run())
+            .map_err(failed)?;
+        // Last: it ends with the writer.
+        let indexer = std::thread::Builder::new()
+            .name("indexer".to_owned())
+            .spawn(move || indexer::run(&indexed))
             .map_err(failed)?;
         Ok(Holder {
             desk,
@@ -200,7 +204,10 @@ impl Desk {
         condition: Condition,
         actor: Arc<Actor>,
     ) -> Result<Vec<Appended>, Error> {
-        let drafts = drafts.into_iter().map(Prepared::of).collect::<Result<_, _>>()?;
+        let drafts = drafts
+            .into_iter()
+            .map(Prepared::of)
+            .collect::<Result<_, _>>()?;
         let (answer, wait) = oneshot::channel();
         let request = Request {
             drafts,
@@ -278,9 +285,10 @@ impl Desk {
     /// Overwrites what announced erasures are about.
     pub(super) async fn erase(&self) -> Result<u64, Error> {
         // A segment that is on its way to the archive is not overwritten in between.
-        let upkeep = self.upkeep();
-        let _alone = upkeep.lock().await;
-        self.away(|shared| {
+        let alone = self.upkeep().lock_owned().await;
+        self.away(move |shared| {
+            // Also when nobody waits for this any more.
+            let _alone = alone;
             let (directory, pending) = shared.read(|view| {
                 let journal = view.directory().join(super::JOURNAL);
                 (journal, erase::pending(&view.state))

@@ -38,6 +38,8 @@ struct Rung {
     /// Whether somebody waits for it.
     is_urgent: bool,
     stop: bool,
+    /// Whether the indexer runs.
+    runs: bool,
     /// Whether the indexer waits for something to do. It is not woken while it works, nor while it gathers.
     is_idle: bool,
 }
@@ -105,6 +107,12 @@ impl Bell {
         self.done.notify_all();
     }
 
+    /// The same, and waits until it has.
+    pub(super) fn end(&self) {
+        self.stop();
+        let _state = self.done.wait_while(self.state(), |rung| rung.runs);
+    }
+
     /// Waits for something to do. `false` when the indexer is to end.
     fn wait(&self) -> bool {
         let mut state = self.state();
@@ -124,12 +132,24 @@ impl Bell {
 
 /// Works until it is told to stop.
 pub(super) fn run(shared: &Arc<Shared>) {
+    shared.bell.state().runs = true;
+    let _running = Running(&shared.bell);
     loop {
         let goes_on = shared.bell.wait();
         take_in(shared);
         if !goes_on {
             return;
         }
+    }
+}
+
+/// While the indexer runs; also a panic ends that.
+struct Running<'a>(&'a Bell);
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        self.0.state().runs = false;
+        self.0.done.notify_all();
     }
 }
 

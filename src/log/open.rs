@@ -13,8 +13,8 @@ use tallybook_replay::state::{Head, State};
 
 use super::anchor::{self, Anchor, Anchors, HeadFile, Kept};
 use super::lock::Lock;
-use super::view::{REBUILD, View, hash_in_journal};
 use super::seal::{Prepared, Sealing, seal};
+use super::view::{REBUILD, View, hash_in_journal};
 use super::{Draft, Error, INDEX, JOURNAL, Open, PROJECTION, chain, entry, erase, history};
 use crate::journal::{self, Journal, Limits, Link, Reader, Torn};
 use crate::store::{self, Ends, Projection, Stored};

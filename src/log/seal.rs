@@ -104,8 +104,7 @@ pub(super) fn seal(prepared: Prepared, sealing: &Sealing<'_>) -> Result<(Record,
         payload_len: 0,
         commitment: Hash::ZERO,
     };
-    let record =
-        Record::seal_over(header, payload).map_err(|error| malformed(chain(&error)))?;
+    let record = Record::seal_over(header, payload).map_err(|error| malformed(chain(&error)))?;
     let entry = Entry {
         header: record.header.clone(),
         hash: record.hash,

@@ -340,7 +340,21 @@ pub(super) async fn append(
         condition: condition.clone(),
         asserted: identity::asserted_to_holder(),
     };
-    Ok(match ask(directory, request, Some(HANG_TIMEOUT)).await? {
+    let Some(mut line) = Line::open(directory, request).await? else {
+        return Ok(None);
+    };
+    let answer = match line.answer(directory, Some(HANG_TIMEOUT)).await {
+        // It has the request, and may get to it yet.
+        Err(Error::NoHolder(_)) => {
+            return Ok(Some(Err(Error::NotWritten {
+                what: "the process that holds the store does not answer".to_owned(),
+                disk_full: false,
+                in_doubt: true,
+            })));
+        }
+        answer => answer?,
+    };
+    Ok(match answer {
         None => None,
         Some(Answer::Appended(appended)) => Some(Ok(appended)),
         Some(Answer::Refused(refusal)) => Some(Err(refusal.into())),

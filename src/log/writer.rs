@@ -64,7 +64,7 @@ impl Recent {
             {
                 break records;
             }
-            newest *= 8;
+            newest = (newest * 8).min(RECENT_MAX);
         };
         for record in records {
             recent.insert(&record);
@@ -164,6 +164,8 @@ impl WriterThread {
         let mut held_over = None;
         loop {
             let Some(first) = held_over.take().or_else(|| self.queue.blocking_recv()) else {
+                // Also where nobody closed the log: the indexer must not keep the store.
+                self.shared.bell.stop();
                 return;
             };
             let mut batch = Batch::default();
@@ -183,6 +185,11 @@ impl WriterThread {
             if self.journal.is_stopped() {
                 // Nothing can be appended here any more, and what is at the end of the journal is for another opening
                 // to find out. Whoever waits is told by the end of the queue.
+                self.queue.close();
+                while let Ok(request) = self.queue.try_recv() {
+                    drop(request);
+                }
+                drop(held_over);
                 self.shared.let_go();
                 return;
             }
@@ -236,7 +243,10 @@ impl WriterThread {
                 return;
             }
         }
-        let about: BTreeSet<OperationId> = drafts.iter().filter_map(|one| one.draft.operation).collect();
+        let about: BTreeSet<OperationId> = drafts
+            .iter()
+            .filter_map(|one| one.draft.operation)
+            .collect();
         let placed = self
             .know(&drafts, batch)
             .and_then(|()| self.place(drafts, &condition, &actor, batch));

@@ -121,7 +121,13 @@ fn change(random: &mut Random, header: &mut Header) -> &'static str {
     let (changed, other) = (random.next(), random.below(90) as u64);
     match random.below(19) {
         0 => (header.time_unix_us ^= 1 << random.below(40), "time").1,
-        1 => (Arc::make_mut(&mut header.actor).0[0].value.push('1'), "actor").1,
+        1 => {
+            (
+                Arc::make_mut(&mut header.actor).0[0].value.push('1'),
+                "actor",
+            )
+                .1
+        }
         2 => (header.kind.to_mut().push('x'), "kind").1,
         3 => (header.kind_version += 1, "kind version").1,
         4 => (header.subject = "host:other".parse().unwrap(), "subject").1,
