@@ -30,6 +30,8 @@ use crate::journal::{self, Journal, Link};
 const BATCH_MAX: usize = 256;
 /// No append joins a batch that has so many bytes.
 const BATCH_LEN_MAX: usize = 32 * 1024 * 1024;
+/// How long the writer looks for the next append before it sleeps.
+const LINGER: Duration = Duration::from_micros(50);
 /// The longest that a write waits for company.
 const PATIENCE_MAX: Duration = Duration::from_micros(200);
 /// How far the clocks of two appends of the same may be apart.
@@ -163,7 +165,7 @@ impl WriterThread {
     pub(super) fn run(mut self) {
         let mut held_over = None;
         loop {
-            let Some(first) = held_over.take().or_else(|| self.queue.blocking_recv()) else {
+            let Some(first) = held_over.take().or_else(|| self.first()) else {
                 // Also where nobody closed the log: the indexer must not keep the store.
                 self.shared.bell.stop();
                 return;
@@ -194,6 +196,20 @@ impl WriterThread {
                 return;
             }
         }
+    }
+
+    /// The first append of a batch; `None` when there will be none. Who was answered mostly goes on at once: to be there
+    /// costs less than to be woken.
+    fn first(&mut self) -> Option<Request> {
+        let began = Instant::now();
+        while began.elapsed() < LINGER {
+            match self.queue.try_recv() {
+                Ok(request) => return Some(request),
+                Err(mpsc::error::TryRecvError::Disconnected) => return None,
+                Err(mpsc::error::TryRecvError::Empty) => std::thread::yield_now(),
+            }
+        }
+        self.queue.blocking_recv()
     }
 
     /// The next append for a batch. Who waited for the last sync together mostly comes back together: it is worth a part
