@@ -8,6 +8,7 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use rustix::fs::{FallocateFlags, fallocate, fstatvfs};
 
@@ -18,10 +19,15 @@ const LEN: u64 = 16 * 1024 * 1024;
 /// No more than one part in so many of a file system is set aside.
 const SHARE: u64 = 64;
 
+/// How long it is left alone while a disk is full.
+const PAUSE: Duration = Duration::from_secs(1);
+
 /// The room that is set aside.
 pub(super) struct Reserve {
     path: PathBuf,
     is_whole: bool,
+    /// When it was given up, or could not be made whole since.
+    lacked: Option<Instant>,
 }
 
 impl Reserve {
@@ -30,7 +36,17 @@ impl Reserve {
         Reserve {
             path: store.join(RESERVE),
             is_whole: false,
+            lacked: None,
         }
+    }
+
+    /// Tries to make it whole again, where it was given up and some time has passed. Whether it is.
+    pub(super) fn try_again(&mut self) -> bool {
+        if self.lacked.is_none_or(|since| since.elapsed() < PAUSE) {
+            return false;
+        }
+        self.lacked = Some(Instant::now());
+        self.keep().is_ok()
     }
 
     /// Makes sure that it is whole; whether it had to be made so.
@@ -65,12 +81,14 @@ impl Reserve {
             file.sync_all()?;
         }
         self.is_whole = true;
+        self.lacked = None;
         Ok(true)
     }
 
     /// Gives it up. Whether there was anything to give.
     pub(super) fn give_up(&mut self) -> bool {
         self.is_whole = false;
+        self.lacked = Some(Instant::now());
         let freed = OpenOptions::new()
             .write(true)
             .open(&self.path)

@@ -239,7 +239,8 @@ impl WriterThread {
         } = request;
         let is_urgent = is_urgent(&drafts);
         let kept = match is_urgent {
-            true => Ok(false),
+            // A long operation has nothing but such: once there is room again, the databases need not rest on.
+            true => Ok(self.reserve.try_again()),
             false => self.reserve.keep(),
         };
         if let Ok(true) = kept {
