@@ -90,15 +90,150 @@ impl Default for Inspect {
     }
 }
 
+/// How often the last segment is read again while it changes.
+const AGAIN_MAX: u32 = 50;
+/// So many places are found before they are told, where one thread does both.
+const STRETCH: usize = 512;
+
+type Places<T> = Vec<(usize, Found<T>)>;
+
 /// One segment, scanned.
 struct Scanned<T> {
+    first: Seq,
     path: PathBuf,
-    len: usize,
     head: Result<SegmentHead, Damage>,
-    places: Vec<(usize, Found<T>)>,
+    places: Places<T>,
+    end: SegmentEnd,
+}
+
+/// How a segment ends.
+struct SegmentEnd {
+    len: usize,
     /// What stands before the place behind it.
     before: Before,
     torn: Option<usize>,
+}
+
+/// How far a scan is, in the order of the log.
+struct Course {
+    before: Before,
+    tail: Tail,
+    done: usize,
+}
+
+impl Course {
+    /// Checks the head of the next segment. Whether it is believed, and what is to be told of it.
+    fn head<T>(&mut self, first: Seq, head: &Result<SegmentHead, Damage>) -> (bool, Found<T>) {
+        match follow::check_head(head.clone(), first, self.before) {
+            Ok(_) => (true, Found::Head),
+            Err(damage) => {
+                // By its name it may be that events are missing before it: that is said already.
+                let expected = self.before.link.map_or(Seq(1), |link| link.seq.next());
+                self.before.lost |= first != expected;
+                (false, Found::DamagedHead(damage))
+            }
+        }
+    }
+
+    /// What stands before a segment: by its own head, else by what was read before it.
+    fn real(&self) -> Before {
+        Before {
+            head: None,
+            bridged: false,
+            ..self.before
+        }
+    }
+
+    /// Tells of a segment that was scanned; `again` does so anew, behind what really stands before it.
+    fn tell<T>(
+        &mut self,
+        scanned: Scanned<T>,
+        again: impl FnOnce(Seq, Before) -> Result<Scanned<T>, Error>,
+        found: &mut impl FnMut(At<'_>, Found<T>) -> ControlFlow<()>,
+    ) -> Result<ControlFlow<(), (Seq, SegmentEnd)>, Error> {
+        let first = scanned.first;
+        let (holds, said) = self.head(first, &scanned.head);
+        let scanned = match holds {
+            true => scanned,
+            // Where its own head is not believed, what really stands before it decides.
+            false => again(first, self.real())?,
+        };
+        let at = |offset: usize| At {
+            path: &scanned.path,
+            segment: first,
+            offset: offset as u64,
+        };
+        let mut flow = found(at(0), said);
+        for (offset, place) in scanned.places {
+            if flow.is_break() {
+                break;
+            }
+            flow = found(at(offset), place);
+        }
+        Ok(flow.map_continue(|()| (first, scanned.end)))
+    }
+
+    /// Scans a segment and tells of it meanwhile: what is found is used before it leaves the processor's cache.
+    fn stream<T>(
+        &mut self,
+        first: Seq,
+        loaded: &Loaded,
+        how: SegmentDepth,
+        mut inspect: impl FnMut(&Frame<'_>, &HeaderView<'_>) -> T,
+        found: &mut impl FnMut(At<'_>, Found<T>) -> ControlFlow<()>,
+    ) -> ControlFlow<(), (Seq, SegmentEnd)> {
+        let at = |offset: usize| At {
+            path: &loaded.path,
+            segment: first,
+            offset: offset as u64,
+        };
+        let head = follow::read_head(&loaded.bytes);
+        let (holds, said) = self.head(first, &head);
+        found(at(0), said)?;
+        if let Some(wrong) = &loaded.wrong {
+            found(at(0), Found::DamagedFile(wrong.clone()))?;
+        }
+        let before = match holds {
+            true => before_by(&head),
+            false => self.real(),
+        };
+        let mut walk = Walk::new(&loaded.bytes, before, how);
+        let mut places = Vec::new();
+        while !walk.is_done {
+            walk.go(STRETCH, &mut inspect, &mut places);
+            for (offset, place) in places.drain(..) {
+                found(at(offset), place)?;
+            }
+        }
+        ControlFlow::Continue((first, walk.end()))
+    }
+
+    /// Goes on behind a segment.
+    fn pass(&mut self, first: Seq, end: &SegmentEnd, of: usize) -> Progress {
+        if let Some(torn) = end.torn {
+            self.tail = Tail::Torn {
+                at: Position {
+                    segment: first,
+                    offset: torn as u64,
+                },
+                bytes: (end.len - torn) as u64,
+            };
+        }
+        self.before = match end.before.link {
+            Some(_) => end.before,
+            // Nothing of it was read: what stands before it stands before what comes next.
+            None => Before {
+                lost: true,
+                ..self.before
+            },
+        };
+        self.done += 1;
+        Progress {
+            segments: self.done,
+            of,
+            seq: self.before.link.map_or(Seq::NONE, |link| link.seq),
+        }
+    }
 }
 
 /// Reads every place of a journal. `inspector` makes for each segment what is called with each of its whole records, in
@@ -117,7 +252,11 @@ pub fn scan<T: Send, I: FnMut(&Frame<'_>, &HeaderView<'_>) -> T>(
     if all.is_empty() {
         return Err(Error::Missing(directory.to_owned()));
     }
-    let mut before = Before::START;
+    let mut course = Course {
+        before: Before::START,
+        tail: Tail::Whole,
+        done: 0,
+    };
     if how.only_last {
         all.drain(..all.len() - 1);
         let head = all.first().map(|last| archive::load(directory, *last));
@@ -125,107 +264,67 @@ pub fn scan<T: Send, I: FnMut(&Frame<'_>, &HeaderView<'_>) -> T>(
             .transpose()?
             .map(|loaded| follow::read_head(&loaded.bytes));
         if let Some(Ok(head)) = head {
-            before = Before::behind(follow::link_of(&head));
+            course.before = Before::behind(follow::link_of(&head));
         }
     }
-    let read = |memory: &mut Vec<u8>, number: usize| -> Result<Scanned<T>, Error> {
+    let of = all.len();
+    let depth = |number: usize| depth_of(how, number, of);
+    let whole = |memory: &mut Vec<u8>, number: usize| -> Result<Scanned<T>, Error> {
         let Some(first) = all.get(number).copied() else {
             return Err(Error::Missing(directory.to_owned()));
         };
-        let loaded = archive::load_into(directory, first, memory)?;
-        let head = follow::read_head(&loaded.bytes);
-        let assumed = match &head {
-            Ok(head) => Before::behind_head(*head),
-            Err(_) => Before::START,
-        };
-        let how = depth_of(how, number, all.len());
-        let scanned = scan_segment(&loaded, head, assumed, how, inspector());
-        *memory = loaded.bytes;
-        Ok(scanned)
+        scan_whole(directory, first, memory, None, depth(number), &inspector)
     };
-    let mut tail = Tail::Whole;
-    let mut done = 0;
-    in_order(all.len(), how.threads, read, |number, scanned| {
-        let Some(first) = all.get(number).copied() else {
-            return ControlFlow::Break(Ok(()));
-        };
-        let scanned = match scanned {
-            Ok(scanned) => scanned,
-            Err(error) => return ControlFlow::Break(Err(error)),
-        };
-        let path = scanned.path.clone();
-        let at = |offset: usize| At {
-            path: &path,
-            segment: first,
-            offset: offset as u64,
-        };
-        let checked = follow::check_head(scanned.head.clone(), first, before);
-        let said = match &checked {
-            Ok(_) => Found::Head,
-            Err(damage) => Found::DamagedHead(damage.clone()),
-        };
-        let holds = checked.is_ok();
-        if !holds {
-            // By its name it may be that events are missing before it: that is said already.
-            let expected = before.link.map_or(Seq(1), |link| link.seq.next());
-            before.lost |= first != expected;
-        }
-        // Where its own head is not believed, what really stands before it decides.
-        let scanned = match holds {
-            true => scanned,
+    let again = |first: Seq, real: Before, number: usize| {
+        scan_whole(
+            directory,
+            first,
+            &mut Vec::new(),
+            Some(real),
+            depth(number),
+            &inspector,
+        )
+    };
+    if how.threads > 1 {
+        in_order(of, how.threads, whole, |number, scanned| {
+            let told = scanned.and_then(|scanned| {
+                let again = |first, real| again(first, real, number);
+                course.tell(scanned, again, &mut found)
+            });
+            match told {
+                Ok(ControlFlow::Continue((first, end))) => {
+                    progress(course.pass(first, &end, of));
+                    ControlFlow::Continue(())
+                }
+                Ok(ControlFlow::Break(())) => ControlFlow::Break(Ok(())),
+                Err(error) => ControlFlow::Break(Err(error)),
+            }
+        })?;
+        return Ok(course.tail);
+    }
+    let mut memory = Vec::new();
+    for (number, first) in all.iter().copied().enumerate() {
+        let told = match depth(number).is_last {
+            true => {
+                let again = |first, real| again(first, real, number);
+                course.tell(whole(&mut memory, number)?, again, &mut found)?
+            }
             false => {
-                let loaded = match archive::load(directory, first) {
-                    Ok(loaded) => loaded,
-                    Err(error) => return ControlFlow::Break(Err(error)),
-                };
-                let real = Before {
-                    head: None,
-                    bridged: false,
-                    ..before
-                };
-                let how = depth_of(how, number, all.len());
-                scan_segment(&loaded, scanned.head, real, how, inspector())
+                let loaded = archive::load_into(directory, first, &mut memory)?;
+                let told = course.stream(first, &loaded, depth(number), inspector(), &mut found);
+                memory = loaded.bytes;
+                told
             }
         };
-        let mut flow = found(at(0), said);
-        for (offset, place) in scanned.places {
-            if flow.is_break() {
-                break;
-            }
-            flow = found(at(offset), place);
-        }
-        if flow.is_break() {
-            return ControlFlow::Break(Ok(()));
-        }
-        if let Some(torn) = scanned.torn {
-            tail = Tail::Torn {
-                at: Position {
-                    segment: first,
-                    offset: torn as u64,
-                },
-                bytes: (scanned.len - torn) as u64,
-            };
-        }
-        // Nothing of it was read: what stands before it stands before what comes next.
-        let is_unread = scanned.before.link.is_none();
-        before = match is_unread {
-            true => Before {
-                lost: true,
-                ..before
-            },
-            false => scanned.before,
+        let ControlFlow::Continue((first, end)) = told else {
+            break;
         };
-        done += 1;
-        progress(Progress {
-            segments: done,
-            of: all.len(),
-            seq: before.link.map_or(Seq::NONE, |link| link.seq),
-        });
-        ControlFlow::Continue(())
-    })?;
-    Ok(tail)
+        progress(course.pass(first, &end, of));
+    }
+    Ok(course.tail)
 }
 
+#[derive(Clone, Copy)]
 struct SegmentDepth {
     depth: Depth,
     is_last: bool,
@@ -315,23 +414,151 @@ fn in_order<T: Send>(
     })
 }
 
-/// Every place of one segment.
-fn scan_segment<T>(
-    loaded: &Loaded,
-    head: Result<SegmentHead, Damage>,
-    assumed: Before,
-    SegmentDepth { depth, is_last }: SegmentDepth,
-    mut inspect: impl FnMut(&Frame<'_>, &HeaderView<'_>) -> T,
-) -> Scanned<T> {
-    let Loaded { path, bytes, wrong } = loaded;
-    // Memory that is never touched costs nothing; growing copies what is there.
-    let mut places: Vec<(usize, Found<T>)> = Vec::with_capacity(bytes.len() / FRAME_LEN_MIN);
-    places.extend(wrong.clone().map(|wrong| (0, Found::DamagedFile(wrong))));
-    let mut before = assumed;
-    let mut offset = segment::LEN;
-    let mut torn = None;
-    let mut take = |before: &mut Before, piece: Piece<'_>, wrong: Option<Damage>| {
-        let follows = before.link.is_some() && !before.lost;
+/// Every place of one segment. `real` is what stands before it, where its own head is not to be believed.
+fn scan_whole<T, I: FnMut(&Frame<'_>, &HeaderView<'_>) -> T>(
+    directory: &Path,
+    first: Seq,
+    memory: &mut Vec<u8>,
+    real: Option<Before>,
+    how: SegmentDepth,
+    inspector: &impl Fn() -> I,
+) -> Result<Scanned<T>, Error> {
+    let mut loaded = archive::load_into(directory, first, memory)?;
+    for again in 0..=AGAIN_MAX {
+        let head = follow::read_head(&loaded.bytes);
+        let before = real.unwrap_or_else(|| before_by(&head));
+        let mut walk = Walk::new(&loaded.bytes, before, how);
+        // Memory that is never touched costs nothing; growing copies what is there.
+        let mut places = Vec::with_capacity(loaded.bytes.len() / FRAME_LEN_MIN);
+        places.extend(
+            loaded
+                .wrong
+                .clone()
+                .map(|wrong| (0, Found::DamagedFile(wrong))),
+        );
+        walk.go(usize::MAX, &mut inspector(), &mut places);
+        let is_doubted = how.is_last && (walk.is_broken || head.is_err());
+        let end = walk.end();
+        if is_doubted && again < AGAIN_MAX {
+            // Whoever holds the store may be writing, and a read sees some of that: nothing is believed to be wrong with
+            // the last segment that is not so in what was read twice.
+            let later = archive::load(directory, first)?;
+            if later.bytes != loaded.bytes {
+                loaded = later;
+                continue;
+            }
+        }
+        let path = loaded.path;
+        *memory = loaded.bytes;
+        return Ok(Scanned {
+            first,
+            path,
+            head,
+            places,
+            end,
+        });
+    }
+    unreachable!("the last time it is believed")
+}
+
+/// What stands before a segment by its own head.
+fn before_by(head: &Result<SegmentHead, Damage>) -> Before {
+    match head {
+        Ok(head) => Before::behind_head(*head),
+        Err(_) => Before::START,
+    }
+}
+
+/// A segment that is read from its head to its end.
+struct Walk<'a> {
+    bytes: &'a [u8],
+    how: SegmentDepth,
+    offset: usize,
+    before: Before,
+    torn: Option<usize>,
+    is_done: bool,
+    is_broken: bool,
+    pieces: Pieces<'a>,
+}
+
+impl<'a> Walk<'a> {
+    fn new(bytes: &'a [u8], before: Before, how: SegmentDepth) -> Self {
+        Walk {
+            bytes,
+            how,
+            offset: segment::LEN,
+            before,
+            torn: None,
+            is_done: false,
+            is_broken: false,
+            pieces: Pieces::default(),
+        }
+    }
+
+    /// Reads on, until there are about so many places or nothing is left.
+    fn go<T>(
+        &mut self,
+        most: usize,
+        inspect: &mut impl FnMut(&Frame<'_>, &HeaderView<'_>) -> T,
+        places: &mut Places<T>,
+    ) {
+        while !self.is_done && places.len() < most {
+            let SegmentDepth { depth, is_last } = self.how;
+            match follow::next(
+                self.bytes,
+                self.offset,
+                self.before,
+                depth,
+                &mut self.pieces,
+            ) {
+                Next::Append => {
+                    let mut pieces = std::mem::take(&mut self.pieces.of_append);
+                    for piece in pieces.drain(..) {
+                        self.take(piece, None, inspect, places);
+                    }
+                    self.pieces.of_append = pieces;
+                }
+                Next::End => self.is_done = true,
+                Next::Room => {
+                    self.is_done = true;
+                    if !is_last {
+                        places.push((self.offset, Found::Lost(Damage::Room)));
+                    }
+                }
+                Next::Broken(broken) if is_last && !broken.was_durable => {
+                    self.is_broken = true;
+                    self.torn = Some(self.offset);
+                    self.is_done = true;
+                }
+                Next::Broken(broken) => {
+                    self.is_broken = true;
+                    for piece in broken.sound {
+                        self.take(piece, None, inspect, places);
+                    }
+                    if let Some(piece) = broken.record {
+                        self.take(piece, Some(broken.damage), inspect, places);
+                        continue;
+                    }
+                    places.push((broken.at, Found::Lost(broken.damage)));
+                    self.before.lost = true;
+                    self.before.head = None;
+                    match broken.resume {
+                        Some(resume) => self.offset = resume,
+                        None => self.is_done = true,
+                    }
+                }
+            }
+        }
+    }
+
+    fn take<T>(
+        &mut self,
+        piece: Piece<'_>,
+        wrong: Option<Damage>,
+        inspect: &mut impl FnMut(&Frame<'_>, &HeaderView<'_>) -> T,
+        places: &mut Places<T>,
+    ) {
+        let follows = self.before.link.is_some() && !self.before.lost;
         let found = match &piece.what {
             What::Record(frame, header) => Found::Record {
                 seq: header.seq,
@@ -341,59 +568,18 @@ fn scan_segment<T>(
             },
             What::Gap(gap) => Found::Gap(gap.clone()),
         };
-        *before = piece.behind(*before);
+        self.before = piece.behind(self.before);
+        self.offset = piece.end;
         places.push((piece.start, found));
-        piece.end
-    };
-    let mut lost: Vec<(usize, Damage)> = Vec::new();
-    let mut pieces = Pieces::default();
-    loop {
-        let broken = match follow::next(bytes, offset, before, depth, &mut pieces) {
-            Next::End => break,
-            Next::Room if is_last => break,
-            Next::Room => {
-                lost.push((offset, Damage::Room));
-                break;
-            }
-            Next::Append => {
-                for piece in pieces.of_append.drain(..) {
-                    offset = take(&mut before, piece, None);
-                }
-                continue;
-            }
-            Next::Broken(broken) if is_last && !broken.was_durable => {
-                torn = Some(offset);
-                break;
-            }
-            Next::Broken(broken) => *broken,
-        };
-        for piece in broken.sound {
-            take(&mut before, piece, None);
-        }
-        if let Some(piece) = broken.record {
-            offset = take(&mut before, piece, Some(broken.damage));
-            continue;
-        }
-        lost.push((broken.at, broken.damage));
-        before.lost = true;
-        before.head = None;
-        match broken.resume {
-            Some(resume) => offset = resume,
-            None => break,
-        }
     }
-    let lost = lost
-        .into_iter()
-        .map(|(at, damage)| (at, Found::Lost(damage)));
-    places.extend(lost);
-    places.sort_by_key(|(at, _)| *at);
-    let content = bytes.len() - bytes.iter().rev().take_while(|byte| **byte == 0).count();
-    Scanned {
-        path: path.clone(),
-        len: content.max(torn.unwrap_or(0)),
-        head,
-        places,
-        before,
-        torn,
+
+    fn end(&self) -> SegmentEnd {
+        let zeros = self.bytes.iter().rev().take_while(|byte| **byte == 0);
+        let content = self.bytes.len() - zeros.count();
+        SegmentEnd {
+            len: content.max(self.torn.unwrap_or(0)),
+            before: self.before,
+            torn: self.torn,
+        }
     }
 }
