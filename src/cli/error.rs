@@ -470,6 +470,7 @@ fn log_exit(error: &log::Error) -> Exit {
             journal::Error::Missing(_) => Exit::Missing,
             journal::Error::Head { .. }
             | journal::Error::Damaged { .. }
+            | journal::Error::Newer { .. }
             | journal::Error::Absent { .. } => Exit::Verification,
             journal::Error::Io { .. } | journal::Error::Unsynced { .. } if error.is_disk_full() => {
                 Exit::DiskFull
@@ -491,7 +492,7 @@ fn log_exit(error: &log::Error) -> Exit {
         log::Error::Retention(failure) => match failure.class {
             FailureClass::Place => Exit::Usage,
             FailureClass::Missing => Exit::Missing,
-            FailureClass::Damaged => Exit::Verification,
+            FailureClass::Damaged | FailureClass::Newer => Exit::Verification,
             FailureClass::DiskFull => Exit::DiskFull,
             FailureClass::Other => Exit::Failed,
         },
@@ -526,6 +527,8 @@ fn left_hint(id: OperationId, error: &log::Error) -> String {
     on
 }
 
+const NEWER: &str = "use the program that wrote it, or a newer one";
+
 fn log_hint(error: &log::Error) -> Option<String> {
     Some(match error {
         log::Error::Missing(_) | log::Error::Journal(journal::Error::Missing(_)) => {
@@ -551,10 +554,15 @@ fn log_hint(error: &log::Error) -> Option<String> {
         log::Error::TailLost { .. } | log::Error::Rewritten { .. } => {
             "bring the newest copy of this log back; if there is none, `tallybook log recover` shows what is lost and goes on without it".to_owned()
         }
-        log::Error::Operation { .. } | log::Error::Fold { .. } => {
-            "`tallybook verify` says what is wrong".to_owned()
+        log::Error::Operation { id, .. } => format!(
+            "`tallybook verify` says what is wrong; where a recovery lost events of it, `tallybook log --operation {}` lists what is left",
+            id.short()
+        ),
+        log::Error::Fold { .. } => "`tallybook verify` says what is wrong".to_owned(),
+        log::Error::Journal(error) if error.is_newer() => {
+            NEWER.to_owned()
         }
-        log::Error::Journal(journal::Error::Head { .. } | journal::Error::Damaged { .. }) => {
+        log::Error::Journal(journal::Error::Head { .. } | journal::Error::Damaged { .. } | journal::Error::Newer { .. }) => {
             "`tallybook verify` lists all damage; bring a good copy back, or see `tallybook log recover --help`".to_owned()
         }
         log::Error::Journal(journal::Error::Absent { .. }) => {
@@ -568,6 +576,7 @@ fn log_hint(error: &log::Error) -> Option<String> {
             FailureClass::Damaged => {
                 "`tallybook verify` lists all damage; bring that file back from a copy".to_owned()
             }
+            FailureClass::Newer => NEWER.to_owned(),
             FailureClass::DiskFull => {
                 "free space there, then try again; no segment is lost".to_owned()
             }

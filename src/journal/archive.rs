@@ -151,8 +151,17 @@ pub fn head(journal: &Path, first: Seq) -> Result<ArchiveHead, Error> {
         seq: first,
         path,
         offset: 0,
-        source: Damage::Archive(error.to_string()),
+        source: of_head(&error),
     })
+}
+
+fn of_head(error: &archive::Error) -> Damage {
+    match error {
+        archive::Error::Format(format) => Damage::ArchiveFormat(*format),
+        archive::Error::Short { .. } | archive::Error::Damaged => {
+            Damage::Archive(error.to_string())
+        }
+    }
 }
 
 /// The segment in an archived one, as far as it can be had, and what is wrong with it. No more is unpacked than its head
@@ -165,7 +174,7 @@ fn unpack(stored: &[u8]) -> (Vec<u8>, Option<Damage>) {
     let unpacked = zstd::stream::read::Decoder::new(packed)
         .and_then(|decoder| decoder.take(most.saturating_add(1)).read_to_end(&mut bytes));
     let wrong = match (head, unpacked) {
-        (Err(error), _) => Some(error.to_string()),
+        (Err(error), _) => return (bytes, Some(of_head(&error))),
         (Ok(head), _) if head.packed_len != packed.len() as u64 => Some(format!(
             "{} bytes are behind its head, not {}",
             packed.len(),

@@ -19,7 +19,7 @@ use tallybook_events::segment::{self, SegmentHead};
 
 use super::archive::{self, Loaded};
 use super::follow::{self, Before, Depth, Next, Piece, Pieces, What};
-use super::{Damage, Error, FRAME_LEN_MIN, Position, Tail, segments};
+use super::{Damage, Error, FRAME_LEN_MIN, Position, Tail, segment_path, segments};
 
 /// What was found at a place of a journal.
 #[derive(Debug)]
@@ -45,6 +45,13 @@ pub enum Found<T> {
     DamagedHead(Damage),
     /// Bytes that are no record: at least one event is lost.
     Lost(Damage),
+    /// A segment that the system does not give, where [`Inspect::past_unreadable`].
+    Unreadable {
+        /// Why not.
+        error: Error,
+        /// The segment behind it, where there is one: the events up to that may all be there.
+        next: Option<Seq>,
+    },
 }
 
 /// Where something was found.
@@ -78,6 +85,8 @@ pub struct Inspect {
     pub threads: usize,
     /// Only the last segment: what is before it is believed.
     pub only_last: bool,
+    /// Finds a segment that can't be read, and goes on behind it; else it is an error.
+    pub past_unreadable: bool,
 }
 
 impl Default for Inspect {
@@ -86,6 +95,7 @@ impl Default for Inspect {
             depth: Depth::Payloads,
             threads: std::thread::available_parallelism().map_or(1, usize::from),
             only_last: false,
+            past_unreadable: false,
         }
     }
 }
@@ -120,11 +130,11 @@ pub fn scan<T: Send, I: FnMut(&Frame<'_>, &HeaderView<'_>) -> T>(
     let mut before = Before::START;
     if how.only_last {
         all.drain(..all.len() - 1);
-        let head = all.first().map(|last| archive::load(directory, *last));
-        let head = head
-            .transpose()?
-            .map(|loaded| follow::read_head(&loaded.bytes));
-        if let Some(Ok(head)) = head {
+        let last = all.first().map(|last| archive::load(directory, *last));
+        // Where it can't be read, that is found below.
+        if let Some(Ok(loaded)) = last
+            && let Ok(head) = follow::read_head(&loaded.bytes)
+        {
             before = Before::behind(follow::link_of(&head));
         }
     }
@@ -151,6 +161,26 @@ pub fn scan<T: Send, I: FnMut(&Frame<'_>, &HeaderView<'_>) -> T>(
         };
         let scanned = match scanned {
             Ok(scanned) => scanned,
+            Err(error) if how.past_unreadable => {
+                before = Before {
+                    lost: true,
+                    bridged: false,
+                    head: None,
+                    ..before
+                };
+                done += 1;
+                let path = unreadable(&error, directory, first);
+                let at = At {
+                    path: &path,
+                    segment: first,
+                    offset: 0,
+                };
+                let next = all.get(number + 1).copied();
+                return match found(at, Found::Unreadable { error, next }) {
+                    ControlFlow::Continue(()) => ControlFlow::Continue(()),
+                    ControlFlow::Break(()) => ControlFlow::Break(Ok(())),
+                };
+            }
             Err(error) => return ControlFlow::Break(Err(error)),
         };
         let path = scanned.path.clone();
@@ -224,6 +254,14 @@ pub fn scan<T: Send, I: FnMut(&Frame<'_>, &HeaderView<'_>) -> T>(
         ControlFlow::Continue(())
     })?;
     Ok(tail)
+}
+
+/// The file that can't be read.
+fn unreadable(error: &Error, directory: &Path, first: Seq) -> PathBuf {
+    match error {
+        Error::Io { path, .. } => path.clone(),
+        _ => segment_path(directory, first),
+    }
 }
 
 struct SegmentDepth {

@@ -87,6 +87,8 @@ pub enum FailureClass {
     Missing,
     /// A segment is not what it was, or is nowhere.
     Damaged,
+    /// A newer program wrote it.
+    Newer,
     /// A disk is full.
     DiskFull,
     /// Anything else.
@@ -104,8 +106,10 @@ impl From<journal::Error> for Failure {
     fn from(error: journal::Error) -> Self {
         let class = match &error {
             _ if error.is_disk_full() => FailureClass::DiskFull,
+            _ if error.is_newer() => FailureClass::Newer,
             journal::Error::Damaged { .. }
             | journal::Error::Head { .. }
+            | journal::Error::Newer { .. }
             | journal::Error::Absent { .. } => FailureClass::Damaged,
             journal::Error::Io { .. }
             | journal::Error::Unsynced { .. }
