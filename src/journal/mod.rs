@@ -4,9 +4,11 @@
 //! and their chain; it does not know what they mean.
 
 pub mod archive;
+pub mod away;
 mod erase;
 mod fetch;
 mod follow;
+mod keep;
 mod mend;
 mod read;
 pub mod recover;
@@ -225,6 +227,14 @@ pub enum Error {
         /// or else.
         archived: PathBuf,
     },
+    /// The log says that segments are in the archive, and it is not there.
+    #[error("the archive {} is not there: {what}; mount it first", path.display())]
+    Away {
+        /// The archive.
+        path: PathBuf,
+        /// What is missing.
+        what: String,
+    },
     /// Something that a newer program wrote: for this one to judge it would be to destroy it.
     #[error("{} byte {offset} was written by a newer program", path.display())]
     Newer {
@@ -255,6 +265,7 @@ impl Error {
             | Error::Unsynced { .. }
             | Error::Stopped
             | Error::Absent { .. }
+            | Error::Away { .. }
             | Error::Missing(_) => false,
         }
     }
