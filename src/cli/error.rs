@@ -499,6 +499,7 @@ fn log_exit(error: &log::Error) -> Exit {
         },
         log::Error::TailLost { .. }
         | log::Error::Rewritten { .. }
+        | log::Error::Undecidable(_)
         | log::Error::Fold { .. }
         | log::Error::Operation { .. } => Exit::Verification,
         log::Error::NoReserve { .. } if error.is_disk_full() => Exit::DiskFull,
@@ -558,8 +559,11 @@ fn log_hint(error: &log::Error) -> Option<String> {
         log::Error::Operation { .. } | log::Error::Fold { .. } => {
             "`tallybook verify` says what is wrong".to_owned()
         }
-        log::Error::Journal(error) if error.is_newer() => {
+        log::Error::Journal(error) | log::Error::Undecidable(error) if error.is_newer() => {
             NEWER.to_owned()
+        }
+        log::Error::Undecidable(_) => {
+            "where the archive is gone for good, --archive-lost goes on without what is in it".to_owned()
         }
         log::Error::Journal(journal::Error::Head { .. } | journal::Error::Damaged { .. } | journal::Error::Newer { .. }) => {
             "`tallybook verify` lists all damage; bring a good copy back, or see `tallybook log recover --help`".to_owned()

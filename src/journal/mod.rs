@@ -5,6 +5,7 @@
 
 pub mod archive;
 pub mod away;
+mod candidate;
 mod erase;
 mod fetch;
 mod follow;
@@ -13,6 +14,7 @@ mod mend;
 mod read;
 pub mod recover;
 mod scan;
+mod source;
 mod write;
 
 use std::collections::BTreeSet;

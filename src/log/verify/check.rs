@@ -391,10 +391,14 @@ impl Check {
             return;
         };
         self.checks.epochs += 1;
-        let rises = seen.epoch.0.wrapping_sub(last.epoch.0);
-        if rises != u32::from(seen.raises_epoch) {
+        // By more than one where epochs between them are lost.
+        let fits = match seen.raises_epoch {
+            true => seen.epoch > last.epoch,
+            false => seen.epoch == last.epoch,
+        };
+        if !fits {
             let what = format!(
-                "its epoch is {}, behind one of epoch {}; it rises by one with log.recovered, and never else",
+                "its epoch is {}, behind one of epoch {}; it rises with log.recovered, and never else",
                 seen.epoch, last.epoch
             );
             self.find(seen.seq, &place(), Class::Foreign, what);
