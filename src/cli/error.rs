@@ -556,9 +556,11 @@ fn log_hint(error: &log::Error) -> Option<String> {
         log::Error::TailLost { .. } | log::Error::Rewritten { .. } => {
             "bring the newest copy of this log back; if there is none, `tallybook log recover` shows what is lost and goes on without it".to_owned()
         }
-        log::Error::Operation { .. } | log::Error::Fold { .. } => {
-            "`tallybook verify` says what is wrong".to_owned()
-        }
+        log::Error::Operation { id, .. } => format!(
+            "`tallybook verify` says what is wrong; where a recovery lost events of it, `tallybook log --operation {}` lists what is left",
+            id.short()
+        ),
+        log::Error::Fold { .. } => "`tallybook verify` says what is wrong".to_owned(),
         log::Error::Journal(error) | log::Error::Undecidable(error) if error.is_newer() => {
             NEWER.to_owned()
         }
