@@ -393,7 +393,11 @@ async fn the_archive_may_be_elsewhere_and_away() {
         ));
         let refused = log.archive(all()).await.unwrap_err().to_string();
         assert!(refused.contains("mount"), "{refused}");
-        assert!(log.restore(every()).await.unwrap().is_empty());
+        let refused = log.restore(every()).await.unwrap_err();
+        assert!(
+            matches!(&refused, Error::Retention(failure) if failure.class == FailureClass::Away),
+            "{refused:?}"
+        );
         log.close().await;
         assert!(!store.join("rebuild").exists(), "databases were given up");
         let found = findings(store);
@@ -538,6 +542,19 @@ async fn every_byte_that_changed_is_named() {
     std::fs::write(&path, &longer).unwrap();
     assert!(names(&findings(store), &path));
 
+    // The same segment, packed anew by somebody who could not know what its head says of that.
+    let head = ArchiveHead::decode(&whole).unwrap();
+    let content = zstd::bulk::decompress(&whole[LEN..], head.len as usize).unwrap();
+    let again = zstd::bulk::compress(&content, 19).unwrap();
+    assert_ne!(again, whole[LEN..]);
+    let mut other = head;
+    other.packed_len = again.len() as u64;
+    std::fs::write(&path, [&other.encode()[..], &again].concat()).unwrap();
+    let found = findings(store);
+    assert!(names(&found, &path), "{found:?}");
+    assert!(found[0].what.contains("not those that were put there"));
+    std::fs::write(&path, &longer).unwrap();
+
     // Nothing is moved where one of them is damaged, and it is named.
     let log = open(store).await;
     let refused = log.restore(every()).await.unwrap_err();
@@ -560,6 +577,61 @@ async fn every_byte_that_changed_is_named() {
     assert!(loaded.wrong.is_some());
     assert_eq!(loaded.bytes.len() as u64, head.len + 1);
     assert!(names(&findings(store), &path));
+}
+
+/// The journal's own file counts, and is damaged: the whole one takes its place, and it is kept.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_file_gives_way_to_the_whole_one_in_the_archive() {
+    let (store, records) = store_of(3);
+    let store = store.path();
+    let journal = store.join(JOURNAL);
+    let end = records.last().unwrap().header.seq;
+    let before = sealed(store);
+    let firsts: Vec<Seq> = before.keys().copied().collect();
+    archived(store, all()).await;
+    let path = journal::segment_path(&journal, firsts[1]);
+    let mut damaged = before[&firsts[1]].clone();
+    let middle = damaged.len() / 2;
+    damaged[middle] ^= 1;
+    for (number, harm) in [damaged.clone(), damaged, vec![7; 99]].iter().enumerate() {
+        std::fs::write(&path, harm).unwrap();
+        assert_ne!(findings(store), vec![]);
+        let log = open(store).await;
+        let second = |dry_run| Restoring {
+            events: vec![firsts[1]],
+            dry_run,
+        };
+        assert_eq!(log.restore(second(true)).await.unwrap().len(), 1);
+        assert_eq!(&std::fs::read(&path).unwrap(), harm, "a dry run");
+        assert_eq!(log.restore(second(false)).await.unwrap().len(), 1);
+        assert_eq!(answers(&log, end).await[0], records);
+        log.close().await;
+        assert_eq!(std::fs::read(&path).unwrap(), before[&firsts[1]]);
+        let kept: Vec<PathBuf> = files(&journal)
+            .into_iter()
+            .filter(|path| path.to_str().unwrap().contains(".seg.damaged-"))
+            .collect();
+        // The same is kept once.
+        assert_eq!(kept.len(), [1, 1, 2][number], "{kept:?}");
+        assert_eq!(&std::fs::read(kept.last().unwrap()).unwrap(), harm);
+        assert_eq!(findings(store), vec![]);
+        archived(store, all()).await;
+    }
+    // Another one of the same name, and whole: nobody knows which is the right one.
+    let other = store_of(5).0;
+    let theirs = journal::segment_path(&other.path().join(JOURNAL), Seq(1));
+    std::fs::copy(theirs, journal::segment_path(&journal, Seq(1))).unwrap();
+    let log = open(store).await;
+    let first = Restoring {
+        events: vec![Seq(1)],
+        dry_run: false,
+    };
+    let refused = log.restore(first).await.unwrap_err().to_string();
+    assert!(
+        refused.contains("another segment of this name"),
+        "{refused}"
+    );
+    log.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

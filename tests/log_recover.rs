@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use proptest::prelude::*;
 use tallybook::journal::{self, Journal, Limits, Reader, segment_path};
-use tallybook::log::recover::{Recovered, Recovery};
+use tallybook::log::recover::{Away, Recovered, Recovery};
 use tallybook::log::{Condition, Draft, Error, Filter, HEAD, JOURNAL, Log, Open, verify};
 use tallybook_events::event::OutputCaptured;
 use tallybook_events::ids::{Blob, Epoch};
@@ -69,7 +69,7 @@ fn recover_by(
     store: &Path,
     step: &mut dyn FnMut(&'static str) -> std::io::Result<()>,
 ) -> Result<(BTreeSet<u64>, Recovered), Error> {
-    let recovery = Recovery::plan(store)?;
+    let recovery = Recovery::plan(store, Away::Awaited)?;
     let ranges = recovery.losses.iter().map(|loss| loss.events);
     let lost = ranges.flat_map(|range| range.first.0..=range.last.0);
     let lost = lost.collect();
@@ -271,9 +271,13 @@ fn it_may_stop_at_every_step() {
                 assert!(stop > 2, "{what}");
                 break;
             }
+            // Once all is in place, nothing tells whether its epoch was begun: it is not begun again.
+            let kept = store.path().join("damaged-2");
+            let is_finished = kept.exists() && !kept.join("unfinished").exists();
+            let epoch = Epoch(if is_finished { 3 } else { 2 });
             let (lost, recovered) = recover(store.path()).unwrap();
             assert_eq!(lost, costs, "{what}, stopped at step {stop}");
-            assert_eq!(recovered.epoch, Epoch(2), "{what}");
+            assert_eq!(recovered.epoch, epoch, "{what}, stopped at step {stop}");
             holds(store.path(), &records, &lost, recovered);
         }
     }
@@ -325,10 +329,10 @@ async fn nobody_else_may_have_the_store() {
     let log = Log::open(store.path(), Open::Existing, |_| {})
         .await
         .unwrap();
-    let refused = Recovery::plan(store.path()).map(|_| ());
+    let refused = Recovery::plan(store.path(), Away::Awaited).map(|_| ());
     assert!(matches!(refused, Err(Error::InUse(_))), "{refused:?}");
     log.close().await;
-    Recovery::plan(store.path()).unwrap();
+    Recovery::plan(store.path(), Away::Awaited).unwrap();
 }
 
 proptest! {
@@ -367,7 +371,12 @@ proptest! {
                 touched.insert(record.header.seq.0);
             }
         }
-        let (lost, recovered) = recover(store.path()).unwrap();
+        let recovered = recover(store.path());
+        // Where more than its number was hit, what is left can't be told from a later layout: then nothing is done.
+        if let Err(Error::Undecidable(journal::Error::Newer { .. })) = &recovered {
+            return Ok(());
+        }
+        let (lost, recovered) = recovered.unwrap();
         prop_assert_eq!(&lost, &touched);
         holds(store.path(), &records, &lost, recovered);
     }

@@ -470,6 +470,8 @@ fn log_exit(error: &log::Error) -> Exit {
             journal::Error::Missing(_) => Exit::Missing,
             journal::Error::Head { .. }
             | journal::Error::Damaged { .. }
+            | journal::Error::Newer { .. }
+            | journal::Error::Away { .. }
             | journal::Error::Absent { .. } => Exit::Verification,
             journal::Error::Io { .. } | journal::Error::Unsynced { .. } if error.is_disk_full() => {
                 Exit::DiskFull
@@ -491,12 +493,13 @@ fn log_exit(error: &log::Error) -> Exit {
         log::Error::Retention(failure) => match failure.class {
             FailureClass::Place => Exit::Usage,
             FailureClass::Missing => Exit::Missing,
-            FailureClass::Damaged => Exit::Verification,
+            FailureClass::Damaged | FailureClass::Away | FailureClass::Newer => Exit::Verification,
             FailureClass::DiskFull => Exit::DiskFull,
             FailureClass::Other => Exit::Failed,
         },
         log::Error::TailLost { .. }
         | log::Error::Rewritten { .. }
+        | log::Error::Undecidable(_)
         | log::Error::Fold { .. }
         | log::Error::Operation { .. } => Exit::Verification,
         log::Error::NoReserve { .. } if error.is_disk_full() => Exit::DiskFull,
@@ -526,6 +529,8 @@ fn left_hint(id: OperationId, error: &log::Error) -> String {
     on
 }
 
+const NEWER: &str = "use the program that wrote it, or a newer one";
+
 fn log_hint(error: &log::Error) -> Option<String> {
     Some(match error {
         log::Error::Missing(_) | log::Error::Journal(journal::Error::Missing(_)) => {
@@ -551,13 +556,21 @@ fn log_hint(error: &log::Error) -> Option<String> {
         log::Error::TailLost { .. } | log::Error::Rewritten { .. } => {
             "bring the newest copy of this log back; if there is none, `tallybook log recover` shows what is lost and goes on without it".to_owned()
         }
-        log::Error::Operation { .. } | log::Error::Fold { .. } => {
-            "`tallybook verify` says what is wrong".to_owned()
+        log::Error::Operation { id, .. } => format!(
+            "`tallybook verify` says what is wrong; where a recovery lost events of it, `tallybook log --operation {}` lists what is left",
+            id.short()
+        ),
+        log::Error::Fold { .. } => "`tallybook verify` says what is wrong".to_owned(),
+        log::Error::Journal(error) | log::Error::Undecidable(error) if error.is_newer() => {
+            NEWER.to_owned()
         }
-        log::Error::Journal(journal::Error::Head { .. } | journal::Error::Damaged { .. }) => {
+        log::Error::Undecidable(_) => {
+            "where the archive is gone for good, --archive-lost goes on without what is in it".to_owned()
+        }
+        log::Error::Journal(journal::Error::Head { .. } | journal::Error::Damaged { .. } | journal::Error::Newer { .. }) => {
             "`tallybook verify` lists all damage; bring a good copy back, or see `tallybook log recover --help`".to_owned()
         }
-        log::Error::Journal(journal::Error::Absent { .. }) => {
+        log::Error::Journal(journal::Error::Absent { .. } | journal::Error::Away { .. }) => {
             "mount the archive, or bring the file back from a copy; `tallybook verify` lists all that is missing".to_owned()
         }
         log::Error::Retention(failure) => match failure.class {
@@ -568,6 +581,10 @@ fn log_hint(error: &log::Error) -> Option<String> {
             FailureClass::Damaged => {
                 "`tallybook verify` lists all damage; bring that file back from a copy".to_owned()
             }
+            FailureClass::Away => {
+                "`tallybook verify` lists all that is missing; where it is gone for good, see `tallybook log recover --help`".to_owned()
+            }
+            FailureClass::Newer => NEWER.to_owned(),
             FailureClass::DiskFull => {
                 "free space there, then try again; no segment is lost".to_owned()
             }

@@ -16,8 +16,8 @@ use tallybook_events::segment::{self, SegmentHead};
 
 use super::follow::{self, Before, Depth, Next, Pieces, What};
 use super::read::{log_of, read_start};
-use super::write::sync_directory;
-use super::{Damage, Error, absent, io_error, segment_path};
+use super::write::{settle_file, sync_directory};
+use super::{Damage, Error, absent, io_error, keep, segment_path};
 
 /// Fast, and a tenth of what a log takes: measured on captured output and plans.
 const LEVEL: i32 = 3;
@@ -151,8 +151,17 @@ pub fn head(journal: &Path, first: Seq) -> Result<ArchiveHead, Error> {
         seq: first,
         path,
         offset: 0,
-        source: Damage::Archive(error.to_string()),
+        source: of_head(&error),
     })
+}
+
+fn of_head(error: &archive::Error) -> Damage {
+    match error {
+        archive::Error::Format(format) => Damage::ArchiveFormat(*format),
+        archive::Error::Short { .. } | archive::Error::Damaged => {
+            Damage::Archive(error.to_string())
+        }
+    }
 }
 
 /// The segment in an archived one, as far as it can be had, and what is wrong with it. No more is unpacked than its head
@@ -165,7 +174,7 @@ fn unpack(stored: &[u8]) -> (Vec<u8>, Option<Damage>) {
     let unpacked = zstd::stream::read::Decoder::new(packed)
         .and_then(|decoder| decoder.take(most.saturating_add(1)).read_to_end(&mut bytes));
     let wrong = match (head, unpacked) {
-        (Err(error), _) => Some(error.to_string()),
+        (Err(error), _) => return (bytes, Some(of_head(&error))),
         (Ok(head), _) if head.packed_len != packed.len() as u64 => Some(format!(
             "{} bytes are behind its head, not {}",
             packed.len(),
@@ -191,13 +200,25 @@ fn unpack(stored: &[u8]) -> (Vec<u8>, Option<Damage>) {
 /// there that was not there before.
 pub fn put(journal: &Path, first: Seq, bytes: &[u8]) -> Result<ArchiveHead, Error> {
     let described = describe(&segment_path(journal, first), first, bytes)?;
-    if let Some(there) = load_archived(journal, first)?
-        && there.wrong.is_none()
-        && there.bytes == bytes
-    {
-        return head(journal, first);
-    }
     let path = path(journal, first);
+    settle(&path)?;
+    match load_archived(journal, first)? {
+        Some(there) if there.wrong.is_none() && there.bytes == bytes => {
+            // Crash boundary: an earlier run may have been killed before its name was durable.
+            sync_parent(&path)?;
+            return head(journal, first);
+        }
+        Some(Loaded {
+            wrong: Some(newer), ..
+        }) if newer.is_newer() => {
+            return Err(Error::Newer {
+                path,
+                offset: 0,
+                source: newer,
+            });
+        }
+        Some(_) | None => {}
+    }
     let packed = zstd::bulk::compress(bytes, LEVEL).map_err(io_error("compressing", &path))?;
     let head = ArchiveHead {
         log: described.log,
@@ -220,16 +241,94 @@ pub fn put(journal: &Path, first: Seq, bytes: &[u8]) -> Result<ArchiveHead, Erro
     Ok(head)
 }
 
-/// Puts a segment back into the journal, byte for byte as it was.
+/// What the journal itself has of a segment that the archive has too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Own {
+    /// Nothing.
+    Absent,
+    /// The same segment, whole and sound.
+    Sound,
+    /// The same, and it is damaged.
+    Damaged,
+    /// Another one.
+    Other,
+}
+
+/// Holds what the journal itself has of a segment against that segment. What it finds is on the disk.
 ///
 /// # Errors
-/// When it can't be written, or does not read back. Then it is not there.
+/// When it can't be read, or a newer program wrote it.
+pub fn own(journal: &Path, first: Seq, archived: &Described) -> Result<Own, Error> {
+    settle(&segment_path(journal, first))?;
+    let Some(own) = load_own(journal, first)? else {
+        return Ok(Own::Absent);
+    };
+    match describe(&own.path, first, &own.bytes) {
+        // A payload may have been erased in one of them: headers are the same all the same.
+        Ok(own)
+            if (own.log, own.events, own.hash)
+                == (archived.log, archived.events, archived.hash) =>
+        {
+            Ok(Own::Sound)
+        }
+        Ok(_) => Ok(Own::Other),
+        Err(error) if error.is_newer() => Err(error),
+        Err(_) => Ok(Own::Damaged),
+    }
+}
+
+/// Puts a segment back into the journal, byte for byte as it was. Where it is there already, whole and sound, it stays; where it
+/// is there and damaged, what is there is kept beside it.
+///
+/// # Errors
+/// When it can't be written, or does not read back, or another one is there. Then what is there is what was there.
 pub fn put_back(journal: &Path, first: Seq, bytes: &[u8]) -> Result<(), Error> {
     let path = segment_path(journal, first);
+    let described = describe(&path, first, bytes)?;
+    match own(journal, first, &described)? {
+        // Crash boundary: an earlier run may have been killed before its name was durable.
+        Own::Sound => return sync_parent(&path),
+        Own::Absent => {}
+        Own::Damaged => {
+            keep::place(&path, beside(&path))
+                .and_then(|kept| keep::keep(&path, &kept))
+                .map_err(io_error("keeping", &path))?;
+            // Crash boundary: what is damaged is kept before another takes its place.
+            sync_parent(&path)?;
+        }
+        Own::Other => {
+            let other = io::Error::other("another segment is there under this name");
+            return Err(io_error("writing", &path)(other));
+        }
+    }
     write(&path, bytes, |back| match back == bytes {
         true => Ok(()),
         false => Err("it reads back as something else".to_owned()),
     })
+}
+
+/// What a damaged segment is kept as, beside the one that takes its place: no name of a segment.
+fn beside(path: &Path) -> impl Iterator<Item = PathBuf> {
+    (1_u32..).map(|number| {
+        let mut name = path.as_os_str().to_owned();
+        name.push(format!(".damaged-{number}"));
+        PathBuf::from(name)
+    })
+}
+
+/// Makes sure that what is read of a file from here on is on the disk: it may have been written by somebody who was
+/// killed, or whose sync failed ([why it is dropped](super::settle)). That it is not there is no error.
+fn settle(path: &Path) -> Result<(), Error> {
+    match settle_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(io_error("syncing", path)(error))
+        }
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+fn sync_parent(path: &Path) -> Result<(), Error> {
+    path.parent().map_or(Ok(()), sync_directory)
 }
 
 /// Writes a file, which is there under its name whole and read back from the disk, or not at all.
@@ -259,7 +358,7 @@ fn write(
         let _removed = std::fs::remove_file(&new);
         io_error("writing", path)(error)
     })?;
-    path.parent().map_or(Ok(()), sync_directory)
+    sync_parent(path)
 }
 
 /// A segment's file, gone for good.
@@ -273,7 +372,7 @@ pub fn remove(path: &Path) -> Result<(), Error> {
         }
         Ok(()) | Err(_) => {}
     }
-    path.parent().map_or(Ok(()), sync_directory)
+    sync_parent(path)
 }
 
 /// What a whole segment is.

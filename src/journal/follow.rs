@@ -4,7 +4,7 @@
 //! It looks at bytes that were read, and never at files.
 
 use tallybook_events::gap::{self, Gap};
-use tallybook_events::header::{self, ActorSeen, HeaderView};
+use tallybook_events::header::{ActorSeen, HeaderView};
 use tallybook_events::ids::{Hash, Seq};
 use tallybook_events::record::{self, Body, Frame};
 use tallybook_events::segment::{self, SegmentHead};
@@ -218,12 +218,27 @@ fn bridge(bytes: &[u8], before: Before) -> Option<(Gap, usize)> {
     fits.then_some((gap, len))
 }
 
-/// The format of a frame that this program does not know.
+/// The format of a frame that a newer program wrote.
 fn later_format(bytes: &[u8]) -> Option<char> {
-    let format = *bytes.get(3)?;
-    let is_later =
-        bytes.starts_with(b"TBR") && format.is_ascii_digit() && format != record::MAGIC[3];
-    is_later.then_some(char::from(format))
+    let prefix = bytes.first_chunk::<{ record::PREFIX_LEN }>()?;
+    let [known @ .., ours] = record::MAGIC;
+    let format = prefix[known.len()];
+    let is_later = prefix.starts_with(&known) && format.is_ascii_digit() && format > ours;
+    // Where a later layout has its check is not known here: its digit is believed, unless the check at hand shows that
+    // only the digit was altered.
+    let mut renumbered = *prefix;
+    renumbered[known.len()] = ours;
+    let is_altered = || record::read_prefix(&renumbered).is_ok();
+    (is_later && !is_altered()).then_some(char::from(format))
+}
+
+/// What a newer program wrote at a place where a record is expected.
+pub(super) fn of_newer(bytes: &[u8]) -> Option<Damage> {
+    if let Some(format) = later_format(bytes) {
+        return Some(Damage::FrameFormat(format));
+    }
+    let error = Frame::read(bytes).and_then(|frame| frame.header()).err()?;
+    Some(Damage::Record(error)).filter(Damage::is_newer)
 }
 
 /// Whether there is nothing but zeros from a place on.
@@ -297,17 +312,13 @@ pub(super) fn next<'a>(
             Some(format) => Damage::FrameFormat(format),
             None => damage,
         };
-        let is_later = matches!(
-            damage,
-            Damage::FrameFormat(_)
-                | Damage::Record(record::Error::Header(header::Error::Format(_)))
-        );
+        let is_newer = damage.is_newer();
         return Next::Broken(Box::new(Broken {
             sound: std::mem::take(sound),
             at,
             damage,
             resume: found.resume,
-            was_durable: begun || found.was_durable || is_later,
+            was_durable: begun || found.was_durable || is_newer,
             record,
         }));
     }

@@ -3,17 +3,19 @@
 //! The originals are kept aside before anything takes their place, so that it can be done again from every moment at
 //! which it may stop. Nothing that was in the journal is ever gone.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::fs::File;
-use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use tallybook_events::gap::Gap;
-use tallybook_events::ids::Seq;
+use tallybook_events::ids::{Epoch, Seq};
 use tallybook_events::record::Frame;
 
-use super::recover::{Output, Part, Plan, Source, UNFINISHED};
+use super::keep::{self, write_whole};
+use super::recover::{Output, Part, Plan};
+use super::source::{In, Source, UNFINISHED};
 use super::write::sync_directory;
 use super::{Error, archive, io_error, segment_path};
 
@@ -51,54 +53,63 @@ impl Plan {
         let store = self.journal.parent().unwrap_or(Path::new("."));
         let directory = match &self.kept {
             Some(directory) => directory.clone(),
-            None => store.join(format!("damaged-{}", self.epoch.0 + 1)),
+            None => store.join(format!("damaged-{}", self.next_epoch().0)),
         };
         let mut write = Vec::new();
-        let mut sound: BTreeSet<Seq> = BTreeSet::new();
-        let mut reader = Sources::of(self);
+        let mut stay: BTreeSet<usize> = BTreeSet::new();
+        let mut reader = Reader::of(self);
         for (number, output) in self.outputs.iter().enumerate() {
-            let first = output.head.first;
             let is_last = number + 1 == self.outputs.len();
-            let own = self
-                .sources
-                .iter()
-                .position(|source| source.first == Some(first));
-            let is_same = match own {
-                None => false,
-                Some(own) => {
-                    let wanted = reader.assemble(output)?;
-                    let is_sound = self.sources.get(own).is_some_and(|own| !own.is_damaged);
-                    is_sound && is_same(reader.bytes(own)?, &wanted, is_last)
+            let wanted = reader.assemble(output)?;
+            let mut same = BTreeSet::new();
+            for (file, source) in self.files_of(output.head.first) {
+                if !source.is_damaged && is_same(reader.bytes(file)?, &wanted, is_last) {
+                    same.insert(file);
                 }
-            };
-            match is_same {
-                true => drop(sound.insert(first)),
-                false => write.push(number),
+            }
+            // Of two files of a segment the journal's own counts, which is the later one.
+            let counts = self.files_of(output.head.first).last();
+            match counts.is_some_and(|(file, _)| same.contains(&file)) {
+                true => stay.extend(self.files_of(output.head.first).map(|(file, _)| file)),
+                false => {
+                    write.push(number);
+                    stay.extend(same);
+                }
             }
         }
         let written = write.iter().filter_map(|number| self.outputs.get(*number));
         let written: BTreeSet<PathBuf> = written
             .map(|output| segment_path(&self.journal, output.head.first))
             .collect();
-        let of_journal = self.sources.iter().filter_map(|source| {
-            let first = source.first.filter(|first| !sound.contains(first))?;
-            // Where both are there, neither may come to light again.
-            Some([
-                segment_path(&self.journal, first),
-                archive::path(&self.journal, first),
-            ])
-        });
-        let moves = of_journal.flatten().filter(|path| path.exists());
-        let moves = moves.map(|path| Move {
-            kept: directory.join(path.file_name().unwrap_or_default()),
-            is_replaced: written.contains(&path),
-            path,
+        // What is not as it is to be may not come to light again.
+        let files = self.sources.iter().enumerate();
+        let moves =
+            files.filter(|(file, source)| source.is_in != In::Aside && !stay.contains(file));
+        let moves = moves.map(|(_, source)| {
+            let path = source.path.clone();
+            let kept = keep::place(&path, names(&directory, &path));
+            Ok(Move {
+                kept: kept.map_err(io_error("reading", &path))?,
+                is_replaced: written.contains(&path),
+                path,
+            })
         });
         Ok(Work {
-            moves: moves.collect(),
+            moves: moves.collect::<Result<_, Error>>()?,
             directory,
             write,
         })
+    }
+
+    /// The epoch that the log goes on in.
+    pub const fn next_epoch(&self) -> Epoch {
+        Epoch(self.epoch.0.saturating_add(1))
+    }
+
+    /// The files of a segment, that in the journal last.
+    fn files_of(&self, first: Seq) -> impl Iterator<Item = (usize, &Source)> {
+        let files = self.sources.iter().enumerate();
+        files.filter(move |(_, source)| source.first == first && source.is_in != In::Aside)
     }
 
     /// Carries it out. `step` may stop it at any moment; then it can be planned and carried out again.
@@ -112,17 +123,18 @@ impl Plan {
             return self.finish(directory, &mut at);
         }
         at("marking")?;
-        mark(directory).map_err(io_error("making", directory))?;
+        self.mark(directory)
+            .map_err(io_error("making", directory))?;
         if let Some(store) = directory.parent() {
             sync_directory(store)?;
         }
         for moved in &work.moves {
             at("keeping")?;
-            keep(moved).map_err(io_error("keeping", &moved.path))?;
+            keep::keep(&moved.path, &moved.kept).map_err(io_error("keeping", &moved.path))?;
         }
         // Crash boundary: every original is kept before one is replaced.
         sync_directory(directory)?;
-        let mut reader = Sources::of(self);
+        let mut reader = Reader::of(self);
         let mut written = Vec::new();
         for output in work
             .write
@@ -154,6 +166,15 @@ impl Plan {
         self.finish(directory, &mut at)
     }
 
+    /// Makes the directory of the originals. One that is there was made for this recovery, or is not touched.
+    fn mark(&self, directory: &Path) -> io::Result<()> {
+        if self.kept.is_none() {
+            std::fs::DirBuilder::new().mode(0o700).create(directory)?;
+        }
+        write_whole(&directory.join(UNFINISHED), b"")?;
+        File::open(directory)?.sync_all()
+    }
+
     fn finish(
         &self,
         directory: &Path,
@@ -175,65 +196,43 @@ fn is_same(found: &[u8], wanted: &[u8], is_last: bool) -> bool {
     behind.is_some_and(|rest| rest.is_empty() || (is_last && rest.iter().all(|byte| *byte == 0)))
 }
 
-fn mark(directory: &Path) -> io::Result<()> {
-    std::fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(directory)?;
-    let marker = directory.join(UNFINISHED);
-    write_whole(&marker, b"")?;
-    File::open(directory)?.sync_all()
+/// What an original may be kept as: where something else was kept by its name, that stays too.
+fn names(directory: &Path, path: &Path) -> impl Iterator<Item = PathBuf> {
+    let name = path.file_name().unwrap_or_default();
+    let (stem, end) = name
+        .to_str()
+        .and_then(|name| name.split_once('.'))
+        .unwrap_or_default();
+    let others = (1_u32..).map(move |number| directory.join(format!("{stem}.{number}.{end}")));
+    std::iter::once(directory.join(name)).chain(others)
 }
 
-/// Keeps an original. What was kept before is the older one, and stays.
-fn keep(moved: &Move) -> io::Result<()> {
-    if moved.kept.exists() {
-        return Ok(());
-    }
-    if std::fs::hard_link(&moved.path, &moved.kept).is_ok() {
-        return Ok(());
-    }
-    // The archive may be on another disk. Under its name only once it is whole.
-    let new = moved.kept.with_extension("new");
-    write_whole(&new, &std::fs::read(&moved.path)?)?;
-    std::fs::rename(&new, &moved.kept)
-}
-
-fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let mut file = File::options()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(path)?;
-    file.write_all(bytes)?;
-    file.sync_all()
-}
-
-/// The sources of a plan, the one at hand in memory.
-struct Sources<'a> {
+/// Reads the files of a plan. What the journal and the archive have of a segment is in memory at once.
+struct Reader<'a> {
     plan: &'a Plan,
-    open: Option<(usize, Vec<u8>)>,
+    open: VecDeque<(usize, Vec<u8>)>,
 }
 
-impl<'a> Sources<'a> {
+/// How many files are in memory.
+const OPEN_MAX: usize = 2;
+
+impl<'a> Reader<'a> {
     fn of(plan: &'a Plan) -> Self {
-        Sources { plan, open: None }
+        let open = VecDeque::new();
+        Reader { plan, open }
     }
 
     fn bytes(&mut self, number: usize) -> Result<&[u8], Error> {
-        let bytes = match self.open.take() {
-            Some((open, bytes)) if open == number => bytes,
-            Some(_) | None => {
-                let source: Option<&Source> = self.plan.sources.get(number);
-                let loaded = source.map(|source| source.load(&self.plan.journal));
-                loaded
-                    .transpose()?
-                    .map(|loaded| loaded.bytes)
-                    .unwrap_or_default()
-            }
-        };
-        Ok(&self.open.insert((number, bytes)).1)
+        let is_it = |(open, _): &(usize, Vec<u8>)| *open == number;
+        if !self.open.iter().any(is_it) {
+            let source: Option<&Source> = self.plan.sources.get(number);
+            let loaded = source.map(|source| source.load(&self.plan.journal));
+            let bytes = loaded.transpose()?.map(|loaded| loaded.bytes);
+            self.open.truncate(OPEN_MAX - 1);
+            self.open.push_front((number, bytes.unwrap_or_default()));
+        }
+        let open = self.open.iter().find(|open| is_it(open));
+        Ok(open.map(|(_, bytes)| bytes.as_slice()).unwrap_or_default())
     }
 
     fn assemble(&mut self, output: &Output) -> Result<Vec<u8>, Error> {

@@ -4,13 +4,17 @@
 //! and their chain; it does not know what they mean.
 
 pub mod archive;
+pub mod away;
+mod candidate;
 mod erase;
 mod fetch;
 mod follow;
+mod keep;
 mod mend;
 mod read;
 pub mod recover;
 mod scan;
+mod source;
 mod write;
 
 use std::collections::BTreeSet;
@@ -138,6 +142,12 @@ pub enum Damage {
     /// What an archived segment is in.
     #[error("the archived segment: {0}")]
     Archive(String),
+    /// What an archived segment is in has a layout that this program does not know.
+    #[error("the archived segment has format {0}; this program knows format {known}", known = tallybook_events::archive::FORMAT)]
+    ArchiveFormat(u16),
+    /// The system does not give its bytes.
+    #[error("its segment can't be read: {0}")]
+    Unreadable(String),
     /// Zeros stand where a segment that others follow must end.
     #[error("there are zeros where the next record must be, or its segment end")]
     Room,
@@ -150,6 +160,19 @@ pub enum Damage {
     /// The segment has a layout that this program does not know.
     #[error("its segment has format {0}; this program knows format {known}", known = segment::FORMAT)]
     SegmentFormat(u16),
+}
+
+impl Damage {
+    /// Whether it is no damage, but something that a newer program wrote.
+    pub const fn is_newer(&self) -> bool {
+        matches!(
+            self,
+            Damage::SegmentFormat(_)
+                | Damage::FrameFormat(_)
+                | Damage::ArchiveFormat(_)
+                | Damage::Record(record::Error::Header(header::Error::Format(_)))
+        )
+    }
 }
 
 /// What can go wrong with the journal.
@@ -206,12 +229,49 @@ pub enum Error {
         /// or else.
         archived: PathBuf,
     },
+    /// The log says that segments are in the archive, and it is not there.
+    #[error("the archive {} is not there: {what}; mount it first", path.display())]
+    Away {
+        /// The archive.
+        path: PathBuf,
+        /// What is missing.
+        what: String,
+    },
+    /// Something that a newer program wrote: for this one to judge it would be to destroy it.
+    #[error("{} byte {offset} was written by a newer program", path.display())]
+    Newer {
+        /// The file.
+        path: PathBuf,
+        /// Where in it.
+        offset: u64,
+        /// What it is.
+        source: Damage,
+    },
     /// There is no journal where one was expected.
     #[error("there is no log in {}", .0.display())]
     Missing(PathBuf),
 }
 
 impl Error {
+    /// Whether it is about something that a newer program wrote.
+    pub const fn is_newer(&self) -> bool {
+        match self {
+            Error::Newer { .. }
+            | Error::Head {
+                source: segment::Error::Format(_),
+                ..
+            } => true,
+            Error::Damaged { source, .. } => source.is_newer(),
+            Error::Head { .. }
+            | Error::Io { .. }
+            | Error::Unsynced { .. }
+            | Error::Stopped
+            | Error::Absent { .. }
+            | Error::Away { .. }
+            | Error::Missing(_) => false,
+        }
+    }
+
     /// Whether the disk is full.
     pub fn is_disk_full(&self) -> bool {
         matches!(self, Error::Io { source, .. } | Error::Unsynced { source, .. }

@@ -434,23 +434,31 @@ pub fn holds(directory: &Path, seq: Seq) -> Result<(Seq, Option<Hash>), Error> {
     Ok((reader.link().map_or(Seq::NONE, |link| link.seq), None))
 }
 
-/// The log that a journal belongs to, by the head of the first segment that is in it; the archive is asked only where there
-/// is none.
+/// The log that a journal belongs to, by the first head in it that is not damaged; the archive is asked only where there is no
+/// segment in it.
 ///
 /// # Errors
-/// When there is none at all, or its head can't be read.
+/// When there is none at all, or no head can be read, or a newer program wrote one.
 pub fn log_of(directory: &Path) -> Result<LogId, Error> {
-    let Some(first) = own_segments(directory)?.first().copied() else {
-        return match archived_segments(directory)?.first() {
-            Some(first) => Ok(archive::head(directory, *first)?.log),
-            None => Err(Error::Missing(directory.to_owned())),
-        };
-    };
-    let path = segment_path(directory, first);
-    let bytes = read_start(&path, segment::LEN).map_err(io_error("reading", &path))?;
-    match SegmentHead::decode(&bytes) {
-        Ok(head) => Ok(head.log),
-        Err(source) => Err(Error::Head { path, source }),
+    let own = own_segments(directory)?;
+    let mut damaged = None;
+    for first in &own {
+        let path = segment_path(directory, *first);
+        let bytes = read_start(&path, segment::LEN).map_err(io_error("reading", &path))?;
+        match SegmentHead::decode(&bytes) {
+            Ok(head) => return Ok(head.log),
+            Err(source @ segment::Error::Format(_)) => return Err(Error::Head { path, source }),
+            Err(source) => {
+                damaged.get_or_insert(Error::Head { path, source });
+            }
+        }
+    }
+    if let Some(error) = damaged {
+        return Err(error);
+    }
+    match archived_segments(directory)?.first() {
+        Some(first) => Ok(archive::head(directory, *first)?.log),
+        None => Err(Error::Missing(directory.to_owned())),
     }
 }
 

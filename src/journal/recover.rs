@@ -7,73 +7,24 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use tallybook_events::event::{Event, SeqRange};
+use tallybook_events::event::{Loss, SeqRange};
 use tallybook_events::gap::Gap;
-use tallybook_events::header::HeaderView;
 use tallybook_events::ids::{Epoch, Hash, LogId, Seq};
-use tallybook_events::record::{self, Body, Frame};
-use tallybook_events::segment::{self, SegmentHead};
+use tallybook_events::segment::SegmentHead;
 
-use super::archive::{self, Loaded};
-use super::{Error, follow, io_error, segments};
+use super::archive::Loaded;
+use super::away::{self, Archived};
+use super::candidate::{Candidate, Kind, collect};
+use super::source::{In, Source, Sources, sources};
+use super::{Damage, Error, archive, follow, segments};
 
-/// What the originals of an unfinished recovery are marked with.
-pub(super) const UNFINISHED: &str = "unfinished";
-
-/// A file that records may be taken from.
-#[derive(Debug, Clone)]
-pub(super) struct Source {
-    pub(super) path: PathBuf,
-    /// The segment that it is; `None` for an original that an earlier recovery put aside.
-    pub(super) first: Option<Seq>,
-    pub(super) is_damaged: bool,
-}
-
-impl Source {
-    pub(super) fn load(&self, journal: &Path) -> Result<Loaded, Error> {
-        match self.first {
-            Some(first) => archive::load(journal, first),
-            None => archive::load_kept(&self.path),
-        }
-    }
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Kind {
-    /// A gap that an earlier recovery wrote, and where it begins.
-    Gap(Seq),
-    /// A record whose payload is another than it was.
-    Changed,
-    Whole,
-}
-
-/// Something whole of this log.
-#[derive(Debug, Clone)]
-struct Candidate {
-    source: usize,
-    start: usize,
-    end: usize,
-    seq: Seq,
-    hash: Hash,
-    /// `None` where it is a gap that does not know.
-    previous: Option<Hash>,
-    epoch: Epoch,
-    more: u16,
-    begins_write: bool,
-    subject_previous: (Seq, Hash),
-    kind: Kind,
-    is_hidden: bool,
-    /// What a recovery says that it lost.
-    losses: Vec<(SeqRange, Hash)>,
-}
-
-impl Candidate {
-    fn first(&self) -> Seq {
-        match self.kind {
-            Kind::Gap(first) => first,
-            Kind::Changed | Kind::Whole => self.seq,
-        }
-    }
+/// What becomes of segments that the log says are in the archive, and that are in no file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Away {
+    /// The archive may come back: nothing is decided without it.
+    Awaited,
+    /// It is gone for good: what was in it is lost.
+    Lost,
 }
 
 /// An event that is known to have been in the log.
@@ -130,7 +81,7 @@ pub struct Plan {
     pub(super) kept: Option<PathBuf>,
     /// The last event, also when it is lost.
     pub end: Seq,
-    /// The epoch of the newest event that is kept.
+    /// The newest epoch that anything here is of: what is kept, what is lost, and what earlier recoveries put aside.
     pub epoch: Epoch,
     /// What is lost and was not said before, in order.
     pub losses: Vec<Lost>,
@@ -141,20 +92,41 @@ pub struct Plan {
 /// Decides what is kept of a journal. `known` are events that something beside it remembers.
 ///
 /// # Errors
-/// When the files can't be read, or nothing of the log is left.
-pub fn plan(journal: &Path, log: LogId, known: &[Known]) -> Result<Plan, Error> {
-    let (mut sources, kept) = sources(journal)?;
-    let mut candidates = Vec::new();
-    for number in 0..sources.len() {
-        let Some(source) = sources.get_mut(number) else {
-            break;
-        };
-        let loaded = source.load(journal)?;
-        source.is_damaged = loaded.wrong.is_some();
-        source.path = loaded.path;
-        collect(&loaded.bytes, log, number, &mut candidates);
+/// When the files can't be read, nothing of the log is left, a newer program wrote some of it, or the archive is away and
+/// awaited.
+pub fn plan(journal: &Path, log: LogId, known: &[Known], away: Away) -> Result<Plan, Error> {
+    if away == Away::Awaited
+        && let Some(leads) = away::dangles(journal)
+    {
+        return Err(Error::Away {
+            path: archive::directory(journal),
+            what: format!("it leads to {}, and nothing is there", leads.display()),
+        });
     }
-    drop_torn(journal, &sources, known, &mut candidates)?;
+    let mut found = sources(journal)?;
+    let mut candidates = Vec::new();
+    let mut newest = found.epoch;
+    for number in 0..found.files.len() {
+        let loaded = load(journal, &found, number)?;
+        newest = newest.max(head_epoch(&loaded, log)?);
+        collect(&loaded.bytes, log, number, &mut candidates).map_err(|(offset, source)| {
+            Error::Newer {
+                path: loaded.path.clone(),
+                offset: offset as u64,
+                source,
+            }
+        })?;
+        if let Some(source) = found.files.get_mut(number) {
+            source.is_damaged = loaded.wrong.is_some();
+            source.path = loaded.path;
+        }
+    }
+    let of_log = candidates.iter().filter(|found| !found.is_hidden);
+    newest = of_log.map(|found| found.epoch).fold(newest, Epoch::max);
+    if away == Away::Awaited {
+        refuse_away(journal, &candidates)?;
+    }
+    drop_torn(journal, &found.files, known, &mut candidates)?;
     let mut walk = Walk::new(&candidates, known);
     let Some(top) = walk.top() else {
         return Err(Error::Missing(journal.to_owned()));
@@ -170,12 +142,12 @@ pub fn plan(journal: &Path, log: LogId, known: &[Known]) -> Result<Plan, Error> 
     walk.down(end);
     let mut places = walk.places;
     places.reverse();
-    Ok(arrange(
+    let mut plan = arrange(
         Plan {
             journal: journal.to_owned(),
-            sources,
+            sources: found.files,
             outputs: Vec::new(),
-            kept,
+            kept: found.aside,
             end: end.seq,
             epoch: Epoch(1),
             losses: Vec::new(),
@@ -185,7 +157,72 @@ pub fn plan(journal: &Path, log: LogId, known: &[Known]) -> Result<Plan, Error> 
         known,
         &candidates,
         &places,
-    ))
+    );
+    plan.epoch = plan.epoch.max(newest);
+    Ok(plan)
+}
+
+/// Reads a file. One in the archive that can't be read is none, where the journal has the segment itself.
+fn load(journal: &Path, found: &Sources, number: usize) -> Result<Loaded, Error> {
+    let Some(source) = found.files.get(number) else {
+        return Err(Error::Missing(journal.to_owned()));
+    };
+    let own = found.files.get(number + 1);
+    let has_own = source.is_in == In::Archive
+        && own.is_some_and(|own| (own.first, own.is_in) == (source.first, In::Journal));
+    match source.load(journal) {
+        Err(Error::Io { path, source, .. }) if has_own => Ok(Loaded {
+            path,
+            bytes: Vec::new(),
+            wrong: Some(Damage::Unreadable(source.to_string())),
+        }),
+        Ok(Loaded {
+            path,
+            wrong: Some(newer),
+            ..
+        }) if newer.is_newer() => Err(Error::Newer {
+            path,
+            offset: 0,
+            source: newer,
+        }),
+        other => other,
+    }
+}
+
+/// The epoch that a segment's head says, where it is of this log.
+fn head_epoch(loaded: &Loaded, log: LogId) -> Result<Epoch, Error> {
+    match follow::read_head(&loaded.bytes) {
+        Ok(head) if head.log == log => Ok(head.epoch),
+        Err(source) if source.is_newer() => Err(Error::Newer {
+            path: loaded.path.clone(),
+            offset: 0,
+            source,
+        }),
+        Ok(_) | Err(_) => Ok(Epoch(0)),
+    }
+}
+
+/// What the log says is in the archive has to be in some file.
+fn refuse_away(journal: &Path, candidates: &[Candidate]) -> Result<(), Error> {
+    let said = candidates.iter().filter(|found| !found.is_hidden);
+    let said = said.filter_map(|found| Some((found.seq, found.says.as_deref()?)));
+    let mut said: Vec<_> = said.collect();
+    said.sort_by_key(|(seq, _)| *seq);
+    let mut archived = Archived::default();
+    said.into_iter().for_each(|(_, event)| archived.take(event));
+    let mut missing = archived.unnamed(journal)?;
+    let is_found = |one: &SeqRange| {
+        let mut whole = candidates.iter().filter(|found| !found.is_hidden);
+        whole.any(|found| (found.first()..=found.seq).contains(&one.first))
+    };
+    missing.retain(|one| !is_found(one));
+    match missing.is_empty() {
+        true => Ok(()),
+        false => Err(Error::Away {
+            path: archive::directory(journal),
+            what: away::shown(&missing),
+        }),
+    }
 }
 
 /// The log that the first sound head, else the first record of a journal is of.
@@ -194,158 +231,15 @@ pub fn plan(journal: &Path, log: LogId, known: &[Known]) -> Result<Plan, Error> 
 /// When the files can't be read.
 pub fn log_in(journal: &Path) -> Result<Option<LogId>, Error> {
     let mut by_record = None;
-    for source in sources(journal)?.0 {
-        let bytes = source.load(journal)?.bytes;
+    let found = sources(journal)?;
+    for number in 0..found.files.len() {
+        let bytes = load(journal, &found, number)?.bytes;
         if let Ok(head) = follow::read_head(&bytes) {
             return Ok(Some(head.log));
         }
         by_record = by_record.or(follow::whole(&bytes, 0).map(|(_, _, header)| header.log));
     }
     Ok(by_record)
-}
-
-/// What an unfinished recovery put aside, and then the segments.
-fn sources(journal: &Path) -> Result<(Vec<Source>, Option<PathBuf>), Error> {
-    let store = journal.parent().unwrap_or(Path::new("."));
-    let is_unfinished = |path: &PathBuf| {
-        let name = path.file_name().and_then(|name| name.to_str());
-        name.is_some_and(|name| name.starts_with("damaged-")) && path.join(UNFINISHED).exists()
-    };
-    let entries = std::fs::read_dir(store).map_err(io_error("reading", store))?;
-    let mut unfinished = Vec::new();
-    for entry in entries {
-        let path = entry.map_err(io_error("reading", store))?.path();
-        unfinished.extend(Some(path).filter(is_unfinished));
-    }
-    unfinished.sort();
-    let kept = unfinished.pop();
-    let mut sources = Vec::new();
-    let source = |path, first| Source {
-        path,
-        first,
-        is_damaged: false,
-    };
-    if let Some(directory) = &kept {
-        let entries = std::fs::read_dir(directory).map_err(io_error("reading", directory))?;
-        let mut paths = Vec::new();
-        for entry in entries {
-            let path = entry.map_err(io_error("reading", directory))?.path();
-            let name = path.to_string_lossy();
-            if name.ends_with(".seg") || name.ends_with(".seg.zst") {
-                paths.push(path.clone());
-            }
-        }
-        paths.sort();
-        sources.extend(paths.into_iter().map(|path| source(path, None)));
-    }
-    let all = segments(journal)?;
-    sources.extend(
-        all.into_iter()
-            .map(|first| source(PathBuf::new(), Some(first))),
-    );
-    Ok((sources, kept))
-}
-
-/// Everything whole of this log in the bytes of a segment.
-fn collect(bytes: &[u8], log: LogId, source: usize, into: &mut Vec<Candidate>) {
-    let mut at = 0;
-    let mut behind = segment::LEN;
-    loop {
-        while let Some((gap, len)) = bytes.get(behind..).and_then(Gap::read) {
-            into.push(of_gap(&gap, source, behind, behind + len));
-            behind += len;
-            at = behind;
-        }
-        let Some((start, frame, header)) = follow::whole(bytes, at) else {
-            add_hidden(bytes, (at, bytes.len()), log, source, into);
-            return;
-        };
-        add_hidden(bytes, (at, start), log, source, into);
-        at = start + frame.len();
-        behind = at;
-        if header.log == log && header.seq > Seq::NONE {
-            into.push(of_record(&frame, &header, source, start));
-        }
-    }
-}
-
-/// What may be the payload of something damaged: it counts only where the chain names it.
-fn add_hidden(
-    bytes: &[u8],
-    (from, to): (usize, usize),
-    log: LogId,
-    source: usize,
-    into: &mut Vec<Candidate>,
-) {
-    for start in hidden(bytes, from, to) {
-        if let Ok(frame) = Frame::read(bytes.get(start..).unwrap_or_default())
-            && let Ok(header) = frame.header()
-            && header.log == log
-            && header.seq > Seq::NONE
-        {
-            let mut found = of_record(&frame, &header, source, start);
-            found.is_hidden = true;
-            into.push(found);
-        }
-    }
-}
-
-/// Where something between two places begins like a record.
-fn hidden(bytes: &[u8], from: usize, to: usize) -> impl Iterator<Item = usize> {
-    let between = bytes.get(from..to).unwrap_or_default();
-    let windows = between.windows(record::MAGIC.len()).enumerate();
-    let begins = windows.filter(|(_, window)| *window == record::MAGIC);
-    begins.map(move |(at, _)| from + at)
-}
-
-fn of_record(frame: &Frame<'_>, header: &HeaderView<'_>, source: usize, start: usize) -> Candidate {
-    let body = frame.body(header);
-    let mut losses = Vec::new();
-    if header.kind == "log.recovered"
-        && body == Body::Intact
-        && let Ok(Event::LogRecovered(recovered)) =
-            Event::decode(header.kind, header.kind_version, frame.payload)
-    {
-        let said = recovered.losses.iter();
-        losses.extend(said.map(|loss| (loss.events, loss.hash)));
-    }
-    Candidate {
-        source,
-        start,
-        end: start + frame.len(),
-        seq: header.seq,
-        hash: frame.hash,
-        previous: Some(header.previous),
-        epoch: header.epoch,
-        more: header.more,
-        begins_write: header.write == header.seq,
-        subject_previous: (header.subject_previous_seq, header.subject_previous),
-        kind: match body {
-            Body::Changed => Kind::Changed,
-            Body::Intact | Body::Erased => Kind::Whole,
-        },
-        is_hidden: false,
-        losses,
-    }
-}
-
-fn of_gap(gap: &Gap, source: usize, start: usize, end: usize) -> Candidate {
-    let header = HeaderView::decode(&gap.header).ok();
-    Candidate {
-        source,
-        start,
-        end,
-        seq: gap.last,
-        hash: gap.hash,
-        previous: header.map(|header| header.previous),
-        epoch: header.map_or(Epoch(1), |header| header.epoch),
-        more: 0,
-        begins_write: false,
-        subject_previous: (Seq::NONE, Hash::ZERO),
-        kind: Kind::Gap(gap.first),
-        is_hidden: false,
-        losses: Vec::new(),
-    }
 }
 
 /// What stands in the journal's end and was never acknowledged is not in the log.
@@ -524,22 +418,22 @@ fn arrange(
     places: &[Placed],
 ) -> Plan {
     let mut before = (Hash::ZERO, 0);
-    let mut newest_source = 0;
-    let mut said: Vec<(SeqRange, Hash)> = Vec::new();
+    let mut newest_segment = Seq::NONE;
+    let mut said: Vec<&Loss> = Vec::new();
     for (at, placed) in places.iter().enumerate() {
         let place = match placed {
             Placed::Lost(gap) => Place::of_gap(gap),
             Placed::Kept(number) => match candidates.get(*number) {
-                Some(found) => Place::of_candidate(found, at + 1 == places.len()),
+                Some(found) => Place::of_candidate(found, &plan.sources, at + 1 == places.len()),
                 None => continue,
             },
         };
         plan.contradicted.extend(place.contradicted(known));
         // A segment may begin only with what a write began with, and not within an append.
         let may_begin = place.begins_write && before.1 == 0;
-        let is_next_source = place.source.is_some_and(|source| source > newest_source);
-        newest_source = newest_source.max(place.source.unwrap_or(0));
-        if plan.outputs.is_empty() || (is_next_source && may_begin) {
+        let is_next_segment = place.segment.is_some_and(|first| first > newest_segment);
+        newest_segment = newest_segment.max(place.segment.unwrap_or(Seq::NONE));
+        if plan.outputs.is_empty() || (is_next_segment && may_begin) {
             plan.outputs.push(Output {
                 head: SegmentHead {
                     log,
@@ -558,7 +452,10 @@ fn arrange(
         }
         before = (place.hash, place.more);
     }
-    let is_said = |lost: &Lost| said.contains(&(lost.events, lost.hash));
+    let is_said = |lost: &Lost| {
+        let mut said = said.iter();
+        said.any(|loss| (loss.events, loss.hash) == (lost.events, lost.hash))
+    };
     plan.losses.retain(|lost| !is_said(lost));
     plan
 }
@@ -569,11 +466,12 @@ struct Place<'a> {
     hash: Hash,
     more: u16,
     begins_write: bool,
-    source: Option<usize>,
+    /// Which of the segments it is from.
+    segment: Option<Seq>,
     epoch: Option<Epoch>,
     part: Part,
     lost: Option<Lost>,
-    losses: &'a [(SeqRange, Hash)],
+    losses: &'a [Loss],
 }
 
 impl<'a> Place<'a> {
@@ -587,7 +485,7 @@ impl<'a> Place<'a> {
             hash: gap.hash,
             more: 0,
             begins_write: false,
-            source: None,
+            segment: None,
             epoch: None,
             part: Part::Gap(gap.clone()),
             lost: Some(Lost {
@@ -599,7 +497,7 @@ impl<'a> Place<'a> {
         }
     }
 
-    fn of_candidate(found: &'a Candidate, is_last: bool) -> Self {
+    fn of_candidate(found: &'a Candidate, sources: &[Source], is_last: bool) -> Self {
         let events = SeqRange {
             first: found.first(),
             last: found.seq,
@@ -624,11 +522,11 @@ impl<'a> Place<'a> {
             hash: found.hash,
             more: if is_gap { 0 } else { found.more },
             begins_write: found.begins_write && !is_gap,
-            source: Some(source),
+            segment: sources.get(source).map(|source| source.first),
             epoch: Some(found.epoch).filter(|_| found.previous.is_some()),
             part,
             lost,
-            losses: &found.losses,
+            losses: found.losses(),
         }
     }
 

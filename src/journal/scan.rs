@@ -19,7 +19,7 @@ use tallybook_events::segment::{self, SegmentHead};
 
 use super::archive::{self, Loaded};
 use super::follow::{self, Before, Depth, Next, Piece, Pieces, What};
-use super::{Damage, Error, FRAME_LEN_MIN, Position, Tail, segments};
+use super::{Damage, Error, FRAME_LEN_MIN, Position, Tail, segment_path, segments};
 
 /// What was found at a place of a journal.
 #[derive(Debug)]
@@ -45,6 +45,13 @@ pub enum Found<T> {
     DamagedHead(Damage),
     /// Bytes that are no record: at least one event is lost.
     Lost(Damage),
+    /// A segment that the system does not give, where [`Inspect::past_unreadable`].
+    Unreadable {
+        /// Why not.
+        error: Error,
+        /// The segment behind it, where there is one: the events up to that may all be there.
+        next: Option<Seq>,
+    },
 }
 
 /// Where something was found.
@@ -78,6 +85,8 @@ pub struct Inspect {
     pub threads: usize,
     /// Only the last segment: what is before it is believed.
     pub only_last: bool,
+    /// Finds a segment that can't be read, and goes on behind it; else it is an error.
+    pub past_unreadable: bool,
 }
 
 impl Default for Inspect {
@@ -86,6 +95,7 @@ impl Default for Inspect {
             depth: Depth::Payloads,
             threads: std::thread::available_parallelism().map_or(1, usize::from),
             only_last: false,
+            past_unreadable: false,
         }
     }
 }
@@ -96,6 +106,9 @@ const AGAIN_MAX: u32 = 50;
 const STRETCH: usize = 512;
 
 type Places<T> = Vec<(usize, Found<T>)>;
+
+/// A segment that was told of, unless whoever listens had enough.
+type Told = Result<ControlFlow<(), (Seq, SegmentEnd)>, Error>;
 
 /// One segment, scanned.
 struct Scanned<T> {
@@ -150,7 +163,7 @@ impl Course {
         scanned: Scanned<T>,
         again: impl FnOnce(Seq, Before) -> Result<Scanned<T>, Error>,
         found: &mut impl FnMut(At<'_>, Found<T>) -> ControlFlow<()>,
-    ) -> Result<ControlFlow<(), (Seq, SegmentEnd)>, Error> {
+    ) -> Told {
         let first = scanned.first;
         let (holds, said) = self.head(first, &scanned.head);
         let scanned = match holds {
@@ -208,6 +221,32 @@ impl Course {
         ControlFlow::Continue((first, walk.end()))
     }
 
+    /// Goes on behind a segment that can't be read.
+    fn miss<T>(
+        &mut self,
+        directory: &Path,
+        first: Seq,
+        error: Error,
+        next: Option<Seq>,
+        found: &mut impl FnMut(At<'_>, Found<T>) -> ControlFlow<()>,
+    ) -> ControlFlow<()> {
+        self.before = Before {
+            lost: true,
+            ..self.real()
+        };
+        self.done += 1;
+        let path = match &error {
+            Error::Io { path, .. } => path.clone(),
+            _ => segment_path(directory, first),
+        };
+        let at = At {
+            path: &path,
+            segment: first,
+            offset: 0,
+        };
+        found(at, Found::Unreadable { error, next })
+    }
+
     /// Goes on behind a segment.
     fn pass(&mut self, first: Seq, end: &SegmentEnd, of: usize) -> Progress {
         if let Some(torn) = end.torn {
@@ -241,13 +280,18 @@ impl Course {
 ///
 /// # Errors
 /// When the files themselves can't be read.
-pub fn scan<T: Send, I: FnMut(&Frame<'_>, &HeaderView<'_>) -> T>(
+pub fn scan<T, I, F>(
     directory: &Path,
     how: Inspect,
     inspector: impl Fn() -> I + Sync,
-    mut found: impl FnMut(At<'_>, Found<T>) -> ControlFlow<()>,
+    mut found: F,
     mut progress: impl FnMut(Progress),
-) -> Result<Tail, Error> {
+) -> Result<Tail, Error>
+where
+    T: Send,
+    I: FnMut(&Frame<'_>, &HeaderView<'_>) -> T,
+    F: FnMut(At<'_>, Found<T>) -> ControlFlow<()>,
+{
     let mut all = segments(directory)?;
     if all.is_empty() {
         return Err(Error::Missing(directory.to_owned()));
@@ -259,11 +303,11 @@ pub fn scan<T: Send, I: FnMut(&Frame<'_>, &HeaderView<'_>) -> T>(
     };
     if how.only_last {
         all.drain(..all.len() - 1);
-        let head = all.first().map(|last| archive::load(directory, *last));
-        let head = head
-            .transpose()?
-            .map(|loaded| follow::read_head(&loaded.bytes));
-        if let Some(Ok(head)) = head {
+        let last = all.first().map(|last| archive::load(directory, *last));
+        // Where it can't be read, that is found below.
+        if let Some(Ok(loaded)) = last
+            && let Ok(head) = follow::read_head(&loaded.bytes)
+        {
             course.before = Before::behind(follow::link_of(&head));
         }
     }
@@ -285,17 +329,31 @@ pub fn scan<T: Send, I: FnMut(&Frame<'_>, &HeaderView<'_>) -> T>(
             &inspector,
         )
     };
+    let mut go_on = |course: &mut Course, number: usize, told: Told, found: &mut F| {
+        let unread = match told {
+            Ok(ControlFlow::Break(())) => return Ok(ControlFlow::Break(())),
+            Ok(ControlFlow::Continue((first, end))) => {
+                progress(course.pass(first, &end, of));
+                return Ok(ControlFlow::Continue(()));
+            }
+            Err(error) => error,
+        };
+        match all.get(number).filter(|_| how.past_unreadable) {
+            Some(first) => {
+                let next = all.get(number + 1).copied();
+                Ok(course.miss(directory, *first, unread, next, found))
+            }
+            None => Err(unread),
+        }
+    };
     if how.threads > 1 {
         in_order(of, how.threads, whole, |number, scanned| {
             let told = scanned.and_then(|scanned| {
                 let again = |first, real| again(first, real, number);
                 course.tell(scanned, again, &mut found)
             });
-            match told {
-                Ok(ControlFlow::Continue((first, end))) => {
-                    progress(course.pass(first, &end, of));
-                    ControlFlow::Continue(())
-                }
+            match go_on(&mut course, number, told, &mut found) {
+                Ok(ControlFlow::Continue(())) => ControlFlow::Continue(()),
                 Ok(ControlFlow::Break(())) => ControlFlow::Break(Ok(())),
                 Err(error) => ControlFlow::Break(Err(error)),
             }
@@ -305,21 +363,19 @@ pub fn scan<T: Send, I: FnMut(&Frame<'_>, &HeaderView<'_>) -> T>(
     let mut memory = Vec::new();
     for (number, first) in all.iter().copied().enumerate() {
         let told = match depth(number).is_last {
-            true => {
+            true => whole(&mut memory, number).and_then(|scanned| {
                 let again = |first, real| again(first, real, number);
-                course.tell(whole(&mut memory, number)?, again, &mut found)?
-            }
-            false => {
-                let loaded = archive::load_into(directory, first, &mut memory)?;
+                course.tell(scanned, again, &mut found)
+            }),
+            false => archive::load_into(directory, first, &mut memory).map(|loaded| {
                 let told = course.stream(first, &loaded, depth(number), inspector(), &mut found);
                 memory = loaded.bytes;
                 told
-            }
+            }),
         };
-        let ControlFlow::Continue((first, end)) = told else {
+        if go_on(&mut course, number, told, &mut found)?.is_break() {
             break;
-        };
-        progress(course.pass(first, &end, of));
+        }
     }
     Ok(course.tail)
 }

@@ -271,8 +271,9 @@ impl Journal {
     }
 
     /// Begins a new epoch behind the last record.
-    pub fn begin_epoch(&mut self) {
-        self.link.epoch = Epoch(self.link.epoch.0 + 1);
+    pub fn begin_epoch(&mut self, epoch: Epoch) {
+        debug_assert!(epoch > self.link.epoch, "an epoch never falls");
+        self.link.epoch = epoch;
     }
 }
 
@@ -357,18 +358,20 @@ pub fn settle(directory: &Path) -> Result<(), Error> {
         return Ok(());
     };
     let path = segment_path(directory, last);
-    let settle = || -> io::Result<()> {
-        let file = File::open(&path)?;
-        // An error of a write that nobody waited for is told once. What it concerns is lost, and not read below.
-        file.sync_all().or_else(|_| file.sync_all())?;
-        Ok(rustix::fs::fadvise(
-            &file,
-            0,
-            None,
-            rustix::fs::Advice::DontNeed,
-        )?)
-    };
-    settle().map_err(io_error("syncing", &path))
+    settle_file(&path).map_err(io_error("syncing", &path))
+}
+
+/// Makes sure that what is read of a file from here on is on the disk.
+pub(super) fn settle_file(path: &Path) -> io::Result<()> {
+    let file = File::open(path)?;
+    // An error of a write that nobody waited for is told once. What it concerns is lost, and not read behind this.
+    file.sync_all().or_else(|_| file.sync_all())?;
+    Ok(rustix::fs::fadvise(
+        &file,
+        0,
+        None,
+        rustix::fs::Advice::DontNeed,
+    )?)
 }
 
 pub(super) fn sync_directory(directory: &Path) -> Result<(), Error> {

@@ -26,6 +26,9 @@ pub enum Error {
     /// The journal failed.
     #[error("the log can't be read or written")]
     Journal(#[from] journal::Error),
+    /// What is lost can't be told without something that is not here.
+    #[error("what is lost of the log can't be told here; nothing was changed")]
+    Undecidable(#[source] journal::Error),
     /// The store failed, and building it again did not help.
     #[error("the store can't be used")]
     Store(#[from] store::Error),
@@ -159,6 +162,7 @@ impl Error {
             Error::Retention(failure) => failure.class == retention::FailureClass::DiskFull,
             Error::Missing(_)
             | Error::Directory { .. }
+            | Error::Undecidable(_)
             | Error::Store(_)
             | Error::Refused(_)
             | Error::NoHolder(_)

@@ -106,6 +106,7 @@ fn step(
         Found::DamagedFile(damage) | Found::DamagedHead(damage) | Found::Lost(damage) => {
             return Err(damaged(next, damage));
         }
+        Found::Unreadable { error, .. } => return Err(Error::Journal(error)),
         Found::Record {
             seq,
             wrong: Some(damage),

@@ -17,6 +17,8 @@ use super::{Draft, Error, JOURNAL, Limits, Open, verify};
 use crate::journal::{self, Move, Work, recover};
 use crate::store;
 
+pub use crate::journal::recover::Away;
+
 /// A damaged log, and what going on with it means. Nobody else has the store as long as this is there.
 pub struct Recovery {
     directory: PathBuf,
@@ -49,8 +51,9 @@ impl Recovery {
     /// Takes the store and finds out what is lost. Changes nothing.
     ///
     /// # Errors
-    /// When somebody else has the store, or nothing of the log is left.
-    pub fn plan(directory: &Path) -> Result<Self, Error> {
+    /// When somebody else has the store, nothing of the log is left, a newer program wrote some of it, or the archive is
+    /// away and not given up.
+    pub fn plan(directory: &Path, away: Away) -> Result<Self, Error> {
         let failed = |source| Error::Directory {
             path: directory.to_owned(),
             source,
@@ -64,7 +67,7 @@ impl Recovery {
         };
         let journal = directory.join(JOURNAL);
         let kept = anchor::read(directory).map_err(failed)?;
-        let mut anchors = Anchors::new(recover::log_in(&journal)?);
+        let mut anchors = Anchors::new(recover::log_in(&journal).map_err(not_to_be_judged)?);
         if let Kept::Anchor(anchor) = kept {
             anchors.add(anchor);
         }
@@ -77,7 +80,7 @@ impl Recovery {
             .up_to(Seq(u64::MAX))
             .map(|(seq, hash)| recover::Known { seq, hash })
             .collect();
-        let plan = recover::plan(&journal, log, &known)?;
+        let plan = recover::plan(&journal, log, &known, away).map_err(not_to_be_judged)?;
         let work = plan.work()?;
         let losses = explain(directory, &plan)?;
         Ok(Recovery {
@@ -101,7 +104,7 @@ impl Recovery {
 
     /// The epoch that it begins.
     pub const fn epoch(&self) -> Epoch {
-        Epoch(self.plan.epoch.0 + 1)
+        self.plan.next_epoch()
     }
 
     /// Goes on.
@@ -123,6 +126,7 @@ impl Recovery {
         limits: Limits,
         step: &mut dyn FnMut(&'static str) -> io::Result<()>,
     ) -> Result<Recovered, Error> {
+        let epoch = self.epoch();
         let directory = &self.directory;
         self.plan.carry_out(&self.work, step)?;
         let failed = |source| Error::Directory {
@@ -144,7 +148,7 @@ impl Recovery {
         let seq = opened.journal.link().seq.next();
         let draft = Draft::new(Subject::Cloud, recovered);
         let draft = draft.map_err(|source| Error::Payload { seq, source })?;
-        opened.journal.begin_epoch();
+        opened.journal.begin_epoch(epoch);
         opened.append_alone(draft)?;
         opened.view.flush();
         let link = opened.journal.link();
@@ -152,6 +156,14 @@ impl Recovery {
             seq: link.seq,
             epoch: link.epoch,
         })
+    }
+}
+
+/// What can't be decided without the archive, or without the program that wrote it.
+fn not_to_be_judged(error: journal::Error) -> Error {
+    match error {
+        journal::Error::Away { .. } | journal::Error::Newer { .. } => Error::Undecidable(error),
+        other => Error::Journal(other),
     }
 }
 

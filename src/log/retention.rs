@@ -16,10 +16,14 @@ use tallybook_events::event::{Event, SegmentsArchived, SegmentsRestored, SeqRang
 use tallybook_events::ids::Seq;
 use tallybook_events::subject::Subject;
 
-use super::holder::Desk;
-use super::{Condition, Draft, Error, HOLDER_WAIT, JOURNAL, Log, Role, chain, socket};
+use super::holder::{Desk, Shared};
+use super::{
+    Condition, Draft, Error, Filter, HOLDER_WAIT, JOURNAL, Log, Role, chain, entry, socket,
+};
 use crate::identity;
-use crate::journal::{self, archive};
+use crate::journal;
+use crate::journal::archive::{self, Own};
+use crate::journal::away::{self, Archived};
 
 /// Which segments go to the archive, and where that is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -83,10 +87,14 @@ pub struct Failure {
 pub enum FailureClass {
     /// The archive leads elsewhere, or to nothing.
     Place,
+    /// The log says that segments are in the archive, and they are in no file.
+    Away,
     /// No archived segment has such an event.
     Missing,
     /// A segment is not what it was, or is nowhere.
     Damaged,
+    /// A newer program wrote it.
+    Newer,
     /// A disk is full.
     DiskFull,
     /// Anything else.
@@ -104,8 +112,11 @@ impl From<journal::Error> for Failure {
     fn from(error: journal::Error) -> Self {
         let class = match &error {
             _ if error.is_disk_full() => FailureClass::DiskFull,
+            _ if error.is_newer() => FailureClass::Newer,
+            journal::Error::Away { .. } => FailureClass::Away,
             journal::Error::Damaged { .. }
             | journal::Error::Head { .. }
+            | journal::Error::Newer { .. }
             | journal::Error::Absent { .. } => FailureClass::Damaged,
             journal::Error::Io { .. }
             | journal::Error::Unsynced { .. }
@@ -177,6 +188,8 @@ impl Desk {
         let (store, directory, moved) = self
             .away(move |shared| {
                 let store = shared.read(|view| view.directory().to_owned());
+                // An archive that is not mounted is an empty directory: what is put there is hidden by the mount.
+                await_archive(shared, &store.join(JOURNAL))?;
                 let directory = place(&store, archiving.to.as_deref(), dry_run)?;
                 let moved = pack(&store, &directory, &archiving)?;
                 Ok((store, directory, moved))
@@ -203,7 +216,20 @@ impl Desk {
         let (journal, moved) = self
             .away(move |shared| {
                 let journal = shared.read(|view| view.directory().join(JOURNAL));
-                let moved = unpack(&journal, &restoring)?;
+                if restoring.events.is_empty() {
+                    match await_archive(shared, &journal) {
+                        // What is damaged there is named below, and nothing else matters for what can be brought back.
+                        Ok(()) | Err(Error::Journal(_)) => {}
+                        Err(error) => return Err(error),
+                    }
+                }
+                let moved = match unpack(&journal, &restoring) {
+                    Err(failure) if failure.class == FailureClass::Missing => {
+                        await_archive(shared, &journal)?;
+                        return Err(failure.into());
+                    }
+                    unpacked => unpacked?,
+                };
                 Ok((journal, moved))
             })
             .await?;
@@ -234,6 +260,44 @@ impl Desk {
             .await
             .map(drop)
     }
+}
+
+/// What the log says is in the archive has to be there.
+fn await_archive(shared: &Shared, journal: &Path) -> Result<(), Error> {
+    let away = match in_archive(shared) {
+        Ok(archived) => {
+            let away = archived.in_no_file(journal).map_err(Failure::from)?;
+            if away.is_empty() {
+                return Ok(());
+            }
+            away::shown(&away)
+        }
+        // What else is there, an event says that is away itself.
+        Err(Error::Journal(journal::Error::Absent { seq, .. })) => {
+            format!("event {seq} is in no file")
+        }
+        Err(error) => return Err(error),
+    };
+    let path = archive::directory(journal);
+    Err(Failure::from(journal::Error::Away { path, what: away }).into())
+}
+
+/// The segments in the archive, by what the log says.
+fn in_archive(shared: &Shared) -> Result<Archived, Error> {
+    let mut said = Vec::new();
+    for kind in ["segments", "log.recovered"] {
+        let of_kind = Filter {
+            kind: Some(kind.to_owned()),
+            ..Filter::default()
+        };
+        said.extend(shared.records(&of_kind)?);
+    }
+    said.sort_by_key(|record| record.header.seq);
+    let mut archived = Archived::default();
+    for record in &said {
+        archived.take(&entry(record)?.event);
+    }
+    Ok(archived)
 }
 
 /// The archive's directory; made, or made to lead elsewhere, where there is none yet. A dry run makes nothing.
@@ -397,10 +461,8 @@ fn unpack(journal: &Path, restoring: &Restoring) -> Result<Vec<Moved>, Failure> 
     }
     for first in chosen {
         let (_, bytes) = check(journal, first)?;
-        // Crash boundary: where both are there, the journal's own counts, and `check` looked at it.
-        if archive::load_own(journal, first)?.is_none() {
-            archive::put_back(journal, first, &bytes)?;
-        }
+        // Crash boundary: where both are there, the journal's own counts, and it is whole and on the disk from here on.
+        archive::put_back(journal, first, &bytes)?;
     }
     Ok(moved)
 }
@@ -459,12 +521,8 @@ fn check(journal: &Path, first: Seq) -> Result<(ArchiveHead, Vec<u8>), Failure> 
     {
         return Err(damaged("it does not follow the segment before it"));
     }
-    if let Some(own) = archive::load_own(journal, first)? {
-        // A payload may have been erased in one of them: headers are the same all the same.
-        let own = archive::describe(&own.path, first, &own.bytes)?;
-        if (own.events, own.hash) != (described.events, described.hash) {
-            return Err(damaged("the journal has another segment of this name"));
-        }
+    if archive::own(journal, first, &described)? == Own::Other {
+        return Err(damaged("the journal has another segment of this name"));
     }
     Ok((head, loaded.bytes))
 }

@@ -1,6 +1,7 @@
 //! The program as its users meet it: every command in both formats, its errors, its exit codes and its help.
 
 mod fixture;
+mod upkeep;
 mod verify;
 
 use std::io::{BufRead, BufReader, Read};

@@ -8,4 +8,5 @@ mod journal_cells;
 mod store_cells;
 mod table;
 mod tamper;
+mod unreadable;
 mod versions;

@@ -251,7 +251,15 @@ async fn kinds_of_a_later_program_are_kept_and_counted() {
 /// Every command that meets what it can't read says so with 4 and leaves all of it as it is.
 fn is_refused(store: &Path, says: &str) {
     let before = content(&store.join("journal"));
-    for command in [&["verify"][..], &["log"], &["state"], &["cloud", "refresh"]] {
+    let recover = ["log", "recover", "--reason", "an older program", "--yes"];
+    let commands = [
+        &["verify"][..],
+        &["log"],
+        &["state"],
+        &recover,
+        &["cloud", "refresh"],
+    ];
+    for command in commands {
         let run = tallybook(store, command);
         let said = format!("{}{}", run.stdout, run.stderr);
         assert_eq!(
@@ -262,8 +270,12 @@ fn is_refused(store: &Path, says: &str) {
         if command != ["cloud", "refresh"] {
             assert_eq!(run.code, Some(4), "{command:?}: {said}");
             assert!(said.contains(says), "{command:?}: {said}");
+            let hint = "use the program that wrote it, or a newer one";
+            assert!(said.contains(hint), "{command:?}: {said}");
         }
     }
+    let (report, _) = verify::journal(store).unwrap();
+    assert_eq!(report.findings[0].class, verify::Class::Newer);
 }
 
 #[test]
@@ -346,6 +358,65 @@ fn a_frame_of_a_later_format_is_refused() {
         appended(in_frame_2).path(),
         "format 2; this program knows format 1",
     );
+}
+
+/// One bit of the digit is another: that is damage, and nothing that a later program wrote.
+#[test]
+fn a_digit_that_was_altered_is_damage() {
+    for (at_end, digit) in [(false, b'3'), (false, b'5'), (true, b'9'), (false, b'0')] {
+        let (store, records, last) = journal();
+        let bytes = std::fs::read(&last).unwrap();
+        let frames = ground::frames(&bytes);
+        let frame = match at_end {
+            true => frames.last().unwrap(),
+            false => &frames[1],
+        };
+        let (record, _) = Record::read_frame(&bytes[frame.clone()]).unwrap();
+        let mut changed = bytes.clone();
+        changed[frame.start + 3] = digit;
+        std::fs::write(&last, changed).unwrap();
+        let (report, _) = verify::journal(store.path()).unwrap();
+        if at_end {
+            // As any part of an append that was never acknowledged.
+            assert_eq!(report.findings, vec![]);
+            assert!(report.torn_bytes > 0);
+            continue;
+        }
+        assert_eq!(report.findings.len(), 1, "{:?}", report.findings);
+        assert_eq!(report.findings[0].seq, record.header.seq);
+        assert_eq!(report.findings[0].class, verify::Class::Altered);
+        let recover = ["log", "recover", "--reason", "a flipped bit", "--yes"];
+        let run = tallybook(store.path(), &recover);
+        assert_eq!(run.code, Some(0), "{run:?}");
+        assert!(run.stdout.contains("1 event lost"), "{run:?}");
+        let (report, _) = verify::journal(store.path()).unwrap();
+        assert_eq!((report.findings, report.lost), (vec![], 1));
+        assert_eq!(report.head.seq.0, records.len() as u64 + 1);
+    }
+}
+
+/// What is put aside and what an older program finds in the archive is no less a newer program's.
+#[test]
+fn an_archived_segment_of_a_later_format_is_not_replaced() {
+    let (store, ..) = journal();
+    let second = ground::segments(store.path())[1];
+    let own = ground::segment_file(store.path(), second);
+    let whole = std::fs::read(&own).unwrap();
+    ground::archive_segment(store.path(), second);
+    std::fs::write(&own, &whole).unwrap();
+    let file = ground::archive_file(store.path(), second);
+    let mut bytes = std::fs::read(&file).unwrap();
+    bytes[8] = 2;
+    bytes[archive::LEN - 1] ^= 1;
+    std::fs::write(&file, &bytes).unwrap();
+    let run = tallybook(store.path(), &["log", "archive", "--keep", "0"]);
+    assert_eq!(run.code, Some(4), "{run:?}");
+    assert!(run.stderr.contains("newer"), "{run:?}");
+    let recover = ["log", "recover", "--reason", "an older program", "--yes"];
+    let run = tallybook(store.path(), &recover);
+    assert_eq!(run.code, Some(4), "{run:?}");
+    assert_eq!(std::fs::read(&file).unwrap(), bytes);
+    assert_eq!(std::fs::read(&own).unwrap(), whole);
 }
 
 /// Where the file `head` was kept up by the later program too, as it is with every program that has it.

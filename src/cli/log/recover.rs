@@ -8,7 +8,7 @@ use tallybook_events::ids::{Epoch, Seq};
 
 use super::super::{Context, Error, Exit};
 use crate::log;
-use crate::log::recover::{Recovered, Recovery};
+use crate::log::recover::{Away, Recovered, Recovery};
 use crate::render::{Column, Format, Output, Table, count, plain};
 
 /// Go on with a damaged log without what is lost of it, in a new epoch; what is lost is shown first, and recorded
@@ -23,6 +23,9 @@ pub(super) struct Args {
     /// Do not ask
     #[arg(long)]
     yes: bool,
+    /// The archive is gone for good: events that are in no other file are lost
+    #[arg(long)]
+    archive_lost: bool,
 }
 
 /// What is lost, and what became of it, as JSON.
@@ -55,7 +58,11 @@ struct MoveView {
 impl Args {
     pub(super) async fn run(self, context: &Context, out: &mut Output) -> Result<Exit, Error> {
         let store = context.store().to_owned();
-        let recovery = blocking(move || Recovery::plan(&store)).await?;
+        let away = match self.archive_lost {
+            true => Away::Lost,
+            false => Away::Awaited,
+        };
+        let recovery = blocking(move || Recovery::plan(&store, away)).await?;
         let losses = recovery.losses.clone();
         let is_json = out.format() == Format::Json;
         if !is_json {

@@ -147,6 +147,8 @@ pub(super) struct Check {
     gaps: Vec<(SeqRange, Hash, String)>,
     /// and what recoveries say that they lost.
     losses: Vec<(SeqRange, Hash)>,
+    /// The events of segments that can't be read.
+    unread: Vec<SeqRange>,
     unjudged: u64,
     /// Where an erased payload is, each with its place,
     erased: BTreeMap<Seq, String>,
@@ -187,6 +189,7 @@ impl Check {
             lost: Vec::new(),
             gaps: Vec::new(),
             losses: Vec::new(),
+            unread: Vec::new(),
             unjudged: 0,
             erased: BTreeMap::new(),
             changed: BTreeMap::new(),
@@ -240,6 +243,25 @@ impl Check {
         let seq = self.next();
         self.find(seq, place, Class::of(damage), chain(damage));
         self.lost.push((seq, seq));
+    }
+
+    /// A segment that the system does not give. Nothing is known to be wrong with its events.
+    pub(super) fn unreadable(
+        &mut self,
+        damage: &Damage,
+        first: Seq,
+        next: Option<Seq>,
+        place: &str,
+    ) {
+        self.find(first, place, Class::of(damage), chain(damage));
+        let last = next.map_or(first, |next| Seq(next.0.saturating_sub(1)));
+        self.lost.push((first, last));
+        self.unread.push(SeqRange { first, last });
+        self.last = None;
+        // Where the journal ends in it, nobody knows where.
+        if next.is_some() {
+            self.head.seq = last;
+        }
     }
 
     /// Events that a recovery went on without.
@@ -363,16 +385,20 @@ impl Check {
         }
     }
 
-    /// An epoch rises by one, and only by a recovery.
+    /// An epoch rises by a recovery, and never else.
     fn epoch(&mut self, seen: &Seen, follows: bool, place: Place<'_>) {
         let Some(last) = self.last.as_ref().filter(|_| follows) else {
             return;
         };
         self.checks.epochs += 1;
-        let rises = seen.epoch.0.wrapping_sub(last.epoch.0);
-        if rises != u32::from(seen.raises_epoch) {
+        // By more than one where epochs between them are lost.
+        let fits = match seen.raises_epoch {
+            true => seen.epoch > last.epoch,
+            false => seen.epoch == last.epoch,
+        };
+        if !fits {
             let what = format!(
-                "its epoch is {}, behind one of epoch {}; it rises by one with log.recovered, and never else",
+                "its epoch is {}, behind one of epoch {}; it rises with log.recovered, and never else",
                 seen.epoch, last.epoch
             );
             self.find(seen.seq, &place(), Class::Foreign, what);
@@ -480,10 +506,16 @@ impl Check {
         applied
     }
 
-    /// Whether a recovery went on without events that this operation may have had.
+    /// Whether events that this operation may have had are lost, as a recovery says, or can't be read.
     fn may_lack_events(&self, id: OperationId) -> bool {
         let began = self.claims.get(&id).map_or(Seq::NONE, |claim| claim.seq);
-        self.gaps.iter().any(|(range, ..)| range.last >= began)
+        self.are_out_of_reach(began)
+    }
+
+    /// Whether a recovery went on without events that are not before this one, or they can't be read.
+    fn are_out_of_reach(&self, from: Seq) -> bool {
+        let gaps = self.gaps.iter().map(|(range, ..)| range);
+        gaps.chain(&self.unread).any(|range| range.last >= from)
     }
 
     pub(super) fn finish(mut self, torn_bytes: u64) -> (Report, State) {
@@ -563,7 +595,7 @@ impl Check {
             .collect();
         for (seq, place) in unannounced {
             // What announced it came later, and may be among what a recovery went on without.
-            if self.gaps.iter().any(|(range, ..)| range.last > seq) {
+            if self.are_out_of_reach(seq.next()) {
                 self.unjudged += 1;
                 continue;
             }
@@ -575,7 +607,8 @@ impl Check {
     fn finish_gaps(&mut self) {
         for (range, hash, place) in self.gaps.clone() {
             self.checks.gaps += 1;
-            if !self.losses.contains(&(range, hash)) {
+            // The recovery may be what can't be read.
+            if self.unread.is_empty() && !self.losses.contains(&(range, hash)) {
                 let what = format!(
                     "a gap stands for events {} to {}, and no log.recovered says so",
                     range.first, range.last

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use tallybook_events::ids::Seq;
-use tallybook_events::record;
+use tallybook_events::{header, record};
 
 use crate::journal::Damage;
 
@@ -28,6 +28,10 @@ pub enum Class {
     Unerased,
     /// A gap that no recovery speaks of.
     Gap,
+    /// Something that a newer program wrote.
+    Newer,
+    /// A segment that the system does not give.
+    Unreadable,
     /// A segment in the archive.
     Archive,
     /// The end of the log is not where it was.
@@ -42,6 +46,11 @@ impl Class {
     /// The class of damage that the journal's reader found.
     pub(super) const fn of(damage: &Damage) -> Self {
         match damage {
+            Damage::Record(record::Error::Header(header::Error::Format(_)))
+            | Damage::SegmentFormat(_)
+            | Damage::FrameFormat(_)
+            | Damage::ArchiveFormat(_) => Class::Newer,
+            Damage::Unreadable(_) => Class::Unreadable,
             Damage::Record(
                 record::Error::Short { .. }
                 | record::Error::Prefix
@@ -56,7 +65,6 @@ impl Class {
             Damage::Chain => Class::Chain,
             Damage::Foreign => Class::Foreign,
             Damage::Append | Damage::Write => Class::Contradiction,
-            Damage::SegmentFormat(_) | Damage::FrameFormat(_) => Class::Foreign,
             Damage::Archive(_) => Class::Archive,
         }
     }
@@ -72,15 +80,15 @@ impl Class {
             Class::Chain => {
                 "a record is not the one that the next one was written behind: it was replaced by another"
             }
-            Class::Foreign => {
-                "something of another log, of another epoch or of a newer program is in this one"
-            }
+            Class::Foreign => "something of another log or of another epoch is in this one",
             Class::Contradiction => {
                 "a record is whole, but what it says can't be so at its place: a defect of the program that wrote it, or a forgery"
             }
             Class::Unannounced => "a payload was overwritten, and no event says who did it and why",
             Class::Unerased => "a payload that an event says was erased can still be read",
             Class::Gap => "events were cut out, and no recovery says so",
+            Class::Newer => "something that a newer program wrote: this one can't tell what it is",
+            Class::Unreadable => "the system does not give the bytes of a segment",
             Class::Archive => "a segment in the archive is not what was put there",
             Class::End => "the log once went further, or said something else there",
             Class::Index => {
@@ -108,6 +116,10 @@ impl Class {
                 "keep the store as it is, and compare with a copy of it; nothing here can tell what was there before"
             }
             Class::Unerased => "`tallybook redact` the event again",
+            Class::Newer => "use the program that wrote it, or a newer one",
+            Class::Unreadable => {
+                "find out why the system can't read it: the kernel log, permissions, a mount; nothing is known to be lost"
+            }
             Class::Archive => "bring that file back from a copy of the archive",
             Class::Index | Class::Projection => {
                 "the journal is whole: remove the store's `index` and `projection`, and the next command builds them again"

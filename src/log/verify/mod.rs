@@ -16,7 +16,7 @@ use tallybook_events::ids::Seq;
 use tallybook_replay::state::{Head, State};
 
 use super::{Error, JOURNAL, chain};
-use crate::journal::{self, Depth, Found, Inspect, Progress, Tail};
+use crate::journal::{self, Damage, Depth, Found, Inspect, Progress, Tail};
 use check::{Check, Seen};
 
 pub use finding::{Class, Finding};
@@ -137,6 +137,7 @@ pub fn journal_within(
         },
         threads: scope.threads,
         only_last: scope.reach == Reach::Tail,
+        past_unreadable: true,
     };
     let reach = scope.reach;
     let tail = journal::scan(
@@ -165,6 +166,14 @@ pub fn journal_within(
                 Found::DamagedFile(damage) => check.file(&damage, &place()),
                 Found::DamagedHead(damage) => check.head(&damage, &place()),
                 Found::Lost(damage) => check.lost(&damage, &place()),
+                Found::Unreadable { error, next } => {
+                    check.unreadable(
+                        &Damage::Unreadable(chain(&error)),
+                        at.segment,
+                        next,
+                        &place(),
+                    );
+                }
             }
             ControlFlow::Continue(())
         },

@@ -166,7 +166,10 @@ fn scanned(directory: &Path) -> Scanned {
                 is_sound &= wrong.is_none();
                 records.push((at.path.to_owned(), at.offset, item));
             }
-            Found::DamagedFile(_) | Found::DamagedHead(_) | Found::Lost(_) => is_sound = false,
+            Found::DamagedFile(_)
+            | Found::DamagedHead(_)
+            | Found::Lost(_)
+            | Found::Unreadable { .. } => is_sound = false,
         }
         ControlFlow::Continue(())
     };
