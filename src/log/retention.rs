@@ -175,11 +175,18 @@ impl Log {
 impl Desk {
     /// Does what is asked, one at a time.
     pub(super) async fn retain(&self, ask: Ask, actor: Arc<Actor>) -> Result<Vec<Moved>, Error> {
-        let upkeep = self.upkeep();
-        let _alone = upkeep.lock().await;
-        match ask {
-            Ask::Archive(archiving) => self.archive(archiving, actor).await,
-            Ask::Restore(restoring) => self.restore(restoring, actor).await,
+        let desk = self.clone();
+        // A task of its own: who asked may be gone before it is done, and nobody else may begin before that.
+        let done = tokio::spawn(async move {
+            let _alone = desk.upkeep().lock_owned().await;
+            match ask {
+                Ask::Archive(archiving) => desk.archive(archiving, actor).await,
+                Ask::Restore(restoring) => desk.restore(restoring, actor).await,
+            }
+        });
+        match done.await {
+            Ok(moved) => moved,
+            Err(error) => Err(Error::Holder(error.to_string())),
         }
     }
 
