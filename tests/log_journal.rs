@@ -1,12 +1,14 @@
 //! The journal's files: a torn end is cut and kept aside, damage is named by its event, and nothing that was flipped,
 //! swapped, spliced, removed or doubled goes unseen.
 
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use tallybook::journal::{self, Journal, Limits, Reader, segment_path};
 use tallybook::log::{Error, Filter, JOURNAL, Log, Open, verify};
+use tallybook_events::header::HeaderView;
 use tallybook_events::ids::Seq;
-use tallybook_events::record::{Body, Record};
+use tallybook_events::record::{Body, Frame, Record};
 use tallybook_events::segment;
 use tallybook_testkit::samples;
 use tallybook_testkit::story::Story;
@@ -329,4 +331,36 @@ fn files_with_other_names_are_left_alone() {
     }
     assert_eq!(journal::segments(&directory).unwrap(), vec![Seq(1)]);
     assert_eq!(findings(store.path()), vec![]);
+}
+
+/// Whoever reads beside the one who writes sees some of a write, and more of the next: that is no damage.
+#[test]
+fn what_is_wrong_with_the_last_segment_is_read_twice() {
+    let records = Story::of(11, 60).records;
+    let store = store_of(&records, Limits::default());
+    let directory = store.path().join("journal");
+    let last = journal::segments(&directory).unwrap().pop().unwrap();
+    let path = segment_path(&directory, last);
+    let whole = std::fs::read(&path).unwrap();
+    for at in [whole.len() - 40, whole.len() - 400] {
+        let mut seen = whole.clone();
+        seen[at] ^= 1;
+        std::fs::write(&path, seen).unwrap();
+        // What was read is looked at; by then the file is as it is to be.
+        let settle = || |_: &Frame<'_>, _: &HeaderView<'_>| std::fs::write(&path, &whole).unwrap();
+        let mut wrong = Vec::new();
+        let found = |at: journal::At<'_>, found| {
+            let is_sound = matches!(
+                found,
+                journal::Found::Head | journal::Found::Record { wrong: None, .. }
+            );
+            if !is_sound {
+                wrong.push(format!("byte {}: {found:?}", at.offset));
+            }
+            ControlFlow::Continue(())
+        };
+        let how = journal::Inspect::default();
+        let tail = journal::scan(&directory, how, settle, found, |_| {}).unwrap();
+        assert_eq!((wrong, tail), (Vec::<String>::new(), journal::Tail::Whole));
+    }
 }

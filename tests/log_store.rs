@@ -4,10 +4,11 @@
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 
-use tallybook::journal::{Journal, Limits, Position};
-use tallybook::log::{Filter, INDEX, JOURNAL, Log, Open, PROJECTION, verify};
+use tallybook::journal::{self, Journal, Limits, Position};
+use tallybook::log::{Error, Filter, INDEX, JOURNAL, Log, Open, PROJECTION, verify};
 use tallybook::store::{Ends, Projection, Stored, operation_term};
-use tallybook_events::ids::Seq;
+use tallybook_events::gap::Gap;
+use tallybook_events::ids::{Hash, Seq};
 use tallybook_events::record::Record;
 use tallybook_replay::state::State;
 use tallybook_testkit::samples;
@@ -477,5 +478,109 @@ async fn a_store_of_version_1_opens() {
         story.records
     );
     log.entries(&Filter::default()).await.unwrap();
+    log.close().await;
+}
+
+/// Changes a byte of an event's payload in the journal.
+fn change_payload(store: &Path, record: &Record) {
+    let mut frame = Vec::new();
+    record.write_frame(&mut frame);
+    for path in files(&store.join(JOURNAL)) {
+        let mut bytes = std::fs::read(&path).unwrap();
+        let mut windows = bytes.windows(frame.len());
+        if let Some(at) = windows.position(|window| window == frame) {
+            bytes[at + frame.len() - 33] ^= 1;
+            std::fs::write(&path, bytes).unwrap();
+            return;
+        }
+    }
+    panic!("event {} is nowhere", record.header.seq);
+}
+
+/// The index is not to blame for a payload that was changed: it stays, and nothing is built again for that.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_changed_payload_is_damage_of_the_journal() {
+    let records = Story::of(23, 1300).records;
+    let store = store_of(&records);
+    settle(store.path()).await;
+    change_payload(store.path(), &records[99]);
+    let (log, _) = open(store.path()).await;
+    let asked = log.records(&Filter::at(Seq(100))).await;
+    let is_named = matches!(
+        &asked,
+        Err(Error::Journal(journal::Error::Damaged {
+            seq: Seq(100),
+            ..
+        }))
+    );
+    assert!(is_named, "{asked:?}");
+    assert_eq!(log.faults().await.unwrap(), Vec::<String>::new());
+    // All else is answered.
+    let others = log.records(&Filter::at(Seq(101))).await.unwrap();
+    assert_eq!(others, records[100..101]);
+    log.close().await;
+    assert!(!store.path().join("rebuild").exists());
+}
+
+/// Without the index, and with a journal that can't be read in its place, nobody says that something is not there.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_can_not_be_looked_up_is_not_said_to_be_missing() {
+    let records = Story::of(23, 1300).records;
+    let store = store_of(&records);
+    settle(store.path()).await;
+    change_payload(store.path(), &records[99]);
+    std::fs::remove_dir_all(store.path().join(INDEX)).unwrap();
+    std::fs::write(store.path().join(INDEX), "no database").unwrap();
+    let log = Log::open(store.path(), Open::AsItIs, |_| {}).await.unwrap();
+    let over = records.iter().find_map(|record| {
+        let is_end = record.header.kind == "operation.succeeded";
+        record.header.operation.filter(|_| is_end)
+    });
+    for _ in 0..3 {
+        let asked = log.summary(over.unwrap()).await;
+        assert!(asked.is_err(), "{asked:?}");
+        let asked = log.operations_like("").await;
+        assert!(asked.is_err(), "{asked:?}");
+    }
+    log.close().await;
+}
+
+/// A forged gap takes no more time than an honest one.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gap_without_end_is_not_brought_into_the_index() {
+    let mut story = Story::of(23, 60);
+    story.capture(b"behind it");
+    let mut records = story.records;
+    let last = records.pop().unwrap();
+    let store = store_of(&records);
+    let gap = Gap {
+        first: last.header.seq,
+        last: Seq(1 << 40),
+        hash: Hash([7; 32]),
+        header: Vec::new(),
+    };
+    let mut header = last.header.clone();
+    header.seq = gap.last.next();
+    header.write = header.seq;
+    header.previous = gap.hash;
+    let behind = Record::seal(header, last.salt, last.payload.clone()).unwrap();
+    let segment = files(&store.path().join(JOURNAL)).pop().unwrap();
+    let mut bytes = std::fs::read(&segment).unwrap();
+    bytes.extend(gap.encode());
+    behind.write_frame(&mut bytes);
+    std::fs::write(&segment, bytes).unwrap();
+    let (log, _) = open(store.path()).await;
+    assert_eq!(log.head().await.unwrap().seq, behind.header.seq);
+    let within = std::time::Duration::from_secs(60);
+    for record in [&records[2], &behind] {
+        let at = Filter::at(record.header.seq);
+        let asked = tokio::time::timeout(within, log.records(&at)).await;
+        let Ok(asked) = asked else {
+            // Nothing else ends the thread that is at it.
+            eprintln!("it goes on and on");
+            std::process::exit(1);
+        };
+        assert_eq!(asked.unwrap(), std::slice::from_ref(record));
+    }
     log.close().await;
 }

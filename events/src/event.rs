@@ -222,7 +222,13 @@ impl SeqRange {
 
     /// How many there are.
     pub const fn count(&self) -> u64 {
-        (self.last.0 + 1).saturating_sub(self.first.0)
+        (self.last.0.saturating_add(1)).saturating_sub(self.first.0)
+    }
+
+    /// Whether they are events of a log that all come before this one. What an event says of others has to be so; a
+    /// forged one may say anything.
+    pub const fn is_before(&self, seq: Seq) -> bool {
+        self.first.0 >= 1 && self.first.0 <= self.last.0 && self.last.0 < seq.0
     }
 
     /// The fewest ranges that hold these, which must be in order.

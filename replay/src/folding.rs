@@ -8,6 +8,7 @@ use tallybook_events::record::{Body, Frame, SALT_ERASED};
 use tallybook_events::subject::Subject;
 
 use crate::operation::OperationStatus;
+use crate::state::INVENTORY_RECORDED;
 
 /// What a fold takes of an event, read from its bytes. What no state depends on is not decoded.
 #[derive(Debug, Clone)]
@@ -25,8 +26,10 @@ pub struct Folding {
 pub(crate) enum What {
     /// It is enough that it happened.
     Passed(Option<OperationStatus>),
-    /// Of a kind that is not known here, or erased.
+    /// Of a kind that is not known here.
     Unknown,
+    /// Its payload is erased.
+    Erased { is_inventory: bool },
     Happened {
         event: Box<Event>,
         subject: Option<Subject>,
@@ -56,8 +59,12 @@ impl Folding {
     pub fn of(frame: &Frame<'_>, header: &HeaderView<'_>) -> Result<Self, NotFolded> {
         let is_known = event::fixed(header.kind, header.kind_version).is_some();
         let is_erased = header.erasable && *frame.salt == SALT_ERASED;
-        let what = if !is_known || is_erased {
+        let what = if !is_known {
             What::Unknown
+        } else if is_erased {
+            What::Erased {
+                is_inventory: header.kind == INVENTORY_RECORDED,
+            }
         } else if is_looked_into(header.kind) {
             if frame.body(header) == Body::Changed {
                 return Err(NotFolded::Changed);

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use tallybook_events::actor::Actor;
-use tallybook_events::event::{Event, Resolution, SessionRecorded};
+use tallybook_events::event::{Event, Loss, Resolution, SeqRange, SessionRecorded};
 use tallybook_events::header::ClaimRef;
 use tallybook_events::ids::{Attempt, Blob, JournalId, OperationId, Seq, StepIndex};
 use tallybook_events::intent::Intent;
@@ -413,6 +413,13 @@ pub fn check_place(entry: &Entry) -> Result<(), Error> {
         let (kind, cause) = (kind(), header.cause);
         return Err(Error::Cause { seq, kind, cause });
     }
+    if let Some(range) = named(&entry.event).find(|range| !range.is_before(seq)) {
+        return Err(Error::Range {
+            seq,
+            kind: kind(),
+            range,
+        });
+    }
     let of_operation = header.operation.is_some();
     let of_step = header.step.is_some();
     let fits = match &entry.event {
@@ -447,6 +454,39 @@ pub fn check_place(entry: &Entry) -> Result<(), Error> {
         true => Ok(()),
         false => Err(Error::Place { seq, kind: kind() }),
     }
+}
+
+/// The runs of other events that an event of the log's own upkeep is about.
+fn named(event: &Event) -> impl Iterator<Item = SeqRange> + '_ {
+    let (ranges, losses) = match event {
+        Event::ErasureAnnounced(announced) => (announced.events.as_slice(), [].as_slice()),
+        Event::SegmentsArchived(archived) => (archived.segments.as_slice(), [].as_slice()),
+        Event::SegmentsRestored(restored) => (restored.segments.as_slice(), [].as_slice()),
+        Event::LogRecovered(recovered) => ([].as_slice(), recovered.losses.as_slice()),
+        Event::LogCreated(_)
+        | Event::InventoryRecorded(_)
+        | Event::AllocationMade(_)
+        | Event::AllocationReleased(_)
+        | Event::OperationIntended(_)
+        | Event::OperationPlanned(_)
+        | Event::OperationResumed(_)
+        | Event::OperationInterrupted(_)
+        | Event::OperationSucceeded(_)
+        | Event::OperationFailed(_)
+        | Event::OperationRolledBack(_)
+        | Event::OperationStuck(_)
+        | Event::StepStarted(_)
+        | Event::StepSucceeded(_)
+        | Event::StepFailed(_)
+        | Event::StepDoubted(_)
+        | Event::StepUnstarted(_)
+        | Event::OutputCaptured(_)
+        | Event::SessionRecorded(_)
+        | Event::ErasureCompleted(_)
+        | Event::Unknown(_) => ([].as_slice(), [].as_slice()),
+    };
+    let lost = losses.iter().map(|loss: &Loss| loss.events);
+    ranges.iter().copied().chain(lost)
 }
 
 /// Where an event puts an operation that has ended: only one that succeeded can be taken back.

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 use tallybook_events::actor::Actor;
 use tallybook_events::allocation::Allocation;
-use tallybook_events::event::{Event, OperationIntended, SeqRange};
+use tallybook_events::event::{Event, OperationIntended, SeqRange, fixed};
 use tallybook_events::fact::{Backing, Fact, Origin};
 use tallybook_events::ids::{Epoch, Generation, Hash, LogId, OperationId, Seq};
 use tallybook_events::intent::Intent;
@@ -17,7 +17,10 @@ use crate::folding::{Folding, What};
 use crate::operation::{OperationStatus, operation_status};
 
 /// Rises whenever the same events would fold to something else: stored projections of another version are rebuilt.
-pub const CODE_VERSION: u32 = 3;
+pub const CODE_VERSION: u32 = 4;
+
+/// The kind of the events that hold an inventory.
+pub(crate) const INVENTORY_RECORDED: &str = "inventory.recorded";
 
 /// A host, as the facts say.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -99,6 +102,8 @@ pub struct OperationSummary {
     pub last_unix_us: u64,
     /// What it claims.
     pub claims: Vec<Subject>,
+    /// The `inventory.recorded` that it needs to go on, or to be taken back.
+    pub inventory: Seq,
 }
 
 impl OperationSummary {
@@ -186,7 +191,8 @@ pub struct State {
     pub operations: BTreeMap<OperationId, OperationSummary>,
     /// Who holds which subject.
     pub claims: BTreeMap<Subject, OperationId>,
-    /// The newest `inventory.recorded` and the hash of its text.
+    /// The newest `inventory.recorded` and the hash of its text; `None` also once that is erased, or is to be: the text
+    /// could be guessed by its hash.
     pub inventory: Option<(Seq, Hash)>,
     /// Erasures that were announced and are not completed, by the event that did so.
     pub erasures: BTreeMap<Seq, Vec<SeqRange>>,
@@ -244,10 +250,14 @@ impl State {
             subject: &|| Some(header.subject.clone()),
             actor: &|| Actor::clone(&header.actor),
         };
-        self.advance(&about, matches!(entry.event, Event::Unknown(_)));
+        let is_known = fixed(&header.kind, header.kind_version).is_some();
+        self.advance(&about, !is_known);
         if let Some(id) = about.operation {
             let status = operation_status(&entry.event);
             self.apply_to_operation(id, &about, &entry.event, status, touched);
+        }
+        if entry.is_erased && is_known && header.kind == INVENTORY_RECORDED {
+            self.forget_inventory(touched);
         }
         self.apply_event(&about, &entry.event, touched);
     }
@@ -265,7 +275,7 @@ impl State {
         } = folding;
         let (subject, actor) = match &what {
             What::Happened { subject, actor, .. } => (subject.as_ref(), actor.as_ref()),
-            What::Passed(_) | What::Unknown => (None, None),
+            What::Passed(_) | What::Unknown | What::Erased { .. } => (None, None),
         };
         let about = About {
             log,
@@ -283,13 +293,19 @@ impl State {
         let (event, status) = match &what {
             What::Happened { event, .. } => (&**event, operation_status(event)),
             What::Passed(status) => (&nothing, *status),
-            What::Unknown => (&nothing, None),
+            What::Unknown | What::Erased { .. } => (&nothing, None),
         };
         if let Some(id) = operation {
             self.apply_to_operation(id, &about, event, status, &mut touched);
         }
-        if let What::Happened { event, .. } = &what {
-            self.apply_event(&about, event, &mut touched);
+        match &what {
+            What::Happened { event, .. } => self.apply_event(&about, event, &mut touched),
+            What::Erased { is_inventory: true } => self.forget_inventory(&mut touched),
+            What::Erased {
+                is_inventory: false,
+            }
+            | What::Passed(_)
+            | What::Unknown => {}
         }
     }
 
@@ -306,6 +322,12 @@ impl State {
             hash: about.hash,
             unknown: self.head.unknown + u64::from(is_unknown),
         };
+    }
+
+    /// What the newest inventory says is erased, and nothing older takes its place.
+    fn forget_inventory(&mut self, touched: &mut Touched) {
+        self.inventory = None;
+        touched.add(|| Key::Inventory);
     }
 
     fn apply_event(&mut self, about: &About<'_>, event: &Event, touched: &mut Touched) {
@@ -333,7 +355,15 @@ impl State {
                 }
             }
             Event::ErasureAnnounced(announced) => {
-                self.erasures.insert(about.seq, announced.events.clone());
+                // A forged one may name anything.
+                let ranges = announced.events.iter().copied();
+                let ranges: Vec<SeqRange> =
+                    ranges.filter(|range| range.is_before(about.seq)).collect();
+                let inventory = self.inventory.map(|(seq, _)| seq);
+                if inventory.is_some_and(|seq| ranges.iter().any(|range| range.contains(seq))) {
+                    self.forget_inventory(touched);
+                }
+                self.erasures.insert(about.seq, ranges);
                 touched.add(|| Key::Erasure(about.seq));
             }
             Event::ErasureCompleted(completed) => {
@@ -429,6 +459,7 @@ impl State {
                 started_unix_us: about.time_unix_us,
                 last_unix_us: about.time_unix_us,
                 claims: intended.claims.clone(),
+                inventory: intended.inventory,
             },
         );
     }

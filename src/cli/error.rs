@@ -472,7 +472,8 @@ fn log_exit(error: &log::Error) -> Exit {
             | journal::Error::Damaged { .. }
             | journal::Error::Newer { .. }
             | journal::Error::Away { .. }
-            | journal::Error::Absent { .. } => Exit::Verification,
+            | journal::Error::Absent { .. }
+            | journal::Error::Unreached { .. } => Exit::Verification,
             journal::Error::Io { .. } | journal::Error::Unsynced { .. } if error.is_disk_full() => {
                 Exit::DiskFull
             }
@@ -481,9 +482,10 @@ fn log_exit(error: &log::Error) -> Exit {
             | journal::Error::Stopped => Exit::Failed,
         },
         log::Error::Refused(refusal) => match refusal {
-            Refusal::Claimed { .. } | Refusal::Changed { .. } | Refusal::ClaimLost(_) => {
-                Exit::Locked
-            }
+            Refusal::Claimed { .. }
+            | Refusal::Changed { .. }
+            | Refusal::ClaimLost(_)
+            | Refusal::Needed { .. } => Exit::Locked,
             Refusal::Malformed(_) => Exit::Failed,
         },
         log::Error::NoHolder(_)
@@ -501,6 +503,7 @@ fn log_exit(error: &log::Error) -> Exit {
         | log::Error::Rewritten { .. }
         | log::Error::Undecidable(_)
         | log::Error::Fold { .. }
+        | log::Error::Unknowable { .. }
         | log::Error::Operation { .. } => Exit::Verification,
         log::Error::NoReserve { .. } if error.is_disk_full() => Exit::DiskFull,
         log::Error::NoReserve { source, .. } => io_exit(source),
@@ -542,7 +545,12 @@ fn log_hint(error: &log::Error) -> Option<String> {
         {
             "run it as the user who owns the store, or name another one with --store".to_owned()
         }
-        log::Error::Refused(Refusal::Claimed { holder, .. }) => format!(
+        log::Error::Refused(
+            Refusal::Claimed { holder, .. }
+            | Refusal::Needed {
+                operation: holder, ..
+            },
+        ) => format!(
             "`tallybook op show {0}` shows how it stands",
             holder.short()
         ),
@@ -560,7 +568,7 @@ fn log_hint(error: &log::Error) -> Option<String> {
             "`tallybook verify` says what is wrong; where a recovery lost events of it, `tallybook log --operation {}` lists what is left",
             id.short()
         ),
-        log::Error::Fold { .. } => "`tallybook verify` says what is wrong".to_owned(),
+        log::Error::Fold { .. } | log::Error::Unknowable { .. } => "`tallybook verify` says what is wrong".to_owned(),
         log::Error::Journal(error) | log::Error::Undecidable(error) if error.is_newer() => {
             NEWER.to_owned()
         }
@@ -572,6 +580,9 @@ fn log_hint(error: &log::Error) -> Option<String> {
         }
         log::Error::Journal(journal::Error::Absent { .. } | journal::Error::Away { .. }) => {
             "mount the archive, or bring the file back from a copy; `tallybook verify` lists all that is missing".to_owned()
+        }
+        log::Error::Journal(journal::Error::Unreached { .. }) => {
+            "all others are erased; it was announced, so the next command that opens the store tries again".to_owned()
         }
         log::Error::Retention(failure) => match failure.class {
             FailureClass::Place => return None,

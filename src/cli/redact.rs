@@ -15,7 +15,8 @@ use crate::render::{Cell, Column, Format, Output, Table, count};
 /// Overwrite the payloads of events for good: what a program printed, a session, an inventory
 ///
 /// Header, hashes and every other event stay and can be verified; what was in the payload can't be had again, from this
-/// store. Copies of the store elsewhere are not reached. That it was done, by whom and why, is an event.
+/// store and what recoveries put aside in it. Copies of the store elsewhere are not reached, nor are the receipts on hosts:
+/// what a step printed, or that is like it, stays there. That it was done, by whom and why, is an event.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// Which events: 17, or 17-21
@@ -109,12 +110,14 @@ pub(super) async fn erase(
     if out.format() == Format::Table {
         out.table(&table(&records))?;
     }
+    let mut payloads = seqs.len();
     if !dry_run && !seqs.is_empty() {
         let erased = log.erase(&seqs, cause, reason).await?;
+        payloads = usize::try_from(erased.payloads).unwrap_or(usize::MAX);
         redacted.announced = Some(erased.announced);
         redacted.completed = Some(erased.completed);
     }
-    let payloads = count(seqs.len(), "payload");
+    let payloads = count(payloads, "payload");
     match (out.format(), redacted.completed) {
         (Format::Json, _) => out.json(&redacted)?,
         (Format::Table, Some(completed)) => {

@@ -13,13 +13,11 @@ use super::argument::seq;
 use super::history::{self, Until};
 use super::{Context, Error, Exit, replay};
 use crate::journal::Progress;
-use crate::log::verify::{Checks, Class, Finding, Reach, Report, Scope, journal_within};
+use crate::log::verify::{Checks, Class, Finding, Reach, Report, Scope, settled};
 use crate::log::{self, KeptHead, Log, Open};
 use crate::render::json::HeadView;
 use crate::render::{Column, Format, Ink, Output, Table, Written, plain};
 
-/// How long to wait before a torn end is believed: another process may be writing.
-const SETTLE: Duration = Duration::from_millis(100);
 /// How often progress is told, where it is shown.
 const PROGRESS: Duration = Duration::from_millis(500);
 
@@ -112,13 +110,7 @@ impl Args {
             return Err(log::Error::Missing(context.store().to_owned()).into());
         }
         let scope = self.scope();
-        // Before the journal: that may grow meanwhile.
-        let kept = KeptHead::of(context.store())?;
-        let mut report = journal(context, scope)?;
-        if report.torn_bytes > 0 {
-            tokio::time::sleep(SETTLE).await;
-            report = journal(context, scope)?;
-        }
+        let (kept, mut report) = journal(context, scope)?;
         if report.findings.is_empty()
             && self.to.is_none()
             && let Some(what) = kept.against(context.store(), &report.head)?
@@ -173,7 +165,7 @@ impl Args {
         }
         // A torn end is set aside by this, as by any other command. Whether events are gone with it is known to
         // the store alone.
-        match context.open_log(Open::AsItIs).await {
+        let checked = match context.open_log(Open::AsItIs).await {
             Ok(log) if self.quick => check_heads(log, report).await,
             Ok(log) => check_store(context, log).await,
             Err(error) if error.exit() == Exit::Verification => Err(error),
@@ -181,12 +173,24 @@ impl Args {
                 exit: Some(error.exit()),
                 ..skipped(&error.report().text().replace("error: ", ""))
             }),
+        };
+        match checked {
+            // What is half overwritten can neither be read nor folded.
+            Err(error) if error.exit() == Exit::Verification && report.unfinished > 0 => {
+                Ok(Store {
+                    exit: Some(Exit::Failed),
+                    ..skipped(
+                        "payloads are being erased, and some are half overwritten; any other command goes on with that first",
+                    )
+                })
+            }
+            other => other,
         }
     }
 }
 
 /// Reads the journal; tells how far it is where somebody watches.
-fn journal(context: &Context, scope: Scope) -> Result<Report, Error> {
+fn journal(context: &Context, scope: Scope) -> Result<(KeptHead, Report), Error> {
     let watched = std::io::stderr().is_terminal();
     let mut told = Instant::now();
     let mut was_told = false;
@@ -198,11 +202,11 @@ fn journal(context: &Context, scope: Scope) -> Result<Report, Error> {
             eprint!("\rverified up to event {seq}: {segments} of {of} segments ");
         }
     };
-    let report = journal_within(context.store(), scope, progress)?.0;
+    let looked = settled(context.store(), scope, progress)?;
     if was_told {
         eprint!("\r\x1b[K");
     }
-    Ok(report)
+    Ok(looked)
 }
 
 /// Whether the databases end where the journal does.

@@ -256,7 +256,7 @@ impl Engine {
         let mut condition = Condition {
             unchanged: instead_of.is_none().then(|| (claims.clone(), planned_at)),
             unclaimed: Some((claims.clone(), instead_of)),
-            held: None,
+            ..Condition::default()
         };
         let intended = OperationIntended {
             intent,

@@ -241,6 +241,39 @@ pub fn put(journal: &Path, first: Seq, bytes: &[u8]) -> Result<ArchiveHead, Erro
     Ok(head)
 }
 
+/// Writes what an archived segment that was put aside holds by now.
+///
+/// # Errors
+/// When it can't be read or written. Then it is as it was.
+pub(super) fn pack_again(path: &Path, bytes: &[u8]) -> Result<(), Error> {
+    let stored = read_start(path, archive::LEN).map_err(io_error("reading", path))?;
+    let head = ArchiveHead::decode(&stored).map_err(|error| Error::Damaged {
+        seq: Seq(1),
+        path: path.to_owned(),
+        offset: 0,
+        source: Damage::Archive(error.to_string()),
+    })?;
+    let packed = zstd::bulk::compress(bytes, LEVEL).map_err(io_error("compressing", path))?;
+    let head = ArchiveHead {
+        content: content_hash(bytes),
+        packed_len: packed.len() as u64,
+        packed: packed_hash(&packed),
+        ..head
+    };
+    let mut stored = head.encode().to_vec();
+    stored.extend_from_slice(&packed);
+    write(path, &stored, |back| match unpack(back) {
+        (read, None) if read == bytes => Ok(()),
+        _ => Err("it reads back as something else".to_owned()),
+    })
+}
+
+/// Whether the archive leads to something that is not there.
+pub(super) fn is_away(journal: &Path) -> bool {
+    let path = directory(journal);
+    path.symlink_metadata().is_ok() && !path.exists()
+}
+
 /// What the journal itself has of a segment that the archive has too.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Own {

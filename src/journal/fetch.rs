@@ -7,9 +7,9 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use tallybook_events::ids::Seq;
-use tallybook_events::record::{Body, Record};
+use tallybook_events::record::{self, Record};
 
-use super::{Error, Position, archive, io_error, segment_path};
+use super::{Damage, Error, Position, archive, io_error, segment_path};
 
 /// How many segments stay open, or unpacked, at once.
 const OPEN_MAX: usize = 4;
@@ -35,7 +35,7 @@ impl Fetch {
         }
     }
 
-    /// The record whose frame is at a place and so long; `None` where it is not one, or its payload is another.
+    /// The record whose frame is at a place and so long, whatever its payload is; `None` where it is not one.
     ///
     /// # Errors
     /// When the segment can't be read, or no file has the event.
@@ -45,9 +45,23 @@ impl Fetch {
         };
         let read = Record::read_frame(&bytes).ok();
         Ok(read.and_then(|(record, used)| {
-            let is_whole = used == bytes.len() && record.body() != Body::Changed;
+            let is_whole = used == bytes.len();
             is_whole.then_some(record)
         }))
+    }
+
+    /// That the payload of the event at a place is not the one that its header commits to.
+    pub fn changed(&self, seq: Seq, at: Position) -> Error {
+        let own = segment_path(&self.directory, at.segment);
+        Error::Damaged {
+            seq,
+            path: match own.exists() {
+                true => own,
+                false => archive::path(&self.directory, at.segment),
+            },
+            offset: at.offset,
+            source: Damage::Record(record::Error::Commitment),
+        }
     }
 
     fn bytes(&mut self, at: Position, len: usize) -> Result<Option<Vec<u8>>, Error> {

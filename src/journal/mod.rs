@@ -10,6 +10,7 @@ mod erase;
 mod fetch;
 mod follow;
 mod keep;
+mod kept;
 mod mend;
 mod read;
 pub mod recover;
@@ -29,6 +30,7 @@ use tallybook_events::{header, record, segment};
 pub use erase::erase;
 pub use fetch::Fetch;
 pub use follow::Depth;
+pub use kept::remove_unfinished;
 pub use mend::{Move, Step, Work};
 pub use read::{Reader, Tail, holds, link_at, log_of};
 pub use scan::{At, Found, Inspect, Progress, scan};
@@ -229,6 +231,16 @@ pub enum Error {
         /// or else.
         archived: PathBuf,
     },
+    /// A payload that is to be erased is somewhere where it can't be.
+    #[error("the payload of event {seq} is not erased ({}): {what}", path.display())]
+    Unreached {
+        /// The event.
+        seq: Seq,
+        /// The file that has it, or has to have it.
+        path: PathBuf,
+        /// Why not, and what to do.
+        what: String,
+    },
     /// The log says that segments are in the archive, and it is not there.
     #[error("the archive {} is not there: {what}; mount it first", path.display())]
     Away {
@@ -268,6 +280,7 @@ impl Error {
             | Error::Stopped
             | Error::Absent { .. }
             | Error::Away { .. }
+            | Error::Unreached { .. }
             | Error::Missing(_) => false,
         }
     }

@@ -261,7 +261,7 @@ pub fn is_there(directory: &Path) -> Result<bool, Error> {
 }
 
 /// What the file `head` of a store says. Read before a journal, it can be held against that.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct KeptHead(Kept);
 
 impl KeptHead {

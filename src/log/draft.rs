@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use serde::{Deserialize, Serialize};
-use tallybook_events::event::{self, Event};
+use tallybook_events::event::{self, Event, SeqRange};
 use tallybook_events::header::{ClaimRef, Outcome};
 use tallybook_events::ids::{Attempt, Blob, EventId, Hash, OperationId, Seq, StepIndex};
 use tallybook_events::subject::Subject;
@@ -87,6 +87,8 @@ pub struct Condition {
     pub unclaimed: Option<(Vec<Subject>, Option<OperationId>)>,
     /// This operation still holds its claim, made by this event.
     pub held: Option<(OperationId, Seq)>,
+    /// No unfinished operation needs an inventory that is among these.
+    pub unneeded: Option<Vec<SeqRange>>,
 }
 
 impl Condition {
@@ -130,6 +132,18 @@ pub enum Refusal {
     /// The operation does not hold its claim any more: somebody else finished it or took it back.
     #[error("operation {} does not hold its claim any more", .0.short())]
     ClaimLost(OperationId),
+    /// What is to be erased is an inventory that an operation goes on with, or is taken back with.
+    #[error("event {inventory} is the inventory of operation {} ({summary}), which is {status} and needs it", operation.short())]
+    Needed {
+        /// The inventory.
+        inventory: Seq,
+        /// The operation.
+        operation: OperationId,
+        /// What that one was asked to do.
+        summary: String,
+        /// Where it stands.
+        status: String,
+    },
     /// A draft is not an event that this program may write.
     #[error("{0}")]
     Malformed(String),

@@ -11,9 +11,10 @@ use tallybook_events::event::{ErasureAnnounced, ErasureCause, ErasureCompleted, 
 use tallybook_events::ids::Seq;
 use tallybook_events::record::{self, Body, Record};
 use tallybook_events::subject::Subject;
+use tallybook_replay::entry::Entry;
 use tallybook_replay::state::State;
 
-use super::{Condition, Draft, Error, Filter, JOURNAL, Log, Open};
+use super::{Condition, Draft, Error, Filter, JOURNAL, Log, Open, Refusal};
 use crate::journal::{self, Damage, Depth, Found, Inspect};
 
 /// No announcement names more runs of events: it has to fit into one event.
@@ -34,8 +35,10 @@ impl Log {
     /// Erases the payloads of these events: announces it, overwrites every copy, says that it is done.
     ///
     /// # Errors
-    /// [`Error::NotErasable`] for an event that is not there, or of a kind that is needed to know what may be done; then
-    /// nothing was erased. Otherwise as [`Log::append`].
+    /// [`Error::NotErasable`] for an event that is not there, or of a kind that is needed to know what may be done, and
+    /// [`Refusal::Needed`] for an inventory that an unfinished operation needs; then nothing was erased. An error of the
+    /// journal when one of them can't be reached: the others are erased by then, and whoever opens the store tries again.
+    /// Otherwise as [`Log::append`].
     pub async fn erase(
         &self,
         events: &BTreeSet<Seq>,
@@ -49,20 +52,24 @@ impl Log {
         if runs.len() > RUNS_MAX {
             return Err(Error::TooLarge(runs.len()));
         }
+        let condition = Condition {
+            unneeded: Some(runs.clone()),
+            ..Condition::none()
+        };
         let announced = ErasureAnnounced {
             cause,
             reason: reason.to_owned(),
             events: runs,
         };
-        let appended = self
-            .append(vec![draft(announced)?], Condition::none())
-            .await?;
+        let appended = self.append(vec![draft(announced)?], condition).await?;
         let announced = appended.first().map_or(Seq::NONE, |appended| appended.seq);
         // Crash boundary: from here on whoever opens the store goes on with it.
-        let payloads = self.carry_out_erasures().await?;
+        let Some(payloads) = self.carry_out_erasure(announced).await? else {
+            return self.erased_meanwhile(announced).await;
+        };
         let completed = ErasureCompleted {
             announced,
-            payloads: payloads.min(events.len() as u64),
+            payloads,
         };
         let mut done = draft(completed)?;
         done.cause = announced;
@@ -72,6 +79,28 @@ impl Log {
             completed: appended.first().map_or(Seq::NONE, |appended| appended.seq),
             payloads,
         })
+    }
+
+    /// An erasure that whoever took the store over finished.
+    async fn erased_meanwhile(&self, announced: Seq) -> Result<Erased, Error> {
+        let filter = Filter {
+            kind: Some("erasure.completed".to_owned()),
+            from: Some(announced),
+            ..Filter::default()
+        };
+        for entry in self.entries(&filter).await? {
+            if let Event::ErasureCompleted(completed) = &entry.event
+                && completed.announced == announced
+            {
+                return Ok(Erased {
+                    announced,
+                    completed: entry.header.seq,
+                    payloads: completed.payloads,
+                });
+            }
+        }
+        let what = format!("nothing is known of the erasure that event {announced} announced");
+        Err(Error::Holder(what))
     }
 
     /// The event, if its payload may be erased.
@@ -123,15 +152,35 @@ fn draft(event: impl Into<Event>) -> Result<Draft, Error> {
     })
 }
 
-/// The events whose payloads are to be erased, by what a state has of announcements.
-pub(super) fn pending(state: &State) -> BTreeSet<Seq> {
-    seqs(state.erasures.values().flatten())
+/// Refuses to erase an inventory that an operation goes on with, or is taken back with.
+pub(super) fn check_unneeded(state: &State, events: &[SeqRange]) -> Result<(), Refusal> {
+    let mut open = state.operations.iter().filter(|(_, known)| known.is_open());
+    let needs = open.find(|(_, known)| events.iter().any(|range| range.contains(known.inventory)));
+    match needs {
+        None => Ok(()),
+        Some((operation, known)) => Err(Refusal::Needed {
+            inventory: known.inventory,
+            operation: *operation,
+            summary: known.intent.summary(),
+            status: known.status.label().to_owned(),
+        }),
+    }
 }
 
-/// The events in ranges.
-pub(super) fn seqs<'a>(ranges: impl Iterator<Item = &'a SeqRange>) -> BTreeSet<Seq> {
-    let each = |range: &SeqRange| (range.first.0..=range.last.0).map(Seq);
-    ranges.flat_map(each).collect()
+/// Refuses an operation that begins with an inventory which is being erased: it could not be gone on with.
+pub(super) fn check_inventory(state: &State, entry: &Entry) -> Result<(), Refusal> {
+    let Event::OperationIntended(intended) = &entry.event else {
+        return Ok(());
+    };
+    let is_of = |ranges: &Vec<SeqRange>| ranges.iter().any(|one| one.contains(intended.inventory));
+    let mut erasures = state.erasures.iter();
+    match erasures.find(|(_, ranges)| is_of(ranges)) {
+        None => Ok(()),
+        Some((announced, _)) => Err(Refusal::Changed {
+            subject: Subject::Cloud,
+            seq: *announced,
+        }),
+    }
 }
 
 /// Whether an error of reading a journal may come of an erasure that was cut off.
@@ -149,7 +198,7 @@ pub(super) fn may_be_cut_off(error: &Error, open: Open) -> bool {
 /// Goes on with erasures that the journal itself announces. Whether there were any.
 ///
 /// # Errors
-/// When the journal can't be read, or payloads can't be overwritten.
+/// When the journal can't be read, or a payload can't be overwritten: all others are then.
 pub(super) fn finish_cut_off(store: &Path) -> Result<bool, Error> {
     let journal = store.join(JOURNAL);
     let mut state = State::default();
@@ -176,7 +225,7 @@ pub(super) fn finish_cut_off(store: &Path) -> Result<bool, Error> {
         ControlFlow::Continue(())
     };
     journal::scan(&journal, how, inspector, found, |_| {})?;
-    let pending = pending(&state);
+    let pending: Vec<SeqRange> = state.erasures.into_values().flatten().collect();
     if pending.is_empty() {
         return Ok(false);
     }

@@ -106,6 +106,14 @@ pub enum Error {
     /// Segments could not be moved to the archive, or back.
     #[error(transparent)]
     Retention(#[from] retention::Failure),
+    /// The index can't be used, and the journal could not be read in its place: whether something is there is not known.
+    #[error("what the log in {} has can't be looked up: {why}", path.display())]
+    Unknowable {
+        /// The store.
+        path: PathBuf,
+        /// Why not.
+        why: String,
+    },
     /// An event that can't be folded.
     #[error("event {seq} can't be folded: {what}")]
     Fold {
@@ -174,6 +182,7 @@ impl Error {
             | Error::Payload { .. }
             | Error::Operation { .. }
             | Error::Fold { .. }
+            | Error::Unknowable { .. }
             | Error::NotErasable { .. }
             | Error::TooLarge(_)
             | Error::Rewritten { .. }

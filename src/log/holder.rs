@@ -21,7 +21,7 @@ use super::seal::Prepared;
 use super::verify::{self, IndexReport};
 use super::view::{self, Answer, View};
 use super::writer::{Company, Request, WriterThread};
-use super::{Appended, Condition, Draft, Error, Filter, erase, socket};
+use super::{Appended, Condition, Draft, Error, Filter, socket};
 use crate::{identity, journal};
 
 /// How many appends may wait for the writer; more wait outside.
@@ -282,8 +282,8 @@ impl Desk {
         .await
     }
 
-    /// Overwrites what announced erasures are about.
-    pub(super) async fn erase(&self) -> Result<u64, Error> {
+    /// Overwrites what an announced erasure is about, and returns how many payloads that is; `None` when it is completed.
+    pub(super) async fn erase(&self, announced: Seq) -> Result<Option<u64>, Error> {
         // A segment that is on its way to the archive is not overwritten in between.
         let alone = self.upkeep().lock_owned().await;
         self.away(move |shared| {
@@ -291,11 +291,15 @@ impl Desk {
             let _alone = alone;
             let (directory, pending) = shared.read(|view| {
                 let journal = view.directory().join(super::JOURNAL);
-                (journal, erase::pending(&view.state))
+                (journal, view.state.erasures.get(&announced).cloned())
             });
-            let payloads = journal::erase(&directory, &pending)?;
+            let Some(pending) = pending else {
+                return Ok(None);
+            };
+            let payloads = journal::erase(&directory, &pending);
+            // Nobody may rely on one of them any more, reached or not.
             shared.change(|view| view.erase(&pending));
-            Ok(payloads)
+            Ok(Some(payloads?))
         })
         .await
     }

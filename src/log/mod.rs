@@ -358,16 +358,17 @@ impl Log {
         Ok(operations)
     }
 
-    /// Overwrites what announced erasures are about, in every copy; whoever holds the store does it.
-    async fn carry_out_erasures(&self) -> Result<u64, Error> {
+    /// Overwrites what an announced erasure is about, in every copy; whoever holds the store does it. `None` when it is
+    /// completed.
+    async fn carry_out_erasure(&self, announced: Seq) -> Result<Option<u64>, Error> {
         let deadline = Instant::now() + HOLDER_WAIT;
         loop {
             {
                 let role = self.role.read().await;
                 match &*role {
-                    Role::Holder(holder) => return holder.desk().erase().await,
+                    Role::Holder(holder) => return holder.desk().erase(announced).await,
                     Role::Client => {
-                        if let Some(payloads) = socket::erase(&self.directory).await? {
+                        if let Some(payloads) = socket::erase(&self.directory, announced).await? {
                             return Ok(payloads);
                         }
                     }

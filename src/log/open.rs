@@ -6,7 +6,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use tallybook_events::event::{ErasureCompleted, Event, LogCreated};
+use tallybook_events::event::{ErasureCompleted, Event, LogCreated, SeqRange};
 use tallybook_events::ids::{Hash, Seq};
 use tallybook_events::subject::Subject;
 use tallybook_replay::state::{Head, State};
@@ -53,6 +53,11 @@ impl Opened {
             Journal::create(&journal_directory, clock::log_id(), limits)?;
         }
         journal::settle(&journal_directory)?;
+        if open != Open::AsItIs
+            && let Err(error) = journal::remove_unfinished(&journal_directory, None)
+        {
+            tracing::warn!("{}", chain(&error));
+        }
         let mut opening = Opening {
             directory,
             open,
@@ -64,9 +69,11 @@ impl Opened {
         let (mut view, journal, torn) = match opening.recover() {
             // Payloads that were being overwritten when somebody died look damaged.
             Err(error) if erase::may_be_cut_off(&error, open) => {
-                match erase::finish_cut_off(directory)? {
-                    true => opening.recover()?,
-                    false => return Err(error),
+                match erase::finish_cut_off(directory) {
+                    Ok(true) => opening.recover()?,
+                    Ok(false) => return Err(error),
+                    // One that can't be reached need not be the one that is in the way.
+                    Err(_) => opening.recover().map_err(|_| error)?,
                 }
             }
             other => other?,
@@ -95,21 +102,36 @@ impl Opened {
         Ok(opened)
     }
 
-    /// Goes on with erasures that were announced and never completed.
+    /// Goes on with erasures that were announced and never completed. One that can't be carried out now keeps nobody from
+    /// the store: the next opening tries again.
     fn finish_erasures(&mut self, notify: &Notify) -> Result<(), Error> {
         for (announced, events) in self.view.state.erasures.clone() {
-            let pending = erase::seqs(events.iter());
-            let directory = self.view.directory().join(JOURNAL);
-            let payloads = journal::erase(&directory, &pending)?;
-            self.append(ErasureCompleted {
-                announced,
-                payloads,
-            })?;
-            (notify)(format!(
-                "finished the erasure that event {announced} announced: {payloads} payloads"
-            ));
+            let before = self.journal.link().seq;
+            match self.finish_erasure(announced, &events) {
+                Ok(payloads) => (notify)(format!(
+                    "finished the erasure that event {announced} announced: {payloads} payloads"
+                )),
+                // What the journal has by now is not known here, or not in the state.
+                Err(error) if self.journal.is_stopped() || self.journal.link().seq != before => {
+                    return Err(error);
+                }
+                Err(error) => (notify)(format!(
+                    "the erasure that event {announced} announced is not finished ({}); the next start tries again",
+                    chain(&error)
+                )),
+            }
         }
         Ok(())
+    }
+
+    fn finish_erasure(&mut self, announced: Seq, events: &[SeqRange]) -> Result<u64, Error> {
+        let directory = self.view.directory().join(JOURNAL);
+        let payloads = journal::erase(&directory, events)?;
+        self.append(ErasureCompleted {
+            announced,
+            payloads,
+        })?;
+        Ok(payloads)
     }
 
     /// Appends an event of the log's own upkeep, while nobody else can.

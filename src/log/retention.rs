@@ -117,7 +117,8 @@ impl From<journal::Error> for Failure {
             journal::Error::Damaged { .. }
             | journal::Error::Head { .. }
             | journal::Error::Newer { .. }
-            | journal::Error::Absent { .. } => FailureClass::Damaged,
+            | journal::Error::Absent { .. }
+            | journal::Error::Unreached { .. } => FailureClass::Damaged,
             journal::Error::Io { .. }
             | journal::Error::Unsynced { .. }
             | journal::Error::Stopped

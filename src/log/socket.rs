@@ -61,8 +61,8 @@ enum Request {
     Records(Filter),
     /// Hold the index against the journal, up to an event.
     CheckIndex(Seq),
-    /// Overwrite what announced erasures are about.
-    Erase,
+    /// Overwrite what the erasure is about that this event announced.
+    Erase(Seq),
     Faults,
     Summary(OperationId),
     OperationsLike(String),
@@ -86,7 +86,7 @@ enum Answer {
         more: bool,
     },
     IndexChecked(IndexReport),
-    Erased(u64),
+    Erased(Option<u64>),
     Faults(Vec<String>),
     Summary(Option<Box<OperationSummary>>),
     OperationsLike(BTreeSet<OperationId>),
@@ -193,7 +193,7 @@ async fn answer(mut stream: UnixStream, desk: Desk, followers: Arc<Semaphore>) {
             Ok(report) => Answer::IndexChecked(report),
             Err(error) => Answer::Failed(chain(&error)),
         },
-        Request::Erase => match desk.erase().await {
+        Request::Erase(announced) => match desk.erase(announced).await {
             Ok(payloads) => Answer::Erased(payloads),
             Err(error) => Answer::Failed(chain(&error)),
         },
@@ -424,9 +424,9 @@ pub(super) async fn check_index(directory: &Path, to: Seq) -> Result<Option<Inde
     }
 }
 
-/// Has the holder overwrite what announced erasures are about.
-pub(super) async fn erase(directory: &Path) -> Result<Option<u64>, Error> {
-    match ask(directory, Request::Erase, None).await? {
+/// Has the holder overwrite what the erasure is about that this event announced.
+pub(super) async fn erase(directory: &Path, announced: Seq) -> Result<Option<Option<u64>>, Error> {
+    match ask(directory, Request::Erase(announced), None).await? {
         None => Ok(None),
         Some(Answer::Erased(payloads)) => Ok(Some(payloads)),
         Some(other) => Err(unexpected(other)),

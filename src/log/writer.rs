@@ -23,7 +23,7 @@ use super::holder::Shared;
 use super::reserve::{RESERVE, Reserve};
 use super::seal::{Prepared, Sealing, seal};
 use super::view::View;
-use super::{Appended, Condition, Error, Filter, Refusal, chain};
+use super::{Appended, Condition, Error, Filter, Refusal, chain, erase};
 use crate::journal::{self, Journal, Link};
 
 /// How many appends one fdatasync may cover.
@@ -132,7 +132,7 @@ struct Batch {
     len: usize,
     links: BTreeMap<Subject, (Seq, Hash)>,
     events: BTreeSet<EventId>,
-    /// Whether an event of the batch may change who holds what.
+    /// Whether an event of the batch may change who holds what, or what is there to go on with.
     changes_claims: bool,
     /// Whether something of it must be recorded although the disk is full.
     is_urgent: bool,
@@ -393,9 +393,12 @@ impl WriterThread {
                 writer: &self.identity,
             };
             let (record, entry) = seal(one, &sealing)?;
+            self.shared
+                .read(|view| erase::check_inventory(&view.state, &entry))?;
             self.admission.admit(&entry)?;
             link = Link::of(&record);
-            changes_claims |= record.header.kind.starts_with("operation.");
+            changes_claims |= record.header.kind.starts_with("operation.")
+                || record.header.kind == "erasure.announced";
             links.insert(record.header.subject.clone(), (link.seq, link.hash));
             records.push((record, entry));
         }
@@ -555,6 +558,9 @@ fn check(condition: &Condition, view: &mut View) -> Result<(), Error> {
             };
             return Err(refusal.into());
         }
+    }
+    if let Some(ranges) = &condition.unneeded {
+        erase::check_unneeded(state, ranges)?;
     }
     if let Some((subjects, since)) = &condition.unchanged {
         for subject in subjects {

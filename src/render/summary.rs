@@ -116,7 +116,8 @@ pub fn event(entry: &Entry) -> String {
 /// Events in runs: `events 3, 7-9`; those of many runs by their number.
 pub fn ranges(ranges: &[SeqRange]) -> String {
     const SHOWN_MAX: usize = 8;
-    let total: u64 = ranges.iter().map(SeqRange::count).sum();
+    let counts = ranges.iter().map(SeqRange::count);
+    let total = counts.fold(0, u64::saturating_add);
     let shown: Vec<String> = ranges
         .iter()
         .take(SHOWN_MAX)

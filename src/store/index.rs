@@ -15,7 +15,7 @@ use tallybook_events::header::{Header, HeaderView};
 use tallybook_events::ids::{Hash, OperationId, Seq};
 use tallybook_events::record::Record;
 
-use super::{Error, guarded, open_database};
+use super::{Error, guarded, next, open_database};
 use crate::journal::{Link, Position};
 
 /// How many events a block has.
@@ -452,7 +452,8 @@ impl Index {
         let mut terms = terms.into_iter();
         let scan = terms.next().map(|term| {
             let range = posting_key(&term, 0)..posting_key(&term, stretches);
-            self.postings.range(range).rev()
+            let mut items = self.postings.range(range).rev();
+            std::iter::from_fn(move || next(&self.path, &mut items))
         });
         let others: Vec<Vec<u8>> = terms.collect();
         let all = scan.is_none().then_some((0..stretches).rev());
@@ -469,11 +470,11 @@ impl Index {
     /// The events of a posting that other terms share.
     fn posting(
         &self,
-        item: sled::Result<(sled::IVec, sled::IVec)>,
+        item: Result<(sled::IVec, sled::IVec), Error>,
         others: &[Vec<u8>],
         end: Seq,
     ) -> Result<Vec<Seq>, Error> {
-        let (key, value) = guarded(&self.path, || item)?;
+        let (key, value) = item?;
         let stretch = key.last_chunk().map(|number| u64::from_be_bytes(*number));
         let (Some(stretch), Some(mut positions)) = (stretch, positions_of(&value)) else {
             return Err(self.contradiction("a posting has another size".to_owned()));
@@ -507,8 +508,9 @@ impl Index {
     /// # Errors
     /// When sled refuses, or one is not of its shape.
     pub fn postings(&self, mut each: impl FnMut(&[u8], u64, Vec<u16>)) -> Result<(), Error> {
-        for item in self.postings.iter() {
-            let (key, value) = guarded(&self.path, || item)?;
+        let mut items = self.postings.iter();
+        while let Some(item) = next(&self.path, &mut items) {
+            let (key, value) = item?;
             let term = key
                 .get(2..key.len().saturating_sub(8))
                 .filter(|term| key.starts_with(&posting_prefix(term)));
@@ -539,8 +541,8 @@ impl Index {
         prefix.extend_from_slice(&whole);
         let mut from = prefix.clone();
         // From one operation to the next, over all its postings.
-        while let Some(item) = self.postings.range(from.clone()..).next() {
-            let (key, _) = guarded(&self.path, || item)?;
+        while let Some(item) = next(&self.path, &mut self.postings.range(from.clone()..)) {
+            let (key, _) = item?;
             if !key.starts_with(&prefix) {
                 break;
             }

@@ -122,9 +122,42 @@ fn guarded<T>(path: &Path, run: impl FnOnce() -> sled::Result<T>) -> Result<T, E
     }
 }
 
+/// The next of what sled goes through. It reads, and so may panic, here and not where it was asked for it.
+fn next<T>(
+    path: &Path,
+    items: &mut impl Iterator<Item = sled::Result<T>>,
+) -> Option<Result<T, Error>> {
+    guarded(path, || items.next().transpose()).transpose()
+}
+
 /// Whether sled means that another process has the database open. It says so in words only.
 fn is_lock(error: &sled::Error) -> bool {
     matches!(error, sled::Error::Io(error) if error.to_string().starts_with("could not acquire lock"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_on_the_way_through_a_database_is_an_error() {
+        let mut items = (0..3).map(|number| match number {
+            1 => panic!("a broken tree"),
+            number => Ok(number),
+        });
+        let path = Path::new("store/index");
+        assert!(matches!(next(path, &mut items), Some(Ok(0))));
+        assert!(matches!(
+            next(path, &mut items),
+            Some(Err(Error::Panicked(_)))
+        ));
+        let mut items = std::iter::once(Err::<(), _>(sled::Error::Unsupported(String::new())));
+        assert!(matches!(
+            next(path, &mut items),
+            Some(Err(Error::Database { .. }))
+        ));
+        assert!(next(path, &mut items).is_none());
+    }
 }
 
 /// Doors for the fuzz targets (`tests/fuzz`): the values in the databases, decoded and encoded again. Nothing else may

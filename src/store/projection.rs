@@ -9,7 +9,7 @@ use tallybook_events::codec;
 use tallybook_events::ids::Hash;
 use tallybook_replay::state::{CODE_VERSION, Head, Key, State};
 
-use super::{Error, guarded, open_database};
+use super::{Error, guarded, next, open_database};
 use crate::journal::Position;
 
 const META: &[u8] = b"\0meta";
@@ -165,8 +165,9 @@ impl Projection {
             ..State::default()
         };
         let mut entities = Entities::default();
-        for item in self.database.iter() {
-            let (key, value) = guarded(&self.path, || item)?;
+        let mut items = self.database.iter();
+        while let Some(item) = next(&self.path, &mut items) {
+            let (key, value) = item?;
             if key.as_ref() != META {
                 entities.set(&key, Some(&value));
             }

@@ -16,6 +16,7 @@ use tallybook_events::name::ContainerName;
 use tallybook_events::step::{FailureClass, Reversal, Seen, StepFailure};
 
 use crate::deadline;
+use crate::durable;
 use crate::lxc;
 use crate::secret::SecretName;
 use crate::step::{Context, Done, Program, Step, fail, io_failure};
@@ -26,6 +27,8 @@ use crate::steps::container_start::keep_running;
 const ADDRESS_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a look into the container may take.
 const LOOK_TIME: Duration = Duration::from_secs(30);
+/// How long it may take until what was written in the container is on the disk.
+const SYNC_TIME: Duration = Duration::from_secs(600);
 /// How often is looked.
 const POLL: Duration = Duration::from_millis(50);
 
@@ -153,6 +156,30 @@ fn run(
     context.run(&program).map(drop)
 }
 
+/// Makes what was written in the container durable: on the file system that holds it, and on the one that it has for its
+/// root, which may be another.
+fn settle(context: &mut Context<'_>, container: &ContainerName) -> Result<(), StepFailure> {
+    durable::sync_file_system(&context.layout.container(container))?;
+    let Some(pid) = lxc::init_pid(context, container)? else {
+        return Ok(());
+    };
+    let root = context.layout.root.join(format!("proc/{pid}/root"));
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let failed = |e: Errno| io_failure("syncing the file system of", &root, &e.into());
+    let opened = match rustix::fs::open(&root, flags, Mode::empty()) {
+        // It was stopped meanwhile; what it had mounted was written back by that.
+        Err(Errno::NOENT | Errno::SRCH) => return Ok(()),
+        other => other.map_err(failed)?,
+    };
+    match deadline::answer(SYNC_TIME, move || rustix::fs::syncfs(&opened)) {
+        Some(synced) => synced.map_err(failed),
+        None => Err(fail(
+            FailureClass::Host,
+            format!("the root file system of {container} does not answer"),
+        )),
+    }
+}
+
 /// The container runs, and where it has to be started again for that, has an address before it is provisioned.
 fn bring_up(
     context: &mut Context<'_>,
@@ -187,6 +214,8 @@ impl ContainerProvision {
         let (container, command) = (&self.container, &self.command);
         let mut facts = bring_up(context, container)?;
         run(context, container, command, secrets, self.timeout_s)?;
+        // Crash boundary: what the receipt says was done is on the disk before it.
+        settle(context, container)?;
         let mut done = provisioned(context, container, self.entry, true);
         facts.append(&mut done.facts);
         Ok(Done { facts, ..done })
@@ -299,6 +328,8 @@ impl ContainerProvisionUntil {
             run(context, container, command, secrets, self.timeout_s)?;
         }
         if !ran || self.is_created(context)? == Some(true) {
+            // What an earlier start left may not be on the disk either.
+            settle(context, container)?;
             let mut done = provisioned(context, container, self.entry, ran);
             facts.append(&mut done.facts);
             return Ok(Done { facts, ..done });

@@ -192,7 +192,8 @@ fn provisioning_stays_in_the_container() {
     assert_eq!(failure.class, FailureClass::Host, "it is frozen");
     operation.link.running.insert("web".into(), false);
     operation.forward(4, &script).unwrap();
-    let argv = operation.link.ran.last().unwrap();
+    let mut ran = operation.link.ran.iter().rev();
+    let argv = ran.find(|argv| argv[0] == "lxc-attach").unwrap();
     assert!(argv.contains(&"--clear-env".to_owned()));
     assert_eq!(
         argv[argv.len() - 3..],
@@ -231,6 +232,42 @@ fn provisioning_stays_in_the_container() {
             .class,
         FailureClass::Unknown
     );
+}
+
+#[test]
+fn what_a_command_wrote_is_on_the_disk_before_it_counts_as_done() {
+    let dir = tempfile::tempdir().unwrap();
+    let layout = host(dir.path());
+    let mut operation = created(&layout, 1);
+    operation.link.running.insert("web".into(), false);
+    let once = ContainerProvision {
+        container: name(),
+        entry: 0,
+        command: Command::Argv(vec!["true".into()]),
+        timeout_s: 5,
+    };
+    let proc = dir.path().join("proc/4242");
+    fs::create_dir_all(&proc).unwrap();
+    // Something that can't be synced as a file system's root.
+    fs::write(proc.join("root"), "").unwrap();
+    let failure = operation.forward(4, &once).unwrap_err();
+    assert!(
+        failure.message.contains("syncing the file system of"),
+        "{}",
+        failure.message
+    );
+    fs::remove_file(proc.join("root")).unwrap();
+    fs::create_dir(proc.join("root")).unwrap();
+    fs::write(proc.join("root/made"), "").unwrap();
+    assert!(operation.forward(5, &once).unwrap().changed);
+    let until = ContainerProvisionUntil {
+        container: name(),
+        entry: 1,
+        command: Command::Argv(vec!["true".into()]),
+        creates: "/made".into(),
+        timeout_s: 5,
+    };
+    assert!(!operation.forward(6, &until).unwrap().changed);
 }
 
 #[test]

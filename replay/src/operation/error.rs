@@ -1,5 +1,6 @@
 //! How events of operations can contradict each other.
 
+use tallybook_events::event::SeqRange;
 use tallybook_events::ids::{Attempt, Seq};
 
 /// Events that contradict each other: a defect of whoever wrote them, never of the operator.
@@ -64,6 +65,16 @@ pub enum Error {
         kind: String,
         /// What it says.
         cause: Seq,
+    },
+    /// An event that names events which can't all be before it.
+    #[error("event {seq} ({kind}) names events {} to {}, which are not events before it", range.first, range.last)]
+    Range {
+        /// Its position.
+        seq: Seq,
+        /// Its kind.
+        kind: String,
+        /// What it names.
+        range: SeqRange,
     },
     /// An event that was not written under its operation's claim.
     #[error("event {seq} ({kind}) was not written under the claim of its operation")]

@@ -1,5 +1,7 @@
 //! The rules of a log, one event after the other.
 
+mod upkeep;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use tallybook_events::event::{Event, SeqRange, fixed};
@@ -80,9 +82,9 @@ impl Whole {
         let body = frame.body(header);
         let mut is_decoded = false;
         let event = match body {
-            // Judged once it is known what was being erased.
-            Body::Changed => None,
-            Body::Erased => Some(Event::nothing()),
+            // Judged once it is known what was being erased; its header counts as that of one which is.
+            Body::Changed if !header.erasable => None,
+            Body::Changed | Body::Erased => Some(Event::nothing()),
             Body::Intact => {
                 let decoded = Event::decode(header.kind, header.kind_version, frame.payload);
                 let exact = decoded.and_then(|event| match event {
@@ -114,7 +116,7 @@ impl Whole {
                 header: header.to_header_beside(common).ok()?,
                 hash: frame.hash,
                 event,
-                is_erased: body == Body::Erased,
+                is_erased: body != Body::Intact,
             })
         });
         Whole {
@@ -160,6 +162,10 @@ pub(super) struct Check {
     /// what was to be erased, and the events that said so and by which it was done.
     announced: BTreeMap<Seq, Vec<SeqRange>>,
     completed: BTreeSet<Seq>,
+    /// Whether what is read by now is behind the last event that is to be checked.
+    is_behind: bool,
+    /// Whether something behind that is lost or damaged, which may have said what became of events before.
+    lacks_behind: bool,
     /// The claim that each operation was begun with.
     claims: BTreeMap<OperationId, ClaimRef>,
     by_claim: HashMap<Seq, Hash>,
@@ -197,6 +203,8 @@ impl Check {
             intact: BTreeSet::new(),
             announced: BTreeMap::new(),
             completed: BTreeSet::new(),
+            is_behind: false,
+            lacks_behind: false,
             claims: BTreeMap::new(),
             by_claim: HashMap::new(),
             subjects: HashMap::new(),
@@ -357,6 +365,7 @@ impl Check {
             self.subject(&entry, subject_previous, newest, place);
             self.entry(&entry, place);
         }
+        self.upkeep(seq, &entry.event);
         self.state.apply_quietly(&entry);
     }
 
@@ -467,20 +476,6 @@ impl Check {
                 }
             }
         }
-        match &entry.event {
-            Event::ErasureAnnounced(announced) => {
-                self.announced.insert(seq, announced.events.clone());
-            }
-            Event::ErasureCompleted(completed) => {
-                self.completed.insert(completed.announced);
-            }
-            Event::LogRecovered(recovered) => {
-                let losses = recovered.losses.iter();
-                self.losses
-                    .extend(losses.map(|loss| (loss.events, loss.hash)));
-            }
-            _ => {}
-        }
     }
 
     fn operation(&mut self, id: OperationId, entry: &Entry) -> Result<(), operation::Error> {
@@ -519,8 +514,11 @@ impl Check {
     }
 
     pub(super) fn finish(mut self, torn_bytes: u64) -> (Report, State) {
-        if self.reach == Reach::Full {
+        // What is erased in the last segment was announced behind it.
+        if self.reach != Reach::Chain {
             self.finish_erasures();
+        }
+        if self.reach == Reach::Full {
             self.finish_gaps();
         }
         self.finish_ids();
@@ -556,64 +554,6 @@ impl Check {
             {
                 let what = "its event id appears twice";
                 self.find(*seq, "the journal", Class::Contradiction, what);
-            }
-        }
-    }
-
-    fn finish_erasures(&mut self) {
-        let all: BTreeMap<Seq, Vec<SeqRange>> = std::mem::take(&mut self.announced);
-        let mut ranges: Vec<(SeqRange, Seq)> = Vec::new();
-        for (by, events) in &all {
-            ranges.extend(events.iter().map(|range| (*range, *by)));
-        }
-        let mut announced: BTreeSet<Seq> = BTreeSet::new();
-        for (range, by) in &ranges {
-            let erased = self.erased.range(range.first..=range.last);
-            announced.extend(erased.map(|(seq, _)| *seq));
-            if !self.completed.contains(by) {
-                // It is going on, or whoever opens the store next goes on with it.
-                let before = self.changed.len();
-                self.changed.retain(|seq, _| !range.contains(*seq));
-                self.unfinished += (before - self.changed.len()) as u64;
-            }
-            if self.completed.contains(by) {
-                let intact = self.intact.range(range.first..=range.last);
-                let intact: Vec<Seq> = intact.copied().collect();
-                self.checks.erasures += intact.len() as u64;
-                for seq in intact {
-                    let what = format!("event {by} had its payload erased, and it is still there");
-                    self.find(seq, "the journal", Class::Unerased, what);
-                }
-            }
-        }
-        self.checks.erasures += self.erased.len() as u64;
-        let unannounced: Vec<(Seq, String)> = self
-            .erased
-            .iter()
-            .filter(|(seq, _)| !announced.contains(*seq))
-            .map(|(seq, place)| (*seq, place.clone()))
-            .collect();
-        for (seq, place) in unannounced {
-            // What announced it came later, and may be among what a recovery went on without.
-            if self.are_out_of_reach(seq.next()) {
-                self.unjudged += 1;
-                continue;
-            }
-            let what = "its payload was erased; the header still commits to what it was";
-            self.find(seq, &place, Class::Unannounced, what);
-        }
-    }
-
-    fn finish_gaps(&mut self) {
-        for (range, hash, place) in self.gaps.clone() {
-            self.checks.gaps += 1;
-            // The recovery may be what can't be read.
-            if self.unread.is_empty() && !self.losses.contains(&(range, hash)) {
-                let what = format!(
-                    "a gap stands for events {} to {}, and no log.recovered says so",
-                    range.first, range.last
-                );
-                self.find(range.first, &place, Class::Gap, what);
             }
         }
     }

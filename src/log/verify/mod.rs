@@ -9,13 +9,14 @@ mod index;
 
 use std::ops::ControlFlow;
 use std::path::Path;
+use std::time::Duration;
 
 use serde::Serialize;
 use tallybook_events::header::Common;
 use tallybook_events::ids::Seq;
 use tallybook_replay::state::{Head, State};
 
-use super::{Error, JOURNAL, chain};
+use super::{Error, JOURNAL, KeptHead, chain};
 use crate::journal::{self, Damage, Depth, Found, Inspect, Progress, Tail};
 use check::{Check, Seen};
 
@@ -39,7 +40,8 @@ pub enum Reach {
 pub struct Scope {
     /// How much.
     pub reach: Reach,
-    /// Only up to this event.
+    /// Only up to this event. What is behind it is read only where an event up to there was erased or is lost: what explains
+    /// that comes later.
     pub to: Option<Seq>,
     /// How many threads read.
     pub threads: usize,
@@ -120,6 +122,46 @@ pub fn journal(store: &Path) -> Result<(Report, State), Error> {
     journal_within(store, Scope::default(), |_| {})
 }
 
+/// How long to wait before what was found is believed: another process may be writing.
+const SETTLE: Duration = Duration::from_millis(100);
+/// How often is looked in all, while the log grows.
+const LOOKS_MAX: u32 = 4;
+
+/// Reads the journal of a store beside whoever may be writing to it: again where what was found may come of that, or of
+/// payloads that were erased between being read and being said to be. Gives the last look, and what the file `head` said
+/// before it.
+///
+/// # Errors
+/// When the files themselves can't be read.
+pub fn settled(
+    store: &Path,
+    scope: Scope,
+    mut progress: impl FnMut(Progress),
+) -> Result<(KeptHead, Report), Error> {
+    let mut looks = 1;
+    loop {
+        // Before the journal: that may grow meanwhile.
+        let kept = KeptHead::of(store)?;
+        let report = journal_within(store, scope, &mut progress)?.0;
+        let is_clean = report.findings.is_empty() && report.torn_bytes == 0;
+        if is_clean || looks == LOOKS_MAX {
+            return Ok((kept, report));
+        }
+        let segments = journal::segments(&store.join(JOURNAL))?;
+        let last = segments.last().copied().unwrap_or(Seq::NONE);
+        let mut findings = report.findings.iter();
+        let is_at_end = report.torn_bytes > 0 || findings.any(|finding| finding.seq >= last);
+        let has_grown = KeptHead::of(store)? != kept;
+        // What is wrong with a log that is at rest is wrong twice.
+        let is_doubtful = has_grown || (is_at_end && looks == 1);
+        if !is_doubtful {
+            return Ok((kept, report));
+        }
+        looks += 1;
+        std::thread::sleep(SETTLE);
+    }
+}
+
 /// Reads the journal of a store, as far as that is asked for. The state is whole only where all is checked.
 ///
 /// # Errors
@@ -148,12 +190,10 @@ pub fn journal_within(
             move |frame: &_, header: &_| Seen::of(reach, frame, header, &mut common)
         },
         |at, found| {
-            if let (Some(to), Found::Record { seq, .. }) = (scope.to, &found)
-                && *seq > to
-            {
-                return ControlFlow::Break(());
-            }
             let place = || format!("{} byte {}", at.path.display(), at.offset);
+            if let Some(to) = scope.to.filter(|_| check.is_behind(scope.to, &found)) {
+                return check.behind(to, found, &place);
+            }
             match found {
                 Found::Head => check.checks.segments += 1,
                 Found::Record {
@@ -180,8 +220,8 @@ pub fn journal_within(
         progress,
     )?;
     let torn_bytes = match tail {
-        Tail::Whole => 0,
-        Tail::Torn { bytes, .. } => bytes,
+        Tail::Torn { bytes, .. } if !check.went_behind() => bytes,
+        Tail::Whole | Tail::Torn { .. } => 0,
     };
     Ok(check.finish(torn_bytes))
 }

@@ -13,7 +13,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use tallybook_events::event::Event;
+use tallybook_events::event::{Event, SeqRange};
 use tallybook_events::ids::{Hash, OperationId, Seq};
 use tallybook_events::intent::Intent;
 use tallybook_events::record::Record;
@@ -44,7 +44,8 @@ const REMEMBERED_MAX: usize = 4096;
 enum Slot {
     Closed,
     Open(Arc<Index>),
-    /// It can't be used: then the journal answers, and what else the index would know is all remembered.
+    /// It can't be used: then the journal answers, and what else the index would know is remembered, where the journal
+    /// could be read for that.
     Failed,
 }
 
@@ -65,6 +66,8 @@ pub(super) struct View {
     links: HashMap<Subject, (Seq, Hash)>,
     /// Operations that are over, likewise.
     past: BTreeMap<OperationId, OperationSummary>,
+    /// Whether these are all that there are: what is not among them is not in the log. Only without the index.
+    remembers_all: bool,
     /// The block that the next record goes into. The indexer has it while it works.
     block: Block,
     /// How many blocks readers may ask the index for.
@@ -123,6 +126,7 @@ impl View {
             stored: None,
             links: HashMap::new(),
             past: BTreeMap::new(),
+            remembers_all: false,
             block: Block::default(),
             sealed_blocks: 0,
             tail: VecDeque::new(),
@@ -317,7 +321,7 @@ impl View {
         }
         let found = match &self.index {
             Slot::Open(index) => newest_of(&self.directory, index, self.sealed_blocks, subject),
-            Slot::Closed | Slot::Failed => return Ok(self.links.get(subject).copied()),
+            Slot::Closed | Slot::Failed => return self.remembered(None),
         };
         match found {
             Ok(found) => {
@@ -328,7 +332,7 @@ impl View {
             }
             Err(Error::Store(error)) => {
                 self.give_up(&error);
-                Ok(self.links.get(subject).copied())
+                self.remembered(self.links.get(subject).copied())
             }
             Err(error) => Err(error),
         }
@@ -348,7 +352,7 @@ impl View {
         let behind: Vec<Arc<Record>> = self.tail.iter().filter(of).cloned().collect();
         let found = match &self.index {
             Slot::Open(index) => summary_in(&self.directory, index, self.sealed_blocks, id, behind),
-            Slot::Closed | Slot::Failed => return Ok(known(self)),
+            Slot::Closed | Slot::Failed => return self.remembered(known(self)),
         };
         match found {
             Ok(found) => {
@@ -359,9 +363,20 @@ impl View {
             }
             Err(Error::Store(error)) => {
                 self.give_up(&error);
-                Ok(known(self))
+                self.remembered(known(self))
             }
             Err(error) => Err(error),
+        }
+    }
+
+    /// What is remembered where the index can't be asked. That there is nothing is known only where all is remembered.
+    fn remembered<T>(&self, found: Option<T>) -> Result<Option<T>, Error> {
+        match found.is_some() || self.remembers_all {
+            true => Ok(found),
+            false => Err(Error::Unknowable {
+                path: self.directory.clone(),
+                why: self.faults.last().cloned().unwrap_or_default(),
+            }),
         }
     }
 
@@ -387,6 +402,10 @@ impl View {
             },
             Slot::Closed | Slot::Failed => BTreeSet::new(),
         };
+        if !matches!(self.index, Slot::Open(_)) {
+            // Another one may begin like that, too.
+            self.remembered(None::<()>)?;
+        }
         let of_tail = self
             .tail
             .iter()
@@ -400,13 +419,33 @@ impl View {
         Ok(found)
     }
 
-    /// Goes on without the databases; the next opening builds them again, and until then `verify` tells of it.
+    /// Goes on without the databases; the next opening builds them again, and until then `verify` tells of it. Nothing is
+    /// wrong with them where the disk is full: the next opening goes on with them.
     pub(super) fn give_up(&mut self, error: &store::Error) {
         let why = chain(error);
+        let is_disk_full = error.is_disk_full();
         tracing::warn!(
-            "the databases in {} can't be used ({why}); the journal answers instead, and the next start builds them again",
+            "the databases in {} can't be used ({why}); the journal answers instead, and the next start {}",
             self.directory.display(),
+            match is_disk_full {
+                true => "uses them again",
+                false => "builds them again",
+            }
         );
+        if !is_disk_full {
+            self.mark_for_rebuild(&why);
+        }
+        self.projection = None;
+        if let Err(error) = self.without_index(why) {
+            // What was known stays known; what has to be looked up fails where it is.
+            let why = chain(&error);
+            tracing::warn!("the journal can't be read either: {why}");
+            self.faults.push(why);
+        }
+    }
+
+    /// Has the next opening build the databases again.
+    fn mark_for_rebuild(&self, why: &str) {
         let marked = std::fs::OpenOptions::new()
             .create(true)
             .truncate(true)
@@ -418,11 +457,6 @@ impl View {
             // The next opening meets what was met here.
             tracing::warn!("the next start can't be told: {error}");
         }
-        self.projection = None;
-        if let Err(error) = self.without_index(why) {
-            // What was known stays known; what has to be looked up fails where it is.
-            tracing::warn!("the journal can't be read either: {}", chain(&error));
-        }
     }
 
     /// Lets the databases go, in good order, and nothing else take their place.
@@ -431,14 +465,16 @@ impl View {
         self.faults.push(why);
         self.projection = None;
         self.index = Slot::Failed;
+        self.remembers_all = false;
         self.tail.clear();
         self.queue.clear();
     }
 
     /// Erases what is remembered of payloads.
-    pub(super) fn erase(&mut self, events: &BTreeSet<Seq>) {
+    pub(super) fn erase(&mut self, events: &[SeqRange]) {
+        let is_one = |seq: Seq| events.iter().any(|range| range.contains(seq));
         for record in &mut self.tail {
-            if record.header.erasable && events.contains(&record.header.seq) {
+            if record.header.erasable && is_one(record.header.seq) {
                 Arc::make_mut(record).erase();
             }
         }
@@ -488,5 +524,36 @@ impl View {
 
     fn tell(&self, what: String) {
         (self.notify)(what);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+
+    /// A full disk is no fault of the databases: the next start has no reason to build them again.
+    #[test]
+    fn a_full_disk_gives_no_reason_to_build_the_databases_again() {
+        let store = tempfile::tempdir().unwrap();
+        let cases = [
+            (io::ErrorKind::StorageFull, false),
+            (io::ErrorKind::InvalidData, true),
+        ];
+        for (kind, is_marked) in cases {
+            let notify: Notify = Arc::new(|_| {});
+            let anchors = Anchors::new(None);
+            let mut view = View::new(store.path(), Open::Existing, anchors, notify, None);
+            view.give_up(&store::Error::Database {
+                path: store.path().join("index"),
+                source: sled::Error::Io(io::Error::from(kind)),
+            });
+            assert_eq!(store.path().join(REBUILD).exists(), is_marked);
+            assert!(matches!(view.index, Slot::Failed));
+            // There is no journal to look into.
+            let asked = view.link(&Subject::Cloud);
+            assert!(matches!(asked, Err(Error::Unknowable { .. })), "{asked:?}");
+        }
     }
 }

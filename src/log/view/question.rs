@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tallybook_events::ids::{Hash, OperationId, Seq};
-use tallybook_events::record::Record;
+use tallybook_events::record::{Body, Record};
 use tallybook_events::subject::Subject;
 use tallybook_replay::state::{OperationSummary, State};
 
@@ -45,7 +45,15 @@ impl Question {
         directory: &Path,
         filter: &Filter,
     ) -> Result<Vec<Record>, Error> {
-        let records = by_index(directory, &self.index, self.blocks, filter, self.behind)?;
+        let (index, blocks) = (&self.index, self.blocks);
+        let records = by_index(
+            directory,
+            index,
+            blocks,
+            filter,
+            self.behind,
+            Payloads::Sound,
+        )?;
         let last = records.last().map_or(Seq::NONE, |record| record.header.seq);
         match self.expected {
             Some((id, events, newest)) if (records.len() as u64, last) != (events, newest) => {
@@ -73,7 +81,9 @@ pub(super) fn newest_of(
         newest: Some(1),
         ..Filter::default()
     };
-    let records = by_index(directory, index, blocks, &filter, Vec::new())?;
+    // A link is to its header alone.
+    let how = Payloads::Any;
+    let records = by_index(directory, index, blocks, &filter, Vec::new(), how)?;
     Ok(records
         .last()
         .map(|record| (record.header.seq, record.hash)))
@@ -87,7 +97,8 @@ pub(super) fn summary_in(
     id: OperationId,
     behind: Vec<Arc<Record>>,
 ) -> Result<Option<OperationSummary>, Error> {
-    let records = by_index(directory, index, blocks, &Filter::of_operation(id), behind)?;
+    let filter = Filter::of_operation(id);
+    let records = by_index(directory, index, blocks, &filter, behind, Payloads::Sound)?;
     let mut state = State::default();
     for record in &records {
         state.apply(&entry(record)?);
@@ -99,12 +110,14 @@ pub(super) fn summary_in(
 ///
 /// # Errors
 /// [`Error::Store`] where the index is to blame: it can't be read, or the journal has something else at its places.
+/// [`Error::Journal`] where the journal is.
 fn by_index(
     directory: &Path,
     index: &Index,
     blocks: u64,
     filter: &Filter,
     behind: Vec<Arc<Record>>,
+    payloads: Payloads,
 ) -> Result<Vec<Record>, Error> {
     let wanted = filter.newest.unwrap_or(usize::MAX);
     let mut found: Vec<Record> = Vec::new();
@@ -131,7 +144,7 @@ fn by_index(
             let Some(place) = place.ok().and_then(|at| places.get(at)) else {
                 continue;
             };
-            let Some(record) = fetch_whole(&mut fetch, place)? else {
+            let Some(record) = fetch_whole(&mut fetch, place, payloads)? else {
                 let what = format!("event {seq} is not at its place in the journal");
                 return Err(index.contradiction(what).into());
             };
@@ -144,13 +157,36 @@ fn by_index(
     Ok(found)
 }
 
+/// What is asked of payloads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Payloads {
+    /// Each is the one that its header commits to, or erased.
+    Sound,
+    /// They do not matter.
+    Any,
+}
+
 /// The record at a place. What is being erased at this moment is read again.
-fn fetch_whole(fetch: &mut Fetch, place: &Place) -> Result<Option<Record>, Error> {
+///
+/// # Errors
+/// When the event is there with another payload: then the journal is damaged, and the index is not to blame.
+fn fetch_whole(
+    fetch: &mut Fetch,
+    place: &Place,
+    payloads: Payloads,
+) -> Result<Option<Record>, Error> {
     for again in [true, true, true, false] {
         let record = fetch.record(place.at, place.len)?;
         let record = record.filter(|record| place.is_of(record.header.seq, &record.hash));
-        if record.is_some() || !again {
-            return Ok(record);
+        let is_sound = |record: &Record| match payloads {
+            Payloads::Sound => record.body() != Body::Changed,
+            Payloads::Any => true,
+        };
+        match record {
+            Some(record) if is_sound(&record) => return Ok(Some(record)),
+            Some(_) if !again => return Err(fetch.changed(place.seq, place.at).into()),
+            None if !again => return Ok(None),
+            Some(_) | None => {}
         }
         std::thread::sleep(ERASING);
     }

@@ -184,6 +184,7 @@ impl View {
     pub(super) fn without_index(&mut self, why: String) -> Result<(), Error> {
         self.faults.push(why);
         self.index = Slot::Failed;
+        self.remembers_all = false;
         self.tail.clear();
         self.queue.clear();
         let mut state = State::default();
@@ -199,18 +200,37 @@ impl View {
             );
             state.apply(&entry(&record)?);
         }
+        if state.head.seq < self.state.head.seq {
+            return Err(Error::TailLost {
+                path: self.directory.clone(),
+                journal: state.head.seq,
+                projection: self.state.head.seq,
+            });
+        }
         self.links = links;
         let over = state
             .operations
             .into_iter()
             .filter(|(_, known)| !known.is_open());
         self.past = over.collect();
+        self.remembers_all = true;
         Ok(())
     }
 }
 
+/// So many events may be lost at once, and the index goes on behind them: it has a block for each 1024 of them, too. No
+/// sound log has lost as many; a forged one is read without the index.
+const BRIDGED_MAX: u64 = 1 << 24;
+
 /// Brings a gap into the index, block by block.
 fn bridge(index: &Index, block: &mut Block, gap: &Gap, before: End) -> Result<(), store::Error> {
+    if gap.last.0.saturating_sub(block.filled().0) > BRIDGED_MAX {
+        let what = format!(
+            "events {} to {} are too many to be lost",
+            gap.first, gap.last
+        );
+        return Err(index.contradiction(what));
+    }
     while block.filled() < gap.last {
         block.bridge(gap.last, before);
         if block.is_full() {

@@ -176,7 +176,8 @@ impl Story {
         });
     }
 
-    fn upkeep(&mut self, event: impl Into<Event>) {
+    /// Something that the log's own upkeep writes.
+    pub fn upkeep(&mut self, event: impl Into<Event>) {
         self.append(Place::default(), Subject::Cloud, vec![event.into()]);
     }
 
