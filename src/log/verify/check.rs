@@ -167,7 +167,7 @@ pub(super) struct Check {
     /// Whether something behind that is lost or damaged, which may have said what became of events before.
     lacks_behind: bool,
     /// The claim that each operation was begun with.
-    claims: BTreeMap<OperationId, ClaimRef>,
+    claims: HashMap<OperationId, ClaimRef>,
     by_claim: HashMap<Seq, Hash>,
     subjects: HashMap<Subject, (Seq, Hash)>,
     /// The ids of events: told apart at the end, all at once.
@@ -205,7 +205,7 @@ impl Check {
             completed: BTreeSet::new(),
             is_behind: false,
             lacks_behind: false,
-            claims: BTreeMap::new(),
+            claims: HashMap::new(),
             by_claim: HashMap::new(),
             subjects: HashMap::new(),
             seen: Vec::new(),
@@ -479,11 +479,12 @@ impl Check {
     }
 
     fn operation(&mut self, id: OperationId, entry: &Entry) -> Result<(), operation::Error> {
-        if let Some(status) = self.ended.get_mut(&id) {
-            *status = operation::after_end(*status, entry)?;
-            return Ok(());
-        }
+        // Few are open, and most events are of one that is.
         let Some(known) = self.open.get_mut(&id) else {
+            if let Some(status) = self.ended.get_mut(&id) {
+                *status = operation::after_end(*status, entry)?;
+                return Ok(());
+            }
             let Some(folded) = Operation::fold(id, [entry])? else {
                 return Ok(());
             };
