@@ -2,6 +2,7 @@
 //! knows how far it went; and one store has one writer, whatever was removed.
 
 use std::path::Path;
+use std::time::Duration;
 
 use tallybook::journal::{Journal, Limits, segment_path};
 use tallybook::log::{
@@ -161,10 +162,17 @@ async fn the_file_says_how_far_the_log_went_also_of_a_killed_process() {
     log.append(vec![draft("a"), draft("b")], Condition::none())
         .await
         .unwrap();
-    // Not closed: this is what a process that is killed leaves.
-    let said = std::fs::read_to_string(store.path().join(HEAD)).unwrap();
     let head = log.head().await.unwrap();
     let expected = format!("{} {:020} {} ", head.log.unwrap(), head.seq.0, head.hash);
+    // Not closed: this is what a process that is killed leaves. It is written right behind the answer.
+    let mut said = String::new();
+    for _ in 0..500 {
+        said = std::fs::read_to_string(store.path().join(HEAD)).unwrap();
+        if said.starts_with(&expected) {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
     assert!(said.starts_with(&expected), "{said}");
     log.close().await;
 }
