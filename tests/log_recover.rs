@@ -381,3 +381,18 @@ proptest! {
         holds(store.path(), &records, &lost, recovered);
     }
 }
+
+/// The hash that a frame ends with is also in the header of the next one, 46 bytes behind its beginning: with 78 bytes less in
+/// front of that, the one frame reads as whole, over the beginning of the other.
+#[test]
+fn what_begins_within_a_changed_record_is_kept() {
+    let records = Story::of(9, 80).records;
+    let store = used(&records);
+    let hit = &records[26];
+    let (path, start) = place(store.path(), hit);
+    let end = start + hit.frame_len();
+    change(&path, |bytes| drop(bytes.drain(end - 139..end - 61)));
+    let (lost, recovered) = recover(store.path()).unwrap();
+    assert_eq!(lost, BTreeSet::from([27]));
+    holds(store.path(), &records, &lost, recovered);
+}

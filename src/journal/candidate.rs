@@ -84,6 +84,11 @@ pub(super) fn collect(
         };
         add_hidden(bytes, (at, start), log, source, into);
         at = start + frame.len();
+        if frame.body(&header) == Body::Changed {
+            // It may reach over what follows it: where bytes are missing in it, the hash that it ends with may be the one in
+            // the header of the next record.
+            add_hidden(bytes, (start + 1, at), log, source, into);
+        }
         behind = at;
         if header.log == log && header.seq > Seq::NONE {
             into.push(of_record(&frame, &header, source, start));
