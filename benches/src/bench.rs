@@ -50,7 +50,7 @@ enum What {
     /// Durable appends: alone, 64 at once, 64 in one
     Append {
         /// Appends of each measurement that are made alone
-        #[arg(long, default_value_t = 800)]
+        #[arg(long, default_value_t = 2000)]
         alone: usize,
         /// Appends of each of the 64 tasks
         #[arg(long, default_value_t = 100)]
