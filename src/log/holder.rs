@@ -69,6 +69,15 @@ impl Shared {
         view::from_journal(&directory, to, filter)
     }
 
+    /// Fails once the store was let go: what is in it may be another process's by now.
+    pub(super) fn check_held(&self) -> Result<(), Error> {
+        let lock = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
+        match *lock {
+            Some(_) => Ok(()),
+            None => Err(Error::Journal(journal::Error::Stopped)),
+        }
+    }
+
     /// The journal stopped: lets the databases and the store go, so that another process can recover it.
     pub(super) fn let_go(&self) {
         let why = "the journal stopped after a failed write".to_owned();
@@ -289,6 +298,7 @@ impl Desk {
         self.away(move |shared| {
             // Also when nobody waits for this any more.
             let _alone = alone;
+            shared.check_held()?;
             let (directory, pending) = shared.read(|view| {
                 let journal = view.directory().join(super::JOURNAL);
                 (journal, view.state.erasures.get(&announced).cloned())

@@ -148,7 +148,11 @@ struct Running<'a>(&'a Bell);
 
 impl Drop for Running<'_> {
     fn drop(&mut self) {
-        self.0.state().runs = false;
+        let mut state = self.0.state();
+        state.runs = false;
+        // Nobody waits for one that is gone.
+        state.stop = true;
+        drop(state);
         self.0.done.notify_all();
     }
 }

@@ -180,6 +180,7 @@ impl Desk {
         // A task of its own: who asked may be gone before it is done, and nobody else may begin before that.
         let done = tokio::spawn(async move {
             let _alone = desk.upkeep().lock_owned().await;
+            desk.away(Shared::check_held).await?;
             match ask {
                 Ask::Archive(archiving) => desk.archive(archiving, actor).await,
                 Ask::Restore(restoring) => desk.restore(restoring, actor).await,

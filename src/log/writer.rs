@@ -187,11 +187,12 @@ impl WriterThread {
             if self.journal.is_stopped() {
                 // Nothing can be appended here any more, and what is at the end of the journal is for another opening
                 // to find out. Whoever waits is told by the end of the queue.
+                drop(held_over);
                 self.queue.close();
-                while let Ok(request) = self.queue.try_recv() {
+                // Waits for whoever is about to send: one of them may have what letting go waits for.
+                while let Some(request) = self.queue.blocking_recv() {
                     drop(request);
                 }
-                drop(held_over);
                 self.shared.let_go();
                 return;
             }
