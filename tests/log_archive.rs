@@ -8,7 +8,9 @@ use std::process::Command;
 use tallybook::journal::{self, Journal, Limits, archive};
 use tallybook::log::retention::{Archiving, Before, FailureClass, Moved, Restoring};
 use tallybook::log::verify::{self, Class, Finding};
-use tallybook::log::{Condition, Draft, Error, Filter, INDEX, JOURNAL, Log, Open, PROJECTION};
+use tallybook::log::{
+    Condition, Draft, Error, Filter, INDEX, JOURNAL, Limit, Log, Open, PROJECTION,
+};
 use tallybook_events::archive::{ArchiveHead, LEN, packed_hash};
 use tallybook_events::event::OutputCaptured;
 use tallybook_events::ids::{Blob, LogId, Seq};
@@ -122,7 +124,7 @@ fn questions() -> Vec<Filter> {
         },
         Filter {
             kind: Some("step".to_owned()),
-            newest: Some(7),
+            limit: Some(Limit::Newest(7)),
             ..all()
         },
         Filter {
@@ -134,7 +136,7 @@ fn questions() -> Vec<Filter> {
         Filter {
             from: Some(Seq(20)),
             to: Some(Seq(90)),
-            newest: Some(50),
+            limit: Some(Limit::Newest(50)),
             ..all()
         },
     ]

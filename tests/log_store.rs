@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 
 use tallybook::journal::{self, Journal, Limits, Position};
-use tallybook::log::{Error, Filter, INDEX, JOURNAL, Log, Open, PROJECTION, verify};
+use tallybook::log::{Error, Filter, INDEX, JOURNAL, Limit, Log, Open, PROJECTION, verify};
 use tallybook::store::{Ends, Projection, Stored, operation_term};
 use tallybook_events::gap::Gap;
 use tallybook_events::ids::{Hash, Seq};
@@ -47,7 +47,7 @@ fn told(notices: &mpsc::Receiver<String>) -> Vec<String> {
     notices.try_iter().collect()
 }
 
-/// Questions that meet every class of term, the bounds, and the newest few.
+/// Questions that meet every class of term, the bounds, and the newest and the oldest few.
 fn questions() -> Vec<Filter> {
     let all = Filter::default;
     vec![
@@ -62,7 +62,7 @@ fn questions() -> Vec<Filter> {
         },
         Filter {
             kind: Some("step".to_owned()),
-            newest: Some(7),
+            limit: Some(Limit::Newest(7)),
             ..all()
         },
         Filter {
@@ -84,7 +84,18 @@ fn questions() -> Vec<Filter> {
         Filter {
             from: Some(Seq(60)),
             to: Some(Seq(140)),
-            newest: Some(70),
+            limit: Some(Limit::Newest(70)),
+            ..all()
+        },
+        Filter {
+            kind: Some("step".to_owned()),
+            limit: Some(Limit::Oldest(7)),
+            ..all()
+        },
+        // Over the end of what is in blocks.
+        Filter {
+            from: Some(Seq(60)),
+            limit: Some(Limit::Oldest(1100)),
             ..all()
         },
         Filter {
@@ -113,7 +124,12 @@ fn expected(records: &[Record], store: &Path) -> (State, Vec<Vec<Record>>) {
             .filter(|record| filter.takes(&record.header))
             .cloned()
             .collect();
-        taken[taken.len() - filter.newest.unwrap_or(taken.len()).min(taken.len())..].to_vec()
+        let limited = match filter.limit {
+            Some(Limit::Newest(wanted)) => &taken[taken.len().saturating_sub(wanted)..],
+            Some(Limit::Oldest(wanted)) => &taken[..taken.len().min(wanted)],
+            None => &taken,
+        };
+        limited.to_vec()
     };
     (state, questions().iter().map(answer).collect())
 }
@@ -148,6 +164,58 @@ async fn the_databases_answer_as_the_journal_does() {
         panic!("nothing is stored")
     };
     assert_eq!(*state, expected.0);
+}
+
+/// The index has a list of a term for each 8192 events, and is gone through from either end.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_long_log_is_asked_from_either_end() {
+    let records = Story::of(23, 20_000).records;
+    let store = store_of(&records);
+    let (log, _) = open(store.path()).await;
+    let ends = [1, 2, 8192, 8193, 12_000, 16_384, 16_385, 19_999].map(|seq| Some(Seq(seq)));
+    let ends = || std::iter::once(None).chain(ends);
+    let limits = [None, Some(Limit::Newest(9)), Some(Limit::Oldest(9))];
+    let all = Filter::default;
+    let of_kind = Filter {
+        kind: Some("operation.intended".to_owned()),
+        ..all()
+    };
+    let of_both = Filter {
+        host: Some(samples::host("cn1")),
+        ..of_kind.clone()
+    };
+    let mut found = 0;
+    for what in [all(), of_kind, of_both] {
+        for (from, to) in ends().flat_map(|from| ends().map(move |to| (from, to))) {
+            for limit in limits {
+                let is_narrow = from.zip(to).is_some_and(|(from, to)| to.0 < from.0 + 5000);
+                if what == all() && limit.is_none() && !is_narrow {
+                    continue;
+                }
+                let filter = Filter {
+                    from,
+                    to,
+                    limit,
+                    ..what.clone()
+                };
+                let taken = records.iter().filter(|one| filter.takes(&one.header));
+                let mut taken: Vec<Seq> = taken.map(|one| one.header.seq).collect();
+                match limit {
+                    None => {}
+                    Some(Limit::Newest(wanted)) => {
+                        taken.drain(..taken.len().saturating_sub(wanted));
+                    }
+                    Some(Limit::Oldest(wanted)) => taken.truncate(wanted),
+                }
+                let answer = log.records(&filter).await.unwrap();
+                let answer: Vec<Seq> = answer.iter().map(|one| one.header.seq).collect();
+                assert_eq!(answer, taken, "{filter:?}");
+                found += answer.len();
+            }
+        }
+    }
+    assert!(found > 5_000, "{found}");
+    log.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

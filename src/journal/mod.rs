@@ -23,7 +23,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use tallybook_events::header::HeaderView;
+use tallybook_events::header::{Header, HeaderView};
 use tallybook_events::ids::{Epoch, Hash, LogId, Seq};
 use tallybook_events::{header, record, segment};
 
@@ -80,13 +80,18 @@ pub struct Link {
 impl Link {
     /// The link that the record behind this one must carry.
     pub fn of(record: &record::Record) -> Self {
+        Link::behind(&record.header, record.hash)
+    }
+
+    /// The link that the record behind one with this header must carry.
+    pub fn behind(header: &Header, hash: Hash) -> Self {
         Link {
-            log: record.header.log,
-            epoch: record.header.epoch,
-            seq: record.header.seq,
-            hash: record.hash,
-            more: record.header.more,
-            write: record.header.write,
+            log: header.log,
+            epoch: header.epoch,
+            seq: header.seq,
+            hash,
+            more: header.more,
+            write: header.write,
         }
     }
 

@@ -33,8 +33,17 @@ pub struct Filter {
     pub since_unix_us: Option<u64>,
     /// Not after this time, in microseconds since 1970.
     pub until_unix_us: Option<u64>,
-    /// At most so many, the newest.
-    pub newest: Option<usize>,
+    /// At most so many of those.
+    pub limit: Option<Limit>,
+}
+
+/// How many events, and from which end of the log on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Limit {
+    /// The newest ones.
+    Newest(usize),
+    /// The oldest ones.
+    Oldest(usize),
 }
 
 impl Filter {

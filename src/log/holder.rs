@@ -306,10 +306,7 @@ impl Desk {
             let Some(pending) = pending else {
                 return Ok(None);
             };
-            let payloads = journal::erase(&directory, &pending);
-            // Nobody may rely on one of them any more, reached or not.
-            shared.change(|view| view.erase(&pending));
-            Ok(Some(payloads?))
+            Ok(Some(journal::erase(&directory, &pending)?))
         })
         .await
     }

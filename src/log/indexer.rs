@@ -188,8 +188,8 @@ fn carry_out(work: Work) -> Result<(Block, u64), store::Error> {
     } = work;
     let mut sealed_blocks = 0;
     if let Some(index) = index {
-        for (record, start, end) in queue {
-            block.push(&record, start, end);
+        for record in queue {
+            block.push(&record);
             if block.is_full() {
                 index.seal(&block)?;
                 sealed_blocks = index.block_count();

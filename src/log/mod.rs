@@ -47,7 +47,7 @@ pub use anchor::{HEAD, KeptHead, is_there};
 pub use draft::{Appended, Condition, Draft, Refusal};
 pub use erase::Erased;
 pub use error::Error;
-pub use filter::Filter;
+pub use filter::{Filter, Limit};
 
 /// How long to go on trying when the holder comes and goes.
 const HOLDER_WAIT: Duration = Duration::from_secs(20);
@@ -344,7 +344,7 @@ impl Log {
         let mut operations = self.state().await?.operations;
         let filter = Filter {
             kind: Some("operation.intended".to_owned()),
-            newest,
+            limit: newest.map(Limit::Newest),
             ..Filter::default()
         };
         for record in self.records(&filter).await? {

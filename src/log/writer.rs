@@ -23,7 +23,7 @@ use super::holder::Shared;
 use super::reserve::{RESERVE, Reserve};
 use super::seal::{Prepared, Sealing, seal};
 use super::view::View;
-use super::{Appended, Condition, Error, Filter, Refusal, chain, erase};
+use super::{Appended, Condition, Error, Filter, Limit, Refusal, chain, erase};
 use crate::journal::{self, Journal, Link};
 
 /// How many appends one fdatasync may cover.
@@ -57,7 +57,7 @@ impl Recent {
         let mut newest = 64;
         let records = loop {
             let filter = Filter {
-                newest: Some(newest),
+                limit: Some(Limit::Newest(newest)),
                 ..Filter::default()
             };
             let records = shared.records(&filter)?;

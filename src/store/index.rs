@@ -6,6 +6,7 @@
 //! from the journal.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{PoisonError, RwLock};
 
@@ -168,6 +169,42 @@ impl Place {
     }
 }
 
+/// A record without its payload, and where it is in the journal.
+#[derive(Debug)]
+pub struct Located {
+    /// Its header.
+    pub header: Header,
+    /// The header's hash.
+    pub hash: Hash,
+    at: Position,
+    len: u32,
+    next: Position,
+}
+
+impl Located {
+    /// Lets the payload of a record go that begins at a place; `next` is where the record behind it will.
+    pub fn of(record: Record, at: Position, next: Position) -> Self {
+        Located {
+            hash: record.hash,
+            len: u32::try_from(record.frame_len()).unwrap_or(u32::MAX),
+            header: record.header,
+            at,
+            next,
+        }
+    }
+
+    /// Where it is.
+    pub fn place(&self) -> Place {
+        let [a, b, c, d, ..] = self.hash.0;
+        Place {
+            seq: self.header.seq,
+            at: self.at,
+            len: self.len,
+            check: [a, b, c, d],
+        }
+    }
+}
+
 /// A block that is being filled: the places, and the terms, of 1024 positions of the log.
 #[derive(Default)]
 pub struct Block {
@@ -198,22 +235,17 @@ impl Block {
     }
 
     /// Adds the next record.
-    pub fn push(&mut self, record: &Record, at: Position, next: Position) {
+    pub fn push(&mut self, record: &Located) {
         let seq = record.header.seq;
-        let [a, b, c, d, ..] = record.hash.0;
-        self.places.push(Place {
-            seq,
-            at,
-            len: u32::try_from(record.frame_len()).unwrap_or(u32::MAX),
-            check: [a, b, c, d],
-        });
+        self.places.push(record.place());
         let position = position(seq);
         each_term(&record.header, |term| match self.postings.get_mut(term) {
             Some(positions) => positions.push(position),
             None => drop(self.postings.insert(term.to_vec(), vec![position])),
         });
         self.filled = seq;
-        self.end = Some((Link::of(record), at, next));
+        let link = Link::behind(&record.header, record.hash);
+        self.end = Some((link, record.at, record.next));
     }
 
     /// Leaves out as many events as lie in this block of those that are lost up to one. `before` is what stands before
@@ -315,6 +347,15 @@ fn decode(number: u64, bytes: &[u8]) -> Option<Vec<Place>> {
         });
     }
     next_run.is_none().then_some(places)
+}
+
+/// Which way to go through the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Direction {
+    /// From the oldest event on.
+    Forward,
+    /// From the newest event on.
+    Back,
 }
 
 /// The index of sealed blocks.
@@ -438,33 +479,53 @@ impl Index {
             .ok_or_else(|| self.contradiction(format!("block {number} is damaged")))
     }
 
-    /// The events with all of these terms, or all events, from the newest before `end` on: a stretch at a time, each in
-    /// order.
+    /// The events in a range with all of these terms, or all events in it, a stretch at a time.
     pub fn find<'a>(
         &'a self,
         terms: &Terms,
-        end: Seq,
+        range: Range<Seq>,
+        direction: Direction,
     ) -> impl Iterator<Item = Result<Vec<Seq>, Error>> + use<'a> {
         let rank = |term: &Vec<u8>| CLASSES.iter().position(|class| term.first() == Some(class));
         let mut terms: Vec<Vec<u8>> = terms.iter().cloned().collect();
         terms.sort_by_key(|term| rank(term));
-        let stretches = end.0.saturating_sub(1).div_ceil(STRETCH_EVENTS);
+        let first = range.start.0.saturating_sub(1) / STRETCH_EVENTS;
+        let stretches = first
+            ..range
+                .end
+                .0
+                .saturating_sub(1)
+                .div_ceil(STRETCH_EVENTS)
+                .max(first);
         let mut terms = terms.into_iter();
         let scan = terms.next().map(|term| {
-            let range = posting_key(&term, 0)..posting_key(&term, stretches);
-            let mut items = self.postings.range(range).rev();
-            std::iter::from_fn(move || next(&self.path, &mut items))
+            let keys = posting_key(&term, stretches.start)..posting_key(&term, stretches.end);
+            let mut items = self.postings.range(keys);
+            std::iter::from_fn(move || match direction {
+                Direction::Forward => next(&self.path, &mut items),
+                Direction::Back => next(&self.path, &mut items.by_ref().rev()),
+            })
         });
         let others: Vec<Vec<u8>> = terms.collect();
-        let all = scan.is_none().then_some((0..stretches).rev());
-        let all = all.into_iter().flatten().map(move |stretch| {
+        let mut all = scan.is_none().then_some(stretches).into_iter().flatten();
+        let all = std::iter::from_fn(move || match direction {
+            Direction::Forward => all.next(),
+            Direction::Back => all.next_back(),
+        });
+        let all = all.map(|stretch| {
             let first = stretch * STRETCH_EVENTS + 1;
-            let last = (first + STRETCH_EVENTS - 1).min(end.0 - 1);
-            Ok((first..=last).map(Seq).collect())
+            Ok((first..first + STRETCH_EVENTS).map(Seq).collect())
         });
         let found = scan.into_iter().flatten();
-        let found = found.map(move |item| self.posting(item, &others, end));
-        all.chain(found)
+        let found = found.map(move |item| self.posting(item, &others));
+        all.chain(found).map(move |stretch| {
+            let mut stretch: Vec<Seq> = stretch?;
+            stretch.retain(|seq| range.contains(seq));
+            if direction == Direction::Back {
+                stretch.reverse();
+            }
+            Ok(stretch)
+        })
     }
 
     /// The events of a posting that other terms share.
@@ -472,7 +533,6 @@ impl Index {
         &self,
         item: Result<(sled::IVec, sled::IVec), Error>,
         others: &[Vec<u8>],
-        end: Seq,
     ) -> Result<Vec<Seq>, Error> {
         let (key, value) = item?;
         let stretch = key.last_chunk().map(|number| u64::from_be_bytes(*number));
@@ -487,7 +547,7 @@ impl Index {
         let seqs = positions
             .into_iter()
             .map(|one| Seq(first.0 + u64::from(one)));
-        Ok(seqs.filter(|seq| *seq < end).collect())
+        Ok(seqs.collect())
     }
 
     /// Where in a stretch the events with a term are.

@@ -17,8 +17,8 @@ use tallybook_events::codec;
 use tallybook_replay::state::State;
 
 pub use index::{
-    BLOCK_EVENTS, Block, End, Index, Place, STRETCH_EVENTS, Sealed, Terms, entry_terms,
-    operation_term, view_terms,
+    BLOCK_EVENTS, Block, Direction, End, Index, Located, Place, STRETCH_EVENTS, Sealed, Terms,
+    entry_terms, operation_term, view_terms,
 };
 pub use projection::{Ends, Projection, Staged, Stored};
 

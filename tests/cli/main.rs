@@ -2,6 +2,7 @@
 
 mod erasure;
 mod fixture;
+mod long_log;
 mod upkeep;
 mod verify;
 

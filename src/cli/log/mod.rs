@@ -15,14 +15,14 @@ use tallybook_replay::state::State;
 use super::argument::seq;
 use super::{ContainerArgument, Context, Error, Exit, OperationArgument, commands, resolve};
 use crate::clock;
-use crate::log::{Filter, Log, Open};
+use crate::log::{Filter, Limit, Log, Open};
 use crate::render::json::LogLine;
 use crate::render::time::Time;
 use crate::render::{Cell, Column, Format, Ink, Output, Table};
 use tallybook_events::header::Outcome;
 
 /// How many events are read at once when all are wanted.
-const CHUNK: u64 = 4096;
+const CHUNK: usize = 4096;
 
 /// List events, one a line; every condition given must hold
 #[derive(Debug, clap::Args)]
@@ -121,7 +121,7 @@ impl Args {
             to: self.to,
             since_unix_us: self.since.map(|time| time.unix_us(now)),
             until_unix_us: self.until.map(|time| time.unix_us(now)),
-            newest: self.newest,
+            limit: self.newest.map(Limit::Newest),
         })
     }
 
@@ -185,14 +185,14 @@ impl Args {
 /// Whether the log has an event of this.
 async fn was_seen(log: &Log, of: impl FnOnce(&mut Filter)) -> Result<bool, Error> {
     let mut filter = Filter {
-        newest: Some(1),
+        limit: Some(Limit::Newest(1)),
         ..Filter::default()
     };
     of(&mut filter);
     Ok(!log.records(&filter).await?.is_empty())
 }
 
-/// Prints what is there. Without a bound on their number, a stretch of the log at a time.
+/// Prints what is there. Without a bound on their number, so many at a time.
 async fn print_past(
     log: &Log,
     filter: &Filter,
@@ -201,7 +201,7 @@ async fn print_past(
     out: &mut Output,
 ) -> Result<usize, Error> {
     let end = filter.to.unwrap_or(state.head.seq).min(state.head.seq);
-    if filter.newest.is_some() {
+    if filter.limit.is_some() {
         let bounded = Filter {
             to: Some(end),
             ..filter.clone()
@@ -213,16 +213,19 @@ async fn print_past(
     let mut from = filter.from.unwrap_or(Seq(1));
     let mut found = 0;
     while from <= end && !out.is_closed() {
-        let to = Seq(from.0.saturating_add(CHUNK - 1)).min(end);
-        let stretch = Filter {
+        let chunk = Filter {
             from: Some(from),
-            to: Some(to),
+            to: Some(end),
+            limit: Some(Limit::Oldest(CHUNK)),
             ..filter.clone()
         };
-        let entries = log.entries(&stretch).await?;
+        let entries = log.entries(&chunk).await?;
         found += entries.len();
         printer.print(&entries, out)?;
-        from = to.next();
+        match entries.last().filter(|_| entries.len() == CHUNK) {
+            Some(last) => from = last.header.seq.next(),
+            None => break,
+        }
     }
     Ok(found)
 }
@@ -234,7 +237,7 @@ async fn follow(
     printer: &mut Printer,
     out: &mut Output,
 ) -> Result<(), Error> {
-    filter.newest = None;
+    filter.limit = None;
     while !out.is_closed() {
         out.flush()?;
         tokio::select! {

@@ -158,7 +158,7 @@ pub(super) struct Check {
     changed: BTreeMap<Seq, String>,
     unfinished: u64,
     /// one that could be erased and is not,
-    intact: BTreeSet<Seq>,
+    intact: Vec<Seq>,
     /// what was to be erased, and the events that said so and by which it was done.
     announced: BTreeMap<Seq, Vec<SeqRange>>,
     completed: BTreeSet<Seq>,
@@ -200,7 +200,7 @@ impl Check {
             erased: BTreeMap::new(),
             changed: BTreeMap::new(),
             unfinished: 0,
-            intact: BTreeSet::new(),
+            intact: Vec::new(),
             announced: BTreeMap::new(),
             completed: BTreeSet::new(),
             is_behind: false,
@@ -341,7 +341,7 @@ impl Check {
             (Body::Changed, _) if erasable => drop(self.changed.insert(seq, place())),
             (Body::Changed, _) => self.find(seq, &place(), Class::Altered, CHANGED),
             (Body::Intact, Some(entry)) if entry.header.erasable => {
-                self.intact.insert(seq);
+                self.intact.push(seq);
             }
             (Body::Intact, _) => {}
         }

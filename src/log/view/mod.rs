@@ -13,7 +13,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use tallybook_events::event::{Event, SeqRange};
+use tallybook_events::event::Event;
 use tallybook_events::ids::{Hash, OperationId, Seq};
 use tallybook_events::intent::Intent;
 use tallybook_events::record::Record;
@@ -25,7 +25,7 @@ use super::anchor::{Anchor, Anchors, HeadFile};
 use super::open::Notify;
 use super::{Error, Filter, Open, chain};
 use crate::journal::Position;
-use crate::store::{self, BLOCK_EVENTS, Block, Ends, Index, Projection, Staged};
+use crate::store::{self, BLOCK_EVENTS, Block, Ends, Index, Located, Place, Projection, Staged};
 use question::{Question, newest_of, summary_in};
 
 pub(super) use question::{from_journal, hash_in_journal};
@@ -73,9 +73,9 @@ pub(super) struct View {
     /// How many blocks readers may ask the index for.
     sealed_blocks: u64,
     /// The records behind these.
-    tail: VecDeque<Arc<Record>>,
-    /// Those of them that the indexer has not taken yet, each with where it begins and ends.
-    queue: Vec<(Arc<Record>, Position, Position)>,
+    tail: VecDeque<Arc<Located>>,
+    /// Those of them that the indexer has not taken yet.
+    queue: Vec<Arc<Located>>,
     /// What the projections do not have yet.
     unsaved: BTreeSet<Key>,
     /// Whether the databases are left alone: what room there is, is for the journal.
@@ -101,7 +101,7 @@ pub(super) struct Work {
     pub(super) staged: Option<Staged>,
     pub(super) index: Option<Arc<Index>>,
     pub(super) block: Block,
-    pub(super) queue: Vec<(Arc<Record>, Position, Position)>,
+    pub(super) queue: Vec<Arc<Located>>,
     /// The newest event that it is about.
     pub(super) seq: Seq,
 }
@@ -235,9 +235,9 @@ impl View {
         for (((record, entry), start), end) in records.into_iter().zip(starts).zip(ends) {
             self.fold(&entry)?;
             if let Slot::Open(_) = self.index {
-                let record = Arc::new(record);
+                let record = Arc::new(Located::of(record, *start, *end));
                 self.tail.push_back(Arc::clone(&record));
-                self.queue.push((record, *start, *end));
+                self.queue.push(record);
             }
         }
         let at = starts.last().copied().unwrap_or(self.ends.at);
@@ -348,8 +348,7 @@ impl View {
             return Ok(Some(found));
         }
         self.open_index()?;
-        let of = |record: &&Arc<Record>| record.header.operation == Some(id);
-        let behind: Vec<Arc<Record>> = self.tail.iter().filter(of).cloned().collect();
+        let behind = self.behind(|record| record.header.operation == Some(id));
         let found = match &self.index {
             Slot::Open(index) => summary_in(&self.directory, index, self.sealed_blocks, id, behind),
             Slot::Closed | Slot::Failed => return self.remembered(known(self)),
@@ -470,14 +469,10 @@ impl View {
         self.queue.clear();
     }
 
-    /// Erases what is remembered of payloads.
-    pub(super) fn erase(&mut self, events: &[SeqRange]) {
-        let is_one = |seq: Seq| events.iter().any(|range| range.contains(seq));
-        for record in &mut self.tail {
-            if record.header.erasable && is_one(record.header.seq) {
-                Arc::make_mut(record).erase();
-            }
-        }
+    /// Where records behind the sealed blocks are.
+    fn behind(&self, wanted: impl Fn(&Located) -> bool) -> Vec<Place> {
+        let wanted = self.tail.iter().filter(|record| wanted(record));
+        wanted.map(|record| record.place()).collect()
     }
 
     /// Who answers which records there are.
@@ -485,11 +480,6 @@ impl View {
         self.open_index()?;
         Ok(match &self.index {
             Slot::Open(index) => {
-                let of_tail = self
-                    .tail
-                    .iter()
-                    .filter(|record| filter.takes(&record.header));
-                let of_tail = of_tail.cloned().collect();
                 let of_operation = filter
                     .operation
                     .filter(|id| *filter == Filter::of_operation(*id));
@@ -500,7 +490,7 @@ impl View {
                 Answer::Index(Question {
                     index: Arc::clone(index),
                     blocks: self.sealed_blocks,
-                    behind: of_tail,
+                    behind: self.behind(|record| filter.takes(&record.header)),
                     expected,
                 })
             }

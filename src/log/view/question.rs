@@ -12,9 +12,9 @@ use tallybook_events::record::{Body, Record};
 use tallybook_events::subject::Subject;
 use tallybook_replay::state::{OperationSummary, State};
 
-use super::super::{Error, Filter, JOURNAL, entry};
+use super::super::{Error, Filter, JOURNAL, Limit, entry};
 use crate::journal::{self, Fetch, Reader};
-use crate::store::{BLOCK_EVENTS, Index, Place};
+use crate::store::{BLOCK_EVENTS, Direction, Index, Place};
 
 /// How long to wait for a payload to be overwritten that looks changed.
 const ERASING: Duration = Duration::from_millis(20);
@@ -24,8 +24,8 @@ pub(in crate::log) struct Question {
     pub(in crate::log) index: Arc<Index>,
     /// So many of its blocks.
     pub(super) blocks: u64,
-    /// What the filter takes behind them.
-    pub(super) behind: Vec<Arc<Record>>,
+    /// Where what the filter takes behind them is.
+    pub(super) behind: Vec<Place>,
     /// How many events the answer must have, and which the last, where the state tells: on the events of an operation
     /// depends what is done again.
     pub(super) expected: Option<(OperationId, u64, Seq)>,
@@ -78,7 +78,7 @@ pub(super) fn newest_of(
 ) -> Result<Option<(Seq, Hash)>, Error> {
     let filter = Filter {
         subject: Some(subject.clone()),
-        newest: Some(1),
+        limit: Some(Limit::Newest(1)),
         ..Filter::default()
     };
     // A link is to its header alone.
@@ -95,7 +95,7 @@ pub(super) fn summary_in(
     index: &Index,
     blocks: u64,
     id: OperationId,
-    behind: Vec<Arc<Record>>,
+    behind: Vec<Place>,
 ) -> Result<Option<OperationSummary>, Error> {
     let filter = Filter::of_operation(id);
     let records = by_index(directory, index, blocks, &filter, behind, Payloads::Sound)?;
@@ -116,22 +116,31 @@ fn by_index(
     index: &Index,
     blocks: u64,
     filter: &Filter,
-    behind: Vec<Arc<Record>>,
+    behind: Vec<Place>,
     payloads: Payloads,
 ) -> Result<Vec<Record>, Error> {
-    let wanted = filter.newest.unwrap_or(usize::MAX);
+    let (direction, wanted) = direction(filter);
     let mut found: Vec<Record> = Vec::new();
-    for record in behind.iter().rev().take(wanted) {
-        found.push(Record::clone(record));
+    let mut fetch = Fetch::new(&directory.join(JOURNAL));
+    let mut record = |place: &Place| {
+        let record = fetch_whole(&mut fetch, place, payloads)?;
+        record.ok_or_else(|| {
+            let what = format!("event {} is not at its place in the journal", place.seq);
+            Error::from(index.contradiction(what))
+        })
+    };
+    if direction == Direction::Back {
+        for place in behind.iter().rev().take(wanted) {
+            found.push(record(place)?);
+        }
     }
     let end = Seq(blocks * BLOCK_EVENTS).next();
     let end = filter.to.map_or(end, |to| to.next().min(end));
     let first = filter.from.unwrap_or(Seq(1));
-    let mut fetch = Fetch::new(&directory.join(JOURNAL));
     let mut block: Option<(u64, Vec<Place>)> = None;
-    'all: for stretch in index.find(&filter.terms(), end) {
-        for seq in stretch?.into_iter().rev() {
-            if found.len() >= wanted || seq < first {
+    'all: for stretch in index.find(&filter.terms(), first..end, direction) {
+        for seq in stretch? {
+            if found.len() >= wanted {
                 break 'all;
             }
             let number = (seq.0 - 1) / BLOCK_EVENTS;
@@ -144,17 +153,30 @@ fn by_index(
             let Some(place) = place.ok().and_then(|at| places.get(at)) else {
                 continue;
             };
-            let Some(record) = fetch_whole(&mut fetch, place, payloads)? else {
-                let what = format!("event {seq} is not at its place in the journal");
-                return Err(index.contradiction(what).into());
-            };
+            let record = record(place)?;
             if filter.within(&record.header) {
                 found.push(record);
             }
         }
     }
-    found.reverse();
+    match direction {
+        Direction::Back => found.reverse(),
+        Direction::Forward => {
+            for place in behind.iter().take(wanted - found.len()) {
+                found.push(record(place)?);
+            }
+        }
+    }
     Ok(found)
+}
+
+/// Which way to go through the log for a filter, and how far at most.
+fn direction(filter: &Filter) -> (Direction, usize) {
+    match filter.limit {
+        Some(Limit::Newest(wanted)) => (Direction::Back, wanted),
+        Some(Limit::Oldest(wanted)) => (Direction::Forward, wanted),
+        None => (Direction::Forward, usize::MAX),
+    }
 }
 
 /// What is asked of payloads.
@@ -199,16 +221,16 @@ pub(in crate::log) fn from_journal(
     to: Seq,
     filter: &Filter,
 ) -> Result<Vec<Record>, Error> {
-    let wanted = filter.newest.unwrap_or(usize::MAX);
+    let (direction, wanted) = direction(filter);
     let mut found = VecDeque::new();
     let mut reader = Reader::from_start(&directory.join(JOURNAL))?;
     while let Some((_, record)) = reader.next()? {
-        if record.header.seq > to {
+        if record.header.seq > to || direction == Direction::Forward && found.len() >= wanted {
             break;
         }
         if filter.takes(&record.header) {
             found.push_back(record);
-            if found.len() > wanted {
+            if direction == Direction::Back && found.len() > wanted {
                 found.pop_front();
             }
         }

@@ -7,7 +7,6 @@ use std::sync::Arc;
 
 use tallybook_events::gap::Gap;
 use tallybook_events::ids::{Hash, Seq};
-use tallybook_events::record::Record;
 use tallybook_replay::state::State;
 
 use super::super::open::remove_database;
@@ -15,7 +14,7 @@ use super::super::{Error, INDEX, JOURNAL, Open, chain, entry};
 use super::question::hash_in_journal;
 use super::{Slot, View};
 use crate::journal::{self, Link, Reader};
-use crate::store::{self, BLOCK_EVENTS, Block, End, Index, Sealed};
+use crate::store::{self, BLOCK_EVENTS, Block, End, Index, Located, Sealed};
 
 impl View {
     /// Opens the index, and brings it up to the newest event; builds it again where it can't be used.
@@ -91,7 +90,7 @@ impl View {
             None => Block::behind(Seq::NONE, None),
         };
         let start = reader.position();
-        let mut behind: VecDeque<Arc<Record>> = VecDeque::new();
+        let mut behind: VecDeque<Arc<Located>> = VecDeque::new();
         let mut bridged = 0;
         while (reader.link()).is_none_or(|link| link.seq < self.state.head.seq) {
             let next = reader.next()?;
@@ -106,7 +105,8 @@ impl View {
             let Some((at, record)) = next else {
                 break;
             };
-            block.push(&record, at, reader.position());
+            let record = Located::of(record, at, reader.position());
+            block.push(&record);
             behind.push_back(Arc::new(record));
             if block.is_full() {
                 index.seal(&block)?;
