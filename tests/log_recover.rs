@@ -14,6 +14,7 @@ use tallybook_events::record::Record;
 use tallybook_events::segment;
 use tallybook_events::step::Captured;
 use tallybook_events::subject::Subject;
+use tallybook_testkit::files::copy_tree;
 use tallybook_testkit::samples;
 use tallybook_testkit::story::Story;
 use tempfile::TempDir;
@@ -204,20 +205,6 @@ fn harms(records: &[Record]) -> Vec<(&'static str, Harm, BTreeSet<u64>)> {
     harms
 }
 
-fn copy(from: &Path, to: &Path) {
-    std::fs::create_dir_all(to).unwrap();
-    for entry in std::fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let target = to.join(entry.file_name());
-        let kind = entry.file_type().unwrap();
-        if kind.is_dir() {
-            copy(&entry.path(), &target);
-        } else if kind.is_file() {
-            std::fs::copy(entry.path(), target).unwrap();
-        }
-    }
-}
-
 /// A store that was used, so that something beside the journal knows how far it goes.
 fn used(records: &[Record]) -> TempDir {
     let store = store_of(records);
@@ -237,7 +224,7 @@ fn what_is_lost_is_named_and_all_else_stays() {
     for (what, harm, costs) in harms(&records) {
         println!("{what}: {costs:?}");
         let store = tempfile::tempdir().unwrap();
-        copy(sound.path(), store.path());
+        copy_tree(sound.path(), store.path());
         harm(store.path(), &records);
         let (lost, recovered) = recover(store.path()).unwrap();
         assert_eq!(lost, costs, "{what}");
@@ -257,7 +244,7 @@ fn it_may_stop_at_every_step() {
     for (what, harm, costs) in harms(&records) {
         for stop in 0.. {
             let store = tempfile::tempdir().unwrap();
-            copy(sound.path(), store.path());
+            copy_tree(sound.path(), store.path());
             harm(store.path(), &records);
             let mut steps = 0;
             let stopped = recover_by(store.path(), &mut |_| {

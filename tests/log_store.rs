@@ -11,6 +11,7 @@ use tallybook_events::gap::Gap;
 use tallybook_events::ids::{Hash, Seq};
 use tallybook_events::record::Record;
 use tallybook_replay::state::State;
+use tallybook_testkit::files::copy_tree;
 use tallybook_testkit::samples;
 use tallybook_testkit::story::Story;
 use tempfile::TempDir;
@@ -276,19 +277,6 @@ fn damage(path: &Path, how: usize) {
         _ => unreachable!("8 ways"),
     }
     std::fs::write(path, bytes).unwrap();
-}
-
-fn copy_tree(from: &Path, to: &Path) {
-    std::fs::create_dir_all(to).unwrap();
-    for entry in std::fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let kind = entry.file_type().unwrap();
-        if kind.is_dir() {
-            copy_tree(&entry.path(), &to.join(entry.file_name()));
-        } else if kind.is_file() {
-            std::fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
-        }
-    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -14,12 +14,13 @@ use tallybook_events::step::{
     Action, FailureClass, Fence, Phase, Receipt, Seen, StepDone, StepFailure, StepKey,
 };
 
-use crate::fence;
+use crate::admission;
+use crate::fence::Standing;
 use crate::keeper;
 use crate::line::Line;
 use crate::link::LineLink;
 use crate::lock;
-use crate::protocol::{Batch, Call, Reply};
+use crate::protocol::{Batch, Call, Reply, Shown};
 use crate::receipts::{self, Journal};
 use crate::serve::Site;
 use crate::step::{Context, StepKind, fail, failure};
@@ -38,7 +39,12 @@ type Known = BTreeMap<StepKey, Receipt>;
 ///
 /// A failure here is the host's or the request's, not a step's: the step that was to be begun was not, or, where
 /// the message says so, it ran and its outcome could not be kept.
-pub(crate) fn run(site: &Site<'_>, line: &Line, batch: Batch) -> Result<(), StepFailure> {
+pub(crate) fn run(
+    site: &Site<'_>,
+    line: &Line,
+    shown: &Shown,
+    batch: Batch,
+) -> Result<(), StepFailure> {
     let Some(operation) = check(site, &batch)? else {
         line.say(&Reply::BatchEnded {
             unstarted: Vec::new(),
@@ -52,7 +58,14 @@ pub(crate) fn run(site: &Site<'_>, line: &Line, batch: Batch) -> Result<(), Step
     for operation in std::iter::once(operation).chain(taken_back(&batch)) {
         locks.push(lock_operation(site, line, operation)?);
     }
-    pass_fence(site, &batch, operation)?;
+    let undoes = |call: &Call| call.action != Action::Forward;
+    let undoes = batch.calls.iter().all(undoes);
+    let mut standing = admission::standing(site.log, shown)?;
+    if standing.epoch() != batch.fence.epoch {
+        let message = "the batch is of another epoch than what is shown";
+        return Err(fail(FailureClass::Unknown, message));
+    }
+    pass_fence(site, line, undoes, &mut standing)?;
     let mut known = Known::new();
     let journal = Journal::open(site.layout, site.log, &mut |receipt| {
         if receipt.key.operation == operation {
@@ -72,9 +85,13 @@ pub(crate) fn run(site: &Site<'_>, line: &Line, batch: Batch) -> Result<(), Step
     };
     let mut goes_on = true;
     let mut unstarted = Vec::new();
-    for call in &batch.calls {
+    for (position, call) in batch.calls.iter().enumerate() {
         goes_on = goes_on && !line.is_gone() && !line.is_stopped();
         if goes_on {
+            if position > 0 {
+                // Somebody else may have acted meanwhile.
+                pass_fence(site, line, undoes, &mut standing)?;
+            }
             goes_on = runner.step(call, known.remove(&call.key))?;
         } else {
             unstarted.push(call.key);
@@ -105,20 +122,20 @@ pub(crate) fn lock_operation(
 }
 
 /// An undo makes room, so its fence is kept on a full disk too.
-fn pass_fence(site: &Site<'_>, batch: &Batch, operation: OperationId) -> Result<(), StepFailure> {
-    let undoes = batch
-        .calls
-        .iter()
-        .all(|call| call.action != Action::Forward);
+fn pass_fence(
+    site: &Site<'_>,
+    line: &Line,
+    undoes: bool,
+    standing: &mut Standing,
+) -> Result<(), StepFailure> {
     loop {
-        match fence::pass(site.layout, &batch.fence, operation) {
-            Ok(()) => return Ok(()),
-            Err(error) => {
-                let is_full = io_class(&error) == FailureClass::DiskFull;
-                if !(is_full && undoes && receipts::give_up_reserve(site.layout, site.log)) {
-                    return Err(fence_failure(&error));
+        match admission::pass(line, site.layout, standing) {
+            Err(failure) if failure.class == FailureClass::DiskFull && undoes => {
+                if !receipts::give_up_reserve(site.layout, site.log) {
+                    return Err(failure);
                 }
             }
+            passed => return passed,
         }
     }
 }
@@ -380,7 +397,7 @@ fn cleaned(site: &Site<'_>, seen: Seen) -> Seen {
 }
 
 /// Why a lock was not had.
-fn lock_failure(error: &lock::Error) -> StepFailure {
+pub(crate) fn lock_failure(error: &lock::Error) -> StepFailure {
     let (class, hint) = match error {
         lock::Error::Held { .. } => (
             FailureClass::Timeout,
@@ -388,32 +405,6 @@ fn lock_failure(error: &lock::Error) -> StepFailure {
         ),
         lock::Error::GivenUp { .. } => (FailureClass::Interrupted, None),
         lock::Error::Directory(_) | lock::Error::File { .. } => (io_class(error), None),
-    };
-    StepFailure {
-        hint,
-        ..failure(class, error)
-    }
-}
-
-fn fence_failure(error: &fence::Error) -> StepFailure {
-    let (class, hint) = match error {
-        fence::Error::Older { .. } => (
-            FailureClass::Fenced,
-            Some(
-                "this controller's log is an older line of history: act from the newest".to_owned(),
-            ),
-        ),
-        fence::Error::Damaged { .. } => (
-            FailureClass::Host,
-            Some(
-                "find out what happened to it; move it away only when no other controller acts"
-                    .to_owned(),
-            ),
-        ),
-        fence::Error::Lock(error) => return lock_failure(error),
-        fence::Error::Read { .. } | fence::Error::Keep(_) | fence::Error::Codec(_) => {
-            (io_class(error), None)
-        }
     };
     StepFailure {
         hint,
@@ -446,7 +437,7 @@ fn receipt_failure(what: &str, error: &receipts::Error) -> StepFailure {
 }
 
 /// The class of the file system's error at the end of a chain.
-fn io_class(error: &(dyn std::error::Error + 'static)) -> FailureClass {
+pub(crate) fn io_class(error: &(dyn std::error::Error + 'static)) -> FailureClass {
     let mut at = Some(error);
     while let Some(error) = at {
         if let Some(io) = error.downcast_ref::<std::io::Error>() {

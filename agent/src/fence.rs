@@ -1,31 +1,33 @@
-//! The fence: the newest claims that a host was shown, kept so that an older line of history can't act any more.
+//! The fence: the newest event of a log that this host was shown, kept so that an older line of history can't act.
 //!
-//! `receipts/LOG/fence` is magic `TBF1`, the BLAKE3 hash of the rest, and the rest: a named MessagePack map. It is
-//! replaced whole and synced before the batch that showed the newer claim acts. A fence file that can't be read
-//! refuses everything: without it nobody could say what was seen.
+//! `receipts/LOG/fence` is magic `TBF2`, the BLAKE3 hash of the rest, and the rest: a named MessagePack map. It is
+//! replaced whole and synced before whoever showed the newer event acts. A fence file that can't be read refuses
+//! everything: without it nobody could say what was seen.
 //!
-//! For now only the epoch decides. The claim of each operation is stored as well, for a later rule that
-//! refuses an older claim of the same operation.
+//! Who acts shows the header of the newest event that its log has. A higher epoch is let in: a recovery began it.
+//! Within an epoch the log must have the event that this host was shown last, which is shown by that event's header: its
+//! hash alone was told by this host. A log that was restored from an older copy, or that went another way since, lacks it.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tallybook_events::codec;
-use tallybook_events::header::ClaimRef;
-use tallybook_events::ids::{Epoch, LogId, OperationId, Seq};
-use tallybook_events::step::Fence;
+use tallybook_events::header::{self, HeaderView};
+use tallybook_events::ids::{Epoch, LogId};
+use tallybook_events::record::header_hash;
+use tallybook_events::step::Mark;
 
 use crate::durable;
 use crate::layout::Layout;
 use crate::lock;
+use crate::protocol::Shown;
 
-const MAGIC: [u8; 4] = *b"TBF1";
+mod claims;
+
+const MAGIC: [u8; 4] = *b"TBF2";
 const HASH_LEN: usize = 32;
-/// How many operations' claims are kept; those with the lowest positions go first.
-const CLAIMS_MAX: usize = 512;
 const LOCK_WAIT: Duration = Duration::from_secs(60);
 
 /// A fence that refuses, or that could not be kept.
@@ -33,15 +35,26 @@ const LOCK_WAIT: Duration = Duration::from_secs(60);
 pub enum Error {
     /// A newer line of history was seen.
     #[error(
-        "this host has seen epoch {seen} of log {log}; this controller acts under epoch {shown}"
+        "this host was shown event {} of epoch {} of log {log}; this controller's log {}",
+        seen.seq,
+        seen.epoch,
+        lacks(seen, shown)
     )]
     Older {
         /// The log.
         log: LogId,
-        /// The epoch that was seen.
-        seen: Epoch,
-        /// The epoch that was shown.
-        shown: Epoch,
+        /// What was seen.
+        seen: Mark,
+        /// What is shown.
+        shown: Mark,
+    },
+    /// What is shown is no event of the log.
+    #[error("what this controller shows of log {log} is no event of it")]
+    Foreign {
+        /// The log.
+        log: LogId,
+        /// Why not, where it is no header at all.
+        source: Option<header::Error>,
     },
     /// The file is not one.
     #[error("the fence file {path} is damaged")]
@@ -69,52 +82,127 @@ pub enum Error {
     Lock(#[from] lock::Error),
 }
 
+fn lacks(seen: &Mark, shown: &Mark) -> String {
+    match shown.epoch < seen.epoch {
+        true => format!("is in epoch {}", shown.epoch),
+        false => "does not have that event".to_owned(),
+    }
+}
+
 /// What was seen of a log.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Seen {
     /// The log.
     pub log: LogId,
-    /// Its highest epoch.
-    pub epoch: Epoch,
-    /// The highest position of a claim's event in that epoch.
-    pub claim_seq: Seq,
-    /// The newest claim of each operation.
-    pub claims: BTreeMap<OperationId, ClaimRef>,
+    /// The newest of its events that was shown here.
+    pub mark: Mark,
+}
+
+/// What a controller shows of its log.
+#[derive(Debug, Clone)]
+pub struct Standing {
+    log: LogId,
+    newest: Mark,
+    /// What its log was shown to have.
+    proven: Option<Mark>,
+}
+
+/// Whether who stands before the fence may act.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// It may, and what it showed is kept.
+    Passed,
+    /// Only once it showed that its log has this event.
+    Unproven(Mark),
+}
+
+impl Standing {
+    /// Reads what is shown.
+    ///
+    /// # Errors
+    /// When it is not of this log.
+    pub fn of(log: LogId, shown: &Shown) -> Result<Self, Error> {
+        let mut standing = Standing {
+            log,
+            newest: mark(log, &shown.newest.0)?,
+            proven: None,
+        };
+        if let Some(proof) = &shown.proof {
+            standing.prove(&proof.0)?;
+        }
+        Ok(standing)
+    }
+
+    /// Takes the header of an event that the log has.
+    ///
+    /// # Errors
+    /// When it is not of this log.
+    pub fn prove(&mut self, header: &[u8]) -> Result<(), Error> {
+        self.proven = Some(mark(self.log, header)?);
+        Ok(())
+    }
+
+    /// The epoch under which it acts.
+    pub const fn epoch(&self) -> Epoch {
+        self.newest.epoch
+    }
+
+    /// That an event was asked for and not shown.
+    pub const fn refused(&self, seen: Mark) -> Error {
+        Error::Older {
+            log: self.log,
+            seen,
+            shown: self.newest,
+        }
+    }
+
+    /// Passes the fence; makes durable what is newer than what was seen.
+    ///
+    /// # Errors
+    /// When the file can't be read or kept.
+    pub fn pass(&self, layout: &Layout) -> Result<Verdict, Error> {
+        let _lock = lock::resource(layout, "fence", LOCK_WAIT)?;
+        let path = path(layout, self.log);
+        let newest = self.newest;
+        if let Some(Seen { mark: seen, .. }) = read(&path, self.log)? {
+            let is_had = seen == newest || self.proven == Some(seen) || newest.epoch > seen.epoch;
+            if !is_had {
+                return Ok(Verdict::Unproven(seen));
+            }
+            if (newest.epoch, newest.seq) <= (seen.epoch, seen.seq) {
+                return Ok(Verdict::Passed);
+            }
+        }
+        let body = codec::encode(&Seen {
+            log: self.log,
+            mark: newest,
+        })?;
+        let mut bytes = MAGIC.to_vec();
+        bytes.extend_from_slice(blake3::hash(&body).as_bytes());
+        bytes.extend_from_slice(&body);
+        durable::create_dirs(&layout.receipts(self.log))?;
+        durable::write(&path, 0o600, &bytes)?;
+        Ok(Verdict::Passed)
+    }
+}
+
+/// The event that a header is of.
+fn mark(log: LogId, bytes: &[u8]) -> Result<Mark, Error> {
+    let foreign = |source| Error::Foreign { log, source };
+    let header = HeaderView::decode(bytes).map_err(|error| foreign(Some(error)))?;
+    if header.log != log {
+        return Err(foreign(None));
+    }
+    Ok(Mark {
+        epoch: header.epoch,
+        seq: header.seq,
+        hash: header_hash(bytes),
+    })
 }
 
 /// Where the fence of a log is.
 pub fn path(layout: &Layout, log: LogId) -> PathBuf {
     layout.receipts(log).join("fence")
-}
-
-/// Refuses a fence of an older epoch; makes durable what is newer than what was seen.
-///
-/// # Errors
-/// When the fence is refused, or the file can't be read or kept.
-pub fn pass(layout: &Layout, fence: &Fence, operation: OperationId) -> Result<(), Error> {
-    let _lock = lock::resource(layout, "fence", LOCK_WAIT)?;
-    let path = path(layout, fence.log);
-    let before = read(&path, fence.log)?;
-    if let Some(seen) = &before
-        && fence.epoch < seen.epoch
-    {
-        return Err(Error::Older {
-            log: fence.log,
-            seen: seen.epoch,
-            shown: fence.epoch,
-        });
-    }
-    let after = extended(before.clone(), fence, operation);
-    if before.as_ref() == Some(&after) {
-        return Ok(());
-    }
-    let body = codec::encode(&after)?;
-    let mut bytes = MAGIC.to_vec();
-    bytes.extend_from_slice(blake3::hash(&body).as_bytes());
-    bytes.extend_from_slice(&body);
-    durable::create_dirs(&layout.receipts(fence.log))?;
-    durable::write(&path, 0o600, &bytes)?;
-    Ok(())
 }
 
 /// What was seen of a log; `None` where nothing was.
@@ -133,10 +221,13 @@ pub fn read(path: &Path, log: LogId) -> Result<Option<Seen>, Error> {
         }
     };
     let whole = || {
-        let (head, body) = bytes.split_at_checked(MAGIC.len() + HASH_LEN)?;
-        let is_whole =
-            head[..MAGIC.len()] == MAGIC && head[MAGIC.len()..] == *blake3::hash(body).as_bytes();
-        let seen: Seen = is_whole.then(|| codec::decode(body).ok())??;
+        let (magic, rest) = bytes.split_first_chunk::<4>()?;
+        let (hash, body) = rest.split_first_chunk::<HASH_LEN>()?;
+        let seen: Seen = match (hash == blake3::hash(body).as_bytes(), *magic) {
+            (true, MAGIC) => codec::decode(body).ok()?,
+            (true, claims::MAGIC) => claims::seen(body)?,
+            _ => return None,
+        };
         (seen.log == log).then_some(seen)
     };
     whole().map(Some).ok_or_else(|| Error::Damaged {
@@ -144,109 +235,5 @@ pub fn read(path: &Path, log: LogId) -> Result<Option<Seen>, Error> {
     })
 }
 
-fn extended(before: Option<Seen>, fence: &Fence, operation: OperationId) -> Seen {
-    let mut seen = before.unwrap_or(Seen {
-        log: fence.log,
-        epoch: fence.epoch,
-        claim_seq: fence.claim.seq,
-        claims: BTreeMap::new(),
-    });
-    if fence.epoch > seen.epoch {
-        // Positions of an older line of history mean nothing in the new one.
-        seen.epoch = fence.epoch;
-        seen.claim_seq = fence.claim.seq;
-        seen.claims.clear();
-    }
-    seen.claim_seq = seen.claim_seq.max(fence.claim.seq);
-    let claim = seen.claims.entry(operation).or_insert(fence.claim);
-    if fence.claim.seq > claim.seq {
-        *claim = fence.claim;
-    }
-    while seen.claims.len() > CLAIMS_MAX {
-        let oldest = seen.claims.iter().min_by_key(|(_, claim)| claim.seq);
-        let Some(oldest) = oldest.map(|(operation, _)| *operation) else {
-            break;
-        };
-        seen.claims.remove(&oldest);
-    }
-    seen
-}
-
 #[cfg(test)]
-mod tests {
-    use tallybook_events::ids::Hash;
-
-    use super::*;
-
-    fn fence(epoch: u32, seq: u64) -> Fence {
-        Fence {
-            log: LogId::from_bytes([1; 16]),
-            epoch: Epoch(epoch),
-            claim: ClaimRef {
-                seq: Seq(seq),
-                hash: Hash([seq as u8; 32]),
-            },
-        }
-    }
-
-    fn operation(number: u64) -> OperationId {
-        OperationId::new(number, [0; 10])
-    }
-
-    #[test]
-    fn the_highest_of_each_is_kept_and_an_older_epoch_is_refused() {
-        let temp = tempfile::tempdir().unwrap();
-        let layout = Layout::below(temp.path());
-        let look = || {
-            let log = fence(0, 0).log;
-            read(&path(&layout, log), log).unwrap()
-        };
-        assert_eq!(look(), None);
-        pass(&layout, &fence(2, 20), operation(1)).unwrap();
-        pass(&layout, &fence(2, 10), operation(2)).unwrap();
-        pass(&layout, &fence(2, 15), operation(1)).unwrap();
-        let seen = look().unwrap();
-        assert_eq!((seen.epoch, seen.claim_seq), (Epoch(2), Seq(20)));
-        assert_eq!(seen.claims[&operation(1)].seq, Seq(20));
-        assert_eq!(seen.claims[&operation(2)].seq, Seq(10));
-        let refused = pass(&layout, &fence(1, 99), operation(3)).unwrap_err();
-        assert!(matches!(refused, Error::Older { .. }), "{refused}");
-        assert_eq!(look().unwrap(), seen, "a refusal changes nothing");
-        pass(&layout, &fence(3, 5), operation(3)).unwrap();
-        let seen = look().unwrap();
-        assert_eq!((seen.epoch, seen.claim_seq), (Epoch(3), Seq(5)));
-        assert_eq!(seen.claims.len(), 1);
-    }
-
-    #[test]
-    fn any_damage_refuses() {
-        let temp = tempfile::tempdir().unwrap();
-        let layout = Layout::below(temp.path());
-        let fence = fence(1, 1);
-        pass(&layout, &fence, operation(1)).unwrap();
-        let path = path(&layout, fence.log);
-        let whole = std::fs::read(&path).unwrap();
-        for at in 0..whole.len() {
-            let mut bytes = whole.clone();
-            bytes[at] ^= 1;
-            std::fs::write(&path, &bytes).unwrap();
-            let refused = pass(&layout, &fence, operation(1));
-            assert!(matches!(refused, Err(Error::Damaged { .. })), "byte {at}");
-            std::fs::write(&path, &whole[..at]).unwrap();
-            let refused = pass(&layout, &fence, operation(1));
-            assert!(matches!(refused, Err(Error::Damaged { .. })), "cut at {at}");
-        }
-    }
-
-    #[test]
-    fn claims_are_bounded_and_the_newest_stay() {
-        let mut seen = None;
-        for number in 0..CLAIMS_MAX as u64 + 3 {
-            seen = Some(extended(seen, &fence(1, number), operation(number)));
-        }
-        let seen = seen.unwrap();
-        assert_eq!(seen.claims.len(), CLAIMS_MAX);
-        assert!(!seen.claims.contains_key(&operation(2)));
-        assert!(seen.claims.contains_key(&operation(3)));
-    }
-}
+mod tests;

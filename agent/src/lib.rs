@@ -3,6 +3,7 @@
 //! The controller links this crate too, to plan and to describe steps; it never calls `forward`, `undo` or
 //! `probe` itself. No SSH, no store, no name-service calls, and nothing of a guest is ever executed outside it.
 
+mod admission;
 pub mod base;
 mod batch;
 mod before;

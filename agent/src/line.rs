@@ -215,7 +215,7 @@ fn read(shared: &Shared, mut input: impl Read) {
                 continue;
             }
             Ok(Some(request)) => {
-                if matches!(request, Request::Send(_)) {
+                if matches!(request, Request::Send { .. }) {
                     // Here and not where it is acted on: what the peer says may follow at once.
                     shared.peer.reopen();
                 }

@@ -14,14 +14,14 @@ use tallybook_events::event::SessionRecorded;
 use tallybook_events::ids::{Blob, BootId, JournalId, LogId, OperationId, StepIndex};
 use tallybook_events::name::{ContainerName, HostName};
 pub use tallybook_events::step::SendSource;
-use tallybook_events::step::{Action, Fence, Receipt, Seen, StepFailure, StepKey};
+use tallybook_events::step::{Action, Fence, Mark, Receipt, Seen, StepFailure, StepKey};
 
 use zeroize::Zeroize;
 
 use crate::secret::{self, Secret, SecretName, Values};
 
 /// The version of this protocol. Both ends must have the same: the agent is pushed by its hash.
-pub const PROTOCOL: u16 = 2;
+pub const PROTOCOL: u16 = 3;
 /// The most bytes a frame may have.
 pub const FRAME_LEN_MAX: usize = 16 * 1024 * 1024;
 
@@ -36,6 +36,15 @@ pub struct Call {
     pub params: Blob,
     /// Which way.
     pub action: Action,
+}
+
+/// What a controller shows of its log before it acts: see [`crate::fence`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Shown {
+    /// The header of the newest event that it has.
+    pub newest: Blob,
+    /// The header of the event that the host said in its `Hello` it was shown last; `None` where none is to be shown.
+    pub proof: Option<Blob>,
 }
 
 /// Steps of one operation, to be carried out in order; the first failure ends it.
@@ -113,7 +122,14 @@ pub enum Request {
     /// Held in memory only. Not answered.
     Secrets(SecretsTold),
     /// Carry out a batch. Waits while another agent still carries out a step of the same operation.
-    Run(Batch),
+    Run {
+        /// For the fence.
+        shown: Shown,
+        /// The batch.
+        batch: Batch,
+    },
+    /// Answer to `Prove`: the header of that event.
+    Proof(Blob),
     /// Look at the effect of steps, and change nothing.
     Probe(Batch),
     /// Say what receipts there are of an operation. Waits while another agent still carries out a step of it.
@@ -122,14 +138,24 @@ pub enum Request {
         operation: OperationId,
     },
     /// Be the sending end of a transfer.
-    Send(SendSource),
+    Send {
+        /// For the fence.
+        shown: Shown,
+        /// What to send.
+        source: SendSource,
+    },
     /// Bytes from the other end of a transfer: after `Send`, or once the step that takes part was told as
     /// started. Dropped at any other time.
     Peer(Blob),
     /// The other end of a transfer is gone; why.
     PeerLost(String),
-    /// Run a command in a container.
-    Session(SessionRequest),
+    /// Run a command in a container. What is typed for it comes after `Admitted`.
+    Session {
+        /// For the fence.
+        shown: Shown,
+        /// The command.
+        request: SessionRequest,
+    },
     /// What was typed.
     Input(Blob),
     /// Nothing more will be typed.
@@ -179,11 +205,18 @@ pub enum Reply {
         time_unix_us: u64,
         /// The receipts journal of this log, where there is one.
         journal: Option<JournalId>,
+        /// The newest event of this log that the host was shown; `None` where there is none, or it can't be read.
+        seen: Option<Mark>,
     },
     /// Nothing else was to be said for a while. Comes at any time after `Hello`, and means that the agent is there.
     Alive,
     /// Answer to `MakeJournal`; `None` where it is damaged.
     Journal(Option<JournalId>),
+    /// What was asked for is done only once it is shown that the log has this event. Comes before anything is done, and
+    /// before each further step of a batch where somebody else acted meanwhile.
+    Prove(Mark),
+    /// A session passed the fence.
+    Admitted,
     /// Another agent still carries out this step of the operation, and what was asked for waits until it ends. Said
     /// again now and then. `None` where it is between two steps.
     Waiting(Option<Begun>),

@@ -12,12 +12,14 @@ use tallybook_events::ids::{BootId, LogId, OperationId};
 use tallybook_events::name::HostName;
 use tallybook_events::step::{FailureClass, StepFailure};
 
+use crate::admission;
 use crate::batch;
+use crate::fence;
 use crate::keeper;
 use crate::layout::Layout;
 use crate::line::{Incoming, Line};
 use crate::link::LineLink;
-use crate::protocol::{PROTOCOL, Reply, Request, SendSource};
+use crate::protocol::{PROTOCOL, Reply, Request, SendSource, Shown};
 use crate::queue::Got;
 use crate::receipts::{self, Journal};
 use crate::secret::Secrets;
@@ -109,6 +111,11 @@ fn converse(line: &Line, layout: &Layout, deeds: Deeds) -> Result<(), StepFailur
             .into_owned(),
         time_unix_us: now_unix_us(),
         journal: receipts::identity(layout, log),
+        // One that can't be read is told as such by whatever is to be done.
+        seen: fence::read(&fence::path(layout, log), log)
+            .ok()
+            .flatten()
+            .map(|seen| seen.mark),
     });
     let mut site = Site {
         layout,
@@ -134,14 +141,22 @@ fn converse(line: &Line, layout: &Layout, deeds: Deeds) -> Result<(), StepFailur
 fn answer(site: &Site<'_>, line: &Line, request: Request) -> Result<(), StepFailure> {
     match request {
         Request::MakeJournal => make_journal(site, line),
-        Request::Run(batch) => batch::run(site, line, batch),
+        Request::Run { shown, batch } => batch::run(site, line, &shown, batch),
         Request::Probe(batch) => batch::probe(site, line, &batch),
         Request::Receipts { operation } => report(site, line, operation),
-        Request::Send(source) => send(site, line, &source),
-        Request::Session(request) => terminal::session(site, line, request),
+        Request::Send { shown, source } => send(site, line, &shown, &source),
+        Request::Session { shown, request } => {
+            admission::pass(
+                line,
+                site.layout,
+                &mut admission::standing(site.log, &shown)?,
+            )?;
+            line.say(&Reply::Admitted);
+            terminal::session(site, line, request)
+        }
         // What was typed, or said to stop, after what it was meant for had ended.
         Request::Input(_) | Request::InputEnd | Request::Resize { .. } | Request::Stop => Ok(()),
-        Request::Peer(_) | Request::PeerLost(_) => Ok(()),
+        Request::Peer(_) | Request::PeerLost(_) | Request::Proof(_) => Ok(()),
         // Heard where requests are taken in.
         Request::Secrets(_) => Ok(()),
         Request::Hello { .. } => Err(fail(FailureClass::Unknown, "hello was said already")),
@@ -180,10 +195,20 @@ fn report(site: &Site<'_>, line: &Line, operation: OperationId) -> Result<(), St
     Ok(())
 }
 
-fn send(site: &Site<'_>, line: &Line, source: &SendSource) -> Result<(), StepFailure> {
+fn send(
+    site: &Site<'_>,
+    line: &Line,
+    shown: &Shown,
+    source: &SendSource,
+) -> Result<(), StepFailure> {
     let Some(send) = site.deeds.send else {
         return Err(fail(FailureClass::Unknown, "this agent can't send trees"));
     };
+    admission::pass(
+        line,
+        site.layout,
+        &mut admission::standing(site.log, shown)?,
+    )?;
     let mut link = LineLink::new(line, &site.secrets, None);
     let sent = send(source, site.layout, &mut link);
     link.end();

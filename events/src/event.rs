@@ -9,7 +9,8 @@ use crate::codec;
 use crate::header::Outcome;
 use crate::ids::{Blob, Hash, JournalId, OperationId, Seq};
 use crate::intent::Intent;
-use crate::step::{Captured, PlannedStep, StepDone, StepFailure};
+use crate::name::HostName;
+use crate::step::{Captured, Mark, PlannedStep, StepDone, StepFailure};
 use crate::subject::Subject;
 
 /// The log began.
@@ -315,6 +316,16 @@ pub struct LogRecovered {
     pub losses: Vec<Loss>,
 }
 
+/// A host was shown an event of this log that this log does not have: this one is not the newest line of its history.
+/// Nothing may be done to any host with it until a recovery.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogFenced {
+    /// The host.
+    pub host: HostName,
+    /// What it was shown.
+    pub seen: Mark,
+}
+
 /// A payload that could not be encoded or decoded.
 #[derive(Debug, thiserror::Error)]
 #[error("payload of kind {kind:?} version {version}")]
@@ -490,4 +501,5 @@ events! {
     SegmentsArchived = "segments.archived" @ 1 => None, Kept;
     SegmentsRestored = "segments.restored" @ 1 => None, Kept;
     LogRecovered = "log.recovered" @ 1 => None, Kept;
+    LogFenced = "log.fenced" @ 1 => None, Kept;
 }

@@ -183,6 +183,11 @@ impl Record {
         self.payload.fill(0);
     }
 
+    /// The header as it is stored: what the hash is of.
+    pub fn header_bytes(&self) -> &[u8] {
+        &self.header_bytes
+    }
+
     /// The length of the frame in bytes.
     pub fn frame_len(&self) -> usize {
         frame_len(self.header_bytes.len(), self.payload.len())

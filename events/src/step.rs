@@ -4,7 +4,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::fact::Fact;
 use crate::header::ClaimRef;
-use crate::ids::{Attempt, Blob, BootId, Epoch, Generation, LogId, OperationId, StepIndex};
+use crate::ids::{
+    Attempt, Blob, BootId, Epoch, Generation, Hash, LogId, OperationId, Seq, StepIndex,
+};
 use crate::name::{HostName, TemplateName};
 use crate::subject::Subject;
 
@@ -212,6 +214,17 @@ pub struct Fence {
     pub epoch: Epoch,
     /// The event that made the claim.
     pub claim: ClaimRef,
+}
+
+/// The newest event of a log that a host was shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mark {
+    /// Its epoch.
+    pub epoch: Epoch,
+    /// Its position.
+    pub seq: Seq,
+    /// Its header hash.
+    pub hash: Hash,
 }
 
 /// The host's own durable record of a step.

@@ -292,6 +292,7 @@ impl Operation {
             | Event::SegmentsArchived(_)
             | Event::SegmentsRestored(_)
             | Event::LogRecovered(_)
+            | Event::LogFenced(_)
             | Event::Unknown(_) => {}
         }
         Ok(())
@@ -327,6 +328,7 @@ impl Operation {
             | Event::SegmentsArchived(_)
             | Event::SegmentsRestored(_)
             | Event::LogRecovered(_)
+            | Event::LogFenced(_)
             | Event::Unknown(_) => claim == Some(self.claim),
         };
         match holds {
@@ -442,7 +444,8 @@ pub fn check_place(entry: &Entry) -> Result<(), Error> {
         | Event::ErasureCompleted(_)
         | Event::SegmentsArchived(_)
         | Event::SegmentsRestored(_)
-        | Event::LogRecovered(_) => !of_operation,
+        | Event::LogRecovered(_)
+        | Event::LogFenced(_) => !of_operation,
         Event::AllocationMade(_)
         | Event::AllocationReleased(_)
         | Event::OutputCaptured(_)
@@ -483,6 +486,7 @@ fn named(event: &Event) -> impl Iterator<Item = SeqRange> + '_ {
         | Event::OutputCaptured(_)
         | Event::SessionRecorded(_)
         | Event::ErasureCompleted(_)
+        | Event::LogFenced(_)
         | Event::Unknown(_) => ([].as_slice(), [].as_slice()),
     };
     let lost = losses.iter().map(|loss: &Loss| loss.events);
@@ -557,6 +561,7 @@ pub(crate) fn operation_status(event: &Event) -> Option<OperationStatus> {
         | Event::SegmentsArchived(_)
         | Event::SegmentsRestored(_)
         | Event::LogRecovered(_)
+        | Event::LogFenced(_)
         | Event::Unknown(_) => None,
     }
 }
@@ -633,6 +638,7 @@ pub fn next_status(current: &StepStatus, event: &Event) -> Next {
         | Event::ErasureCompleted(_)
         | Event::SegmentsArchived(_)
         | Event::SegmentsRestored(_)
-        | Event::LogRecovered(_) => Next::Impossible,
+        | Event::LogRecovered(_)
+        | Event::LogFenced(_) => Next::Impossible,
     }
 }

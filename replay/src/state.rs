@@ -10,6 +10,7 @@ use tallybook_events::fact::{Backing, Fact, Origin};
 use tallybook_events::ids::{Epoch, Generation, Hash, LogId, OperationId, Seq};
 use tallybook_events::intent::Intent;
 use tallybook_events::name::{ContainerName, HostName, TemplateName};
+use tallybook_events::step::Mark;
 use tallybook_events::subject::Subject;
 
 use crate::entry::Entry;
@@ -17,7 +18,7 @@ use crate::folding::{Folding, What};
 use crate::operation::{OperationStatus, operation_status};
 
 /// Rises whenever the same events would fold to something else: stored projections of another version are rebuilt.
-pub const CODE_VERSION: u32 = 4;
+pub const CODE_VERSION: u32 = 5;
 
 /// The kind of the events that hold an inventory.
 pub(crate) const INVENTORY_RECORDED: &str = "inventory.recorded";
@@ -169,6 +170,8 @@ pub enum Key {
     Inventory,
     /// An erasure that was announced by this event.
     Erasure(Seq),
+    /// That a host refused this log.
+    Fenced,
 }
 
 /// The state of the cloud.
@@ -196,6 +199,8 @@ pub struct State {
     pub inventory: Option<(Seq, Hash)>,
     /// Erasures that were announced and are not completed, by the event that did so.
     pub erasures: BTreeMap<Seq, Vec<SeqRange>>,
+    /// The host that was shown an event which this log does not have, and that event: nothing may be done to any host.
+    pub fenced: Option<(HostName, Mark)>,
 }
 
 /// What a fold needs of an event besides what happened.
@@ -370,6 +375,15 @@ impl State {
                 self.erasures.remove(&completed.announced);
                 touched.add(|| Key::Erasure(completed.announced));
             }
+            Event::LogFenced(fenced) => {
+                self.fenced = Some((fenced.host.clone(), fenced.seen));
+                touched.add(|| Key::Fenced);
+            }
+            Event::LogRecovered(_) => {
+                if self.fenced.take().is_some() {
+                    touched.add(|| Key::Fenced);
+                }
+            }
             Event::LogCreated(_)
             | Event::OperationIntended(_)
             | Event::OperationPlanned(_)
@@ -387,7 +401,6 @@ impl State {
             | Event::SessionRecorded(_)
             | Event::SegmentsArchived(_)
             | Event::SegmentsRestored(_)
-            | Event::LogRecovered(_)
             | Event::Unknown(_) => {}
         }
     }

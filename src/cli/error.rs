@@ -197,7 +197,7 @@ impl Error {
                 engine::Error::Log(error) => log_exit(error),
                 engine::Error::Missing(_) => Exit::Missing,
                 engine::Error::Exposed(_) => Exit::Usage,
-                engine::Error::RollingBack { .. } => Exit::Locked,
+                engine::Error::RollingBack { .. } | engine::Error::Fenced { .. } => Exit::Locked,
                 engine::Error::Runner(error) => match error {
                     runner_lock::Error::Held(_) => Exit::Locked,
                     runner_lock::Error::File { source, .. } => io_exit(source),
@@ -257,6 +257,7 @@ impl Error {
                 name.variable()
             )),
             Error::Reach(error) => error.hint(),
+            Error::Engine(engine::Error::Fenced { .. }) => Some(FENCED.to_owned()),
             Error::Engine(engine::Error::Missing(_)) => {
                 Some("`tallybook op list --all` shows all".to_owned())
             }
@@ -532,6 +533,8 @@ fn left_hint(id: OperationId, error: &log::Error) -> String {
     on
 }
 
+/// What to do with a log that a host has seen a newer line of.
+pub(super) const FENCED: &str = "act from the newest copy of this log; if that is lost, `tallybook log recover --reason TEXT` goes on with this one and shuts the other out";
 const NEWER: &str = "use the program that wrote it, or a newer one";
 
 fn log_hint(error: &log::Error) -> Option<String> {

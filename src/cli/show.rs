@@ -153,6 +153,7 @@ fn payload(entry: &Entry, view: &EventView, out: &mut Output) -> Result<(), Erro
         | Event::SegmentsArchived(_)
         | Event::SegmentsRestored(_)
         | Event::LogRecovered(_)
+        | Event::LogFenced(_)
         | Event::Unknown(_) => {
             let head = match view.payload_is {
                 "redacted" => "payload: redacted; the header still commits to what it was",

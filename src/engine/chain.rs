@@ -10,10 +10,11 @@ use tallybook_agent::secret::SecretName;
 use tallybook_events::event::{
     Event, OutputCaptured, Resolution, StepFailed, StepStarted, StepSucceeded, StepUnstarted,
 };
-use tallybook_events::ids::{Attempt, StepIndex};
+use tallybook_events::ids::{Attempt, Blob, StepIndex};
 use tallybook_events::name::HostName;
 use tallybook_events::step::{
-    Action, FailureClass, Fence, Peer, Phase, PlannedStep, Receipt, StepFailure, StepKey,
+    Action, FailureClass, Fence, Mark, Phase, PlannedStep, Receipt, SendSource, StepFailure,
+    StepKey,
 };
 use tallybook_replay::operation::Operation;
 use tokio::sync::watch;
@@ -21,10 +22,11 @@ use tokio::task::JoinHandle;
 use tracing::{Instrument, Span};
 
 use super::Once;
-use super::conversation::{self, Conversation, Listener, Outbox, Speaker};
+use super::conversation::{self, Conversation, Outbox, Speaker};
 use super::crash::{self, Moment};
 use super::net;
 use super::reach::{self, Reach};
+use super::standing::{self, Unproven};
 use super::watch::{Notice, Watch};
 use crate::host;
 use crate::log::{self, Condition, Draft, Log};
@@ -41,6 +43,8 @@ pub(super) enum Cut {
     Lost(conversation::Error),
     /// The host refused the batch as a whole: nothing was done.
     Refused(StepFailure),
+    /// This host was shown an event that this log does not have: nothing may be done anywhere.
+    Fenced(HostName, Mark),
     /// The log could not be written: nothing may go on.
     Log(log::Error),
 }
@@ -105,6 +109,16 @@ impl Crew {
                 .collect(),
             outputs: operation.outputs(),
         }
+    }
+
+    /// What shows a host that this log has what it was shown before.
+    async fn prove(&self, host: &HostName, seen: Mark) -> Result<Option<Blob>, Cut> {
+        let proof = standing::prove(&self.log, self.fence.epoch, host, seen).await;
+        proof.map_err(|error| match error {
+            Unproven::Lacking(seen) => Cut::Fenced(host.clone(), seen),
+            Unproven::Unlikely(error) => Cut::Unreachable(host.clone(), error.into()),
+            Unproven::Log(error) => Cut::Log(error),
+        })
     }
 
     fn key(&self, operation: &Operation, step: StepIndex, attempt: Attempt) -> StepKey {
@@ -237,7 +251,7 @@ pub(super) async fn carry_out(
     finished: &mut BTreeSet<StepIndex>,
 ) -> Result<(), Cut> {
     let mut stop = crew.stop.clone();
-    let (mut conversation, sender) = tokio::select! {
+    let (mut conversation, mut sender) = tokio::select! {
         biased;
         // Nothing was begun, so nothing is to be finished.
         () = asked_to_stop(&mut stop) => return Err(Cut::Stopped),
@@ -250,15 +264,25 @@ pub(super) async fn carry_out(
         started.push(crew.draft(operation, plan, *attempt, StepStarted { kind, journal })?);
     }
     // Crash boundary: until this returns, nothing on the host may change.
-    crew.log.append(started, crew.held(operation)).await?;
+    let started = crew.log.append(started, crew.held(operation)).await?;
     crash::pass(Moment::Started);
+    let newest = started.last().map_or(operation.last, |last| last.seq);
     for (plan, attempt) in &chain.steps {
         let span = crew.span(operation, plan, *attempt);
         span.in_scope(|| tracing::info!(kind = plan.kind, "handed to the host"));
     }
+    if let Some((sender, source)) = &mut sender {
+        let shown = standing::shown(&crew.log, newest, sender.proof.take()).await?;
+        let source = source.clone();
+        // When its line is gone its listener says so.
+        let _gone = sender.speaker.say(&Request::Send { shown, source }).await;
+    }
+    let sender = sender.map(|(sender, _)| sender);
+    let shown = standing::shown(&crew.log, newest, conversation.proof.take()).await?;
+    let batch = crew.batch(operation, &chain.steps);
     conversation
         .speaker
-        .say(&Request::Run(crew.batch(operation, &chain.steps)))
+        .say(&Request::Run { shown, batch })
         .await
         .map_err(Cut::Lost)?;
     follow(crew, operation, chain, &mut conversation, sender, finished).await
@@ -268,25 +292,30 @@ pub(super) async fn carry_out(
 async fn open_ends(
     crew: &Crew,
     chain: &Chain,
-) -> Result<(Conversation, Option<Conversation>), Cut> {
-    let opened = open(crew, &chain.host).await;
-    let mut conversation = opened.map_err(|error| Cut::Unreachable(chain.host.clone(), error))?;
+) -> Result<(Conversation, Option<(Conversation, SendSource)>), Cut> {
+    let mut conversation = open(crew, &chain.host).await?;
     let made = conversation.make_journal().await;
     made.map_err(|error| Cut::Unreachable(chain.host.clone(), error.into()))?;
     let peer = chain.steps.first().and_then(|(plan, _)| plan.peer.as_ref());
     let sender = match peer {
-        Some(peer) => {
-            let opened = open_sender(crew, peer).await;
-            Some(opened.map_err(|error| Cut::Unreachable(peer.host.clone(), error))?)
-        }
+        Some(peer) => Some((open(crew, &peer.host).await?, peer.source.clone())),
         None => None,
     };
     Ok((conversation, sender))
 }
 
-/// A conversation with the agent on a host. One whose session is full is busy and not gone: it is waited for. All
+/// A conversation with the agent on a host, which was shown nothing that this log does not have. One whose session is full is busy and not gone: it is waited for. All
 /// that fills it is ours, and ends; each try takes as long as the session waits for room.
-pub(super) async fn open(crew: &Crew, host: &HostName) -> Result<Conversation, reach::Error> {
+pub(super) async fn open(crew: &Crew, host: &HostName) -> Result<Conversation, Cut> {
+    let opened = open_guarded(crew, host).await;
+    let mut conversation = opened.map_err(|error| Cut::Unreachable(host.clone(), error))?;
+    if let Some(seen) = conversation.seen {
+        conversation.proof = crew.prove(host, seen).await?;
+    }
+    Ok(conversation)
+}
+
+async fn open_guarded(crew: &Crew, host: &HostName) -> Result<Conversation, reach::Error> {
     loop {
         match crew.reach.open(host, crew.fence.log).await {
             Err(reach::Error::Host(error @ host::Error::ChannelLimit { .. })) => {
@@ -302,15 +331,6 @@ pub(super) async fn open(crew: &Crew, host: &HostName) -> Result<Conversation, r
     }
 }
 
-async fn open_sender(crew: &Crew, peer: &Peer) -> Result<Conversation, reach::Error> {
-    let conversation = open(crew, &peer.host).await?;
-    conversation
-        .speaker
-        .say(&Request::Send(peer.source.clone()))
-        .await?;
-    Ok(conversation)
-}
-
 /// The sending end of a transfer, and the task that relays what it says to the receiving end.
 struct Transfer {
     to_sender: Outbox,
@@ -318,10 +338,12 @@ struct Transfer {
 }
 
 impl Transfer {
-    fn start(sender: Conversation, to_receiver: Speaker, span: Span) -> Self {
+    fn start(crew: &Crew, sender: Conversation, to_receiver: Speaker, span: Span) -> Self {
+        let to_sender = Outbox::new(sender.speaker.clone());
+        let relay = relay(crew.clone(), sender, to_receiver);
         Transfer {
-            to_sender: Outbox::new(sender.speaker),
-            relay: tokio::spawn(relay(sender.listener, to_receiver).instrument(span)),
+            to_sender,
+            relay: tokio::spawn(relay.instrument(span)),
         }
     }
 
@@ -340,9 +362,9 @@ impl Drop for Transfer {
     }
 }
 
-async fn relay(mut from_sender: Listener, to_receiver: Speaker) {
+async fn relay(crew: Crew, mut sender: Conversation, to_receiver: Speaker) {
     loop {
-        let why = match from_sender.hear().await {
+        let why = match sender.listener.hear().await {
             Ok(Reply::Peer(bytes)) => {
                 crash::pass(Moment::Relayed);
                 if to_receiver.say(&Request::Peer(bytes)).await.is_err() {
@@ -351,6 +373,15 @@ async fn relay(mut from_sender: Listener, to_receiver: Speaker) {
                 continue;
             }
             Ok(Reply::SendEnded) => return,
+            Ok(Reply::Prove(seen)) => {
+                // Where it can't be shown, the next one who opens a line there finds out.
+                let proof = crew.prove(sender.speaker.host(), seen).await;
+                let proof = Request::Proof(proof.ok().flatten().unwrap_or_default());
+                match sender.speaker.say(&proof).await {
+                    Ok(()) => continue,
+                    Err(error) => error.to_string(),
+                }
+            }
             Ok(Reply::Refused(failure)) => failure.message,
             Ok(_) => continue,
             Err(error) => error.to_string(),
@@ -409,7 +440,7 @@ async fn follow(
                 let span = crew.span(operation, plan, key.attempt);
                 if let Some(sender) = sender.take() {
                     let to_host = conversation.speaker.clone();
-                    transfer = Some(Transfer::start(sender, to_host, span.clone()));
+                    transfer = Some(Transfer::start(crew, sender, to_host, span.clone()));
                 }
                 heard.begun.insert(plan.index);
                 span.in_scope(|| begun(crew, plan));
@@ -447,6 +478,11 @@ async fn follow(
                     put.map_err(Cut::Lost)?;
                 }
             }
+            Reply::Prove(seen) => {
+                let proof = crew.prove(&chain.host, seen).await?;
+                let proof = Request::Proof(proof.unwrap_or_default());
+                to_host.put(&proof).map_err(Cut::Lost)?;
+            }
             Reply::BatchEnded { unstarted } => {
                 let known = |plan: &PlannedStep| unstarted.iter().any(|key| key.step == plan.index);
                 record_unstarted(crew, operation, chain, |plan| {
@@ -478,6 +514,7 @@ async fn follow(
             | Reply::Probed { .. }
             | Reply::Receipts(_)
             | Reply::SendEnded
+            | Reply::Admitted
             | Reply::Output { .. }
             | Reply::SessionEnded(_) => {}
         }

@@ -12,8 +12,9 @@ use std::time::Duration;
 use tallybook_agent::protocol::{self, PROTOCOL, Reply, Request};
 use tallybook_agent::secret::SecretName;
 use tallybook_events::codec;
-use tallybook_events::ids::{JournalId, LogId};
+use tallybook_events::ids::{Blob, JournalId, LogId};
 use tallybook_events::name::HostName;
+use tallybook_events::step::Mark;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::mpsc;
 
@@ -84,6 +85,10 @@ pub struct Conversation {
     pub listener: Listener,
     /// The receipts journal that the host has; `None` where it has none, or a damaged one.
     pub journal: Option<JournalId>,
+    /// The newest event of the log that the host was shown.
+    pub seen: Option<Mark>,
+    /// What shows it that the log has that event.
+    pub(super) proof: Option<Blob>,
 }
 
 impl Conversation {
@@ -117,6 +122,8 @@ impl Conversation {
                 replies,
             },
             journal: None,
+            seen: None,
+            proof: None,
         }
     }
 
@@ -136,9 +143,13 @@ impl Conversation {
         let reply = tokio::time::timeout(HELLO_TIMEOUT, self.listener.hear()).await;
         let what = match reply {
             Ok(Ok(Reply::Hello {
-                protocol, journal, ..
+                protocol,
+                journal,
+                seen,
+                ..
             })) if protocol == PROTOCOL => {
                 self.journal = journal;
+                self.seen = seen;
                 return Ok(());
             }
             Ok(Ok(Reply::Hello { protocol, .. })) => {
@@ -253,6 +264,11 @@ impl Outbox {
 }
 
 impl Speaker {
+    /// Whom it speaks to.
+    pub(super) const fn host(&self) -> &HostName {
+        &self.host
+    }
+
     /// Sends one request.
     ///
     /// # Errors

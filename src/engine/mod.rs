@@ -12,6 +12,7 @@ mod resolve;
 mod run;
 pub mod runner_lock;
 pub mod session;
+mod standing;
 pub mod watch;
 
 use std::collections::BTreeMap;
@@ -21,13 +22,13 @@ use tallybook_agent::mask::Mask;
 use tallybook_agent::secret::SecretName;
 use tallybook_events::allocation::Allocation;
 use tallybook_events::event::{
-    AllocationReleased, Event, OperationIntended, OperationPlanned, OperationResumed,
+    AllocationReleased, Event, LogFenced, OperationIntended, OperationPlanned, OperationResumed,
     OperationRolledBack, OperationSucceeded,
 };
 use tallybook_events::ids::{OperationId, Seq};
 use tallybook_events::intent::Intent;
 use tallybook_events::name::HostName;
-use tallybook_events::step::{Fence, PlannedStep, StepFailure};
+use tallybook_events::step::{Fence, Mark, PlannedStep, StepFailure};
 use tallybook_events::subject::Subject;
 use tallybook_replay::operation::{Operation, OperationStatus, StepStatus};
 use tallybook_replay::resume::Running;
@@ -115,6 +116,14 @@ pub enum Error {
     /// What was asked for, or a step of its plan, shows a secret: it would be recorded.
     #[error("the value of secret {0} is in what is asked for, and that is recorded")]
     Exposed(SecretName),
+    /// A host was shown an event of this log that it does not have: it is not the newest line of its history.
+    #[error("{}", lacking(host, *seen))]
+    Fenced {
+        /// The host.
+        host: HostName,
+        /// What it was shown.
+        seen: Mark,
+    },
     /// A session can't be taken up again.
     #[error("operation {} was a session in a container, which can't be resumed", .0.short())]
     Session(OperationId),
@@ -215,6 +224,28 @@ impl Engine {
         }
     }
 
+    /// Refuses to act with a log that a host has seen a newer line of.
+    ///
+    /// # Errors
+    /// When one has, and no recovery came since.
+    async fn check_not_fenced(&self) -> Result<(), Error> {
+        match self.log.state().await?.fenced {
+            Some((host, seen)) => Err(Error::Fenced { host, seen }),
+            None => Ok(()),
+        }
+    }
+
+    /// Has nobody act any more with this log, until a recovery.
+    async fn freeze(&self, host: &HostName, seen: Mark) -> Result<(), Error> {
+        if self.check_not_fenced().await.is_err() {
+            return Ok(());
+        }
+        let host = host.clone();
+        let fenced = self.draft(&Subject::Host(host.clone()), LogFenced { host, seen })?;
+        self.log.append(vec![fenced], Condition::default()).await?;
+        Ok(())
+    }
+
     /// The log it writes to.
     pub fn log(&self) -> &Log {
         &self.log
@@ -235,6 +266,7 @@ impl Engine {
             alongside,
             instead_of,
         } = proposal;
+        self.check_not_fenced().await?;
         self.hold(id)?;
         if let Some(original) = instead_of {
             // Nobody else acts for it from here on; and the plan must know all that was done before.
@@ -299,6 +331,7 @@ impl Engine {
     /// # Errors
     /// When there is none, it is finished, another process carries it out, or the log fails.
     pub async fn resume(&self, id: OperationId, once: Once) -> Result<Outcome, Error> {
+        self.check_not_fenced().await?;
         self.hold(id)?;
         // Loaded once it is held: what another process did before is in it.
         let operation = self.load(id).await?;
@@ -479,6 +512,14 @@ fn draft(mask: &Mask, subject: &Subject, event: impl Into<Event>) -> Result<Draf
             source,
         })
         .map_err(Error::Log)
+}
+
+/// What a host was shown that a log lacks, for people.
+fn lacking(host: &HostName, seen: Mark) -> String {
+    format!(
+        "{host} was shown event {} of epoch {}, which this log does not have: it is not the newest line of its history",
+        seen.seq, seen.epoch
+    )
 }
 
 /// A fresh id for an operation.

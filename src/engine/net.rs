@@ -47,6 +47,8 @@ pub(super) fn reply(mask: &Mask, said: Reply) -> Reply {
         | Reply::BatchEnded { .. }
         | Reply::Peer(_)
         | Reply::SendEnded
+        | Reply::Prove(_)
+        | Reply::Admitted
         | Reply::Output { .. }) => said,
     }
 }
@@ -106,6 +108,7 @@ pub(super) fn event(mask: &Mask, event: Event) -> Event {
         | Event::SegmentsArchived(_)
         | Event::SegmentsRestored(_)
         | Event::LogRecovered(_)
+        | Event::LogFenced(_)
         | Event::Unknown(_)) => event,
     }
 }

@@ -14,7 +14,6 @@ use tracing::Instrument;
 
 use super::Once;
 use super::chain::{self, Crew, Cut, Waiting};
-use super::conversation::Conversation;
 use super::watch::Notice;
 
 /// What became of the steps of one host.
@@ -151,7 +150,7 @@ async fn receipts(
     operation: &Operation,
     host: &HostName,
 ) -> Result<ReceiptReport, Cut> {
-    let mut conversation = open(crew, host).await?;
+    let mut conversation = chain::open(crew, host).await?;
     conversation
         .speaker
         .say(&Request::Receipts {
@@ -191,7 +190,7 @@ async fn probe(
     if forward.is_empty() {
         return Ok(seen);
     }
-    let mut conversation = open(crew, host).await?;
+    let mut conversation = chain::open(crew, host).await?;
     conversation
         .speaker
         .say(&Request::Probe(crew.batch(operation, &forward)))
@@ -207,10 +206,4 @@ async fn probe(
         }
     }
     Ok(seen)
-}
-
-async fn open(crew: &Crew, host: &HostName) -> Result<Conversation, Cut> {
-    chain::open(crew, host)
-        .await
-        .map_err(|error| Cut::Unreachable(host.clone(), error))
 }

@@ -125,7 +125,7 @@ impl<'a> Run<'a> {
             }
             tokio::select! {
                 Some(joined) = self.jobs.join_next() => match joined {
-                    Ok(ended) => self.ended(ended)?,
+                    Ok(ended) => self.ended(ended).await?,
                     // A panic is a broken invariant: loud here too. The operation can be resumed.
                     Err(error) => std::panic::resume_unwind(error.into_panic()),
                 },
@@ -231,7 +231,7 @@ impl<'a> Run<'a> {
         }
     }
 
-    fn ended(&mut self, ended: Ended) -> Result<(), Error> {
+    async fn ended(&mut self, ended: Ended) -> Result<(), Error> {
         let (host, steps, result) = match ended {
             Ended::Chain {
                 chain,
@@ -268,6 +268,11 @@ impl<'a> Run<'a> {
                     .extend(steps.into_iter().map(|step| (step, failure.clone())));
                 // Its other steps stay as they are: it would refuse them too.
                 self.running.unreachable.insert(host);
+            }
+            Err(Cut::Fenced(at, seen)) => {
+                self.fenced = true;
+                self.lost = Some(super::lacking(&at, seen));
+                self.engine.freeze(&at, seen).await?;
             }
             Err(Cut::Unreachable(at, error)) => self.give_up(at, error),
             Err(Cut::Lost(error)) => self.lose(host, error),
@@ -365,7 +370,8 @@ impl<'a> Run<'a> {
 
     /// Recorded as stuck and not as failed: trying again, or taking back, is just what must not be done from here.
     async fn end_fenced(&mut self, operation: &Operation) -> Result<Outcome, Error> {
-        let mut reasons = told(&self.failures(operation));
+        let mut reasons: Vec<String> = self.lost.take().into_iter().collect();
+        reasons.extend(told(&self.failures(operation)));
         reasons.extend(self.cant_reach());
         let reason = self.stick(operation, &reasons).await?;
         Ok(Outcome::Fenced(reason))
@@ -481,7 +487,9 @@ async fn look_at(
         let (at, error) = match looked {
             Err(Cut::Lost(error)) => (host.clone(), reach::Error::Conversation(error)),
             Err(Cut::Unreachable(at, error)) => (at, error),
-            Ok(_) | Err(Cut::Refused(_) | Cut::Stopped | Cut::Log(_)) => return looked,
+            Ok(_) | Err(Cut::Refused(_) | Cut::Fenced(..) | Cut::Stopped | Cut::Log(_)) => {
+                return looked;
+            }
         };
         let Some(wait) = waits.next().filter(|_| error.is_unreachable()) else {
             return Err(Cut::Unreachable(at, error));

@@ -7,14 +7,17 @@ use std::time::Duration;
 use tallybook_agent::capture::{Capture, SESSION_HALF};
 use tallybook_agent::mask::{self, Mask};
 use tallybook_agent::protocol::{Reply, Request, SessionRequest};
+use tallybook_agent::step::fail;
 use tallybook_events::event::{
     Event, OperationFailed, OperationInterrupted, OperationSucceeded, Resolution, SessionRecorded,
     StepDoubted, StepFailed, StepStarted, StepSucceeded,
 };
-use tallybook_events::ids::{Attempt, Blob, StepIndex};
+use tallybook_events::ids::{Attempt, Blob, Epoch, Seq, StepIndex};
 use tallybook_events::intent::Intent;
 use tallybook_events::name::HostName;
-use tallybook_events::step::{Action, PlannedStep, Reversal, StepDone, StepFailure};
+use tallybook_events::step::{
+    Action, FailureClass, Mark, PlannedStep, Reversal, StepDone, StepFailure,
+};
 use tallybook_events::subject::Subject;
 use tallybook_replay::operation::{Operation, OperationStatus, StepStatus};
 use tokio::sync::{mpsc, watch};
@@ -22,9 +25,10 @@ use tokio::time::Instant;
 
 use super::chain::asked_to_stop;
 use super::conversation::{self, Conversation, Outbox};
+use super::standing::{self, Unproven};
 use super::{Engine, Error, Proposal, reach};
 use crate::clock;
-use crate::log::Condition;
+use crate::log::{Condition, Log};
 
 /// The kind of a session's one step. It is carried out by a conversation, so no agent has it in its table.
 const KIND: &str = "container.session";
@@ -95,15 +99,15 @@ pub fn plan(host: &HostName, subject: &Subject, request: &SessionRequest) -> Pla
 }
 
 /// What the command printed, bounded, without secrets.
-struct Shown<'a> {
+struct Printed<'a> {
     kept: Capture,
     stdout: mask::Stream<'a>,
     stderr: mask::Stream<'a>,
 }
 
-impl<'a> Shown<'a> {
+impl<'a> Printed<'a> {
     fn new(mask: &'a Mask) -> Self {
-        Shown {
+        Printed {
             kept: Capture::new(SESSION_HALF, SESSION_HALF),
             stdout: mask::Stream::new(mask),
             stderr: mask::Stream::new(mask),
@@ -145,7 +149,8 @@ impl Engine {
             return Err(Error::Unplanned(id));
         };
         tracing::Span::current().record("host", tracing::field::display(&step.host));
-        let log = self.log.head().await?.log.ok_or(Error::Missing(id))?;
+        let head = self.log.head().await?;
+        let log = head.log.ok_or(Error::Missing(id))?;
         let mut stop = self.stop.clone();
         let opened = tokio::select! {
             opened = self.reach.open(&step.host, log) => Some(opened),
@@ -176,18 +181,35 @@ impl Engine {
                 return Ok(ended);
             }
         };
+        let prover = Prover {
+            log: &self.log,
+            epoch: head.epoch,
+            host: &step.host,
+        };
+        let proof = match conversation.seen {
+            Some(seen) => match prover.prove(seen).await {
+                Ok(proof) => proof,
+                Err(why) => return self.shut_out(&operation, &step, Vec::new(), why).await,
+            },
+            None => None,
+        };
         let started = StepStarted {
             kind: KIND.to_owned(),
             // A session leaves no receipt anywhere.
             journal: None,
         };
-        self.append_step(&operation, &step, vec![started.into()])
+        let begun = self
+            .append_step(&operation, &step, vec![started.into()])
             .await?;
+        let shown = standing::shown(&self.log, begun, proof).await?;
         let argv = request.argv.clone();
         let terminal = request.terminal.is_some();
         let started_unix_us = clock::now_unix_us();
-        let mut shown = Shown::new(self.secrets.mask());
-        let ended = converse(&mut conversation, request, take_over(), stop, &mut shown).await;
+        let mut printed = Printed::new(self.secrets.mask());
+        let asked = Request::Session { shown, request };
+        let ended = prover
+            .converse(&mut conversation, asked, take_over(), stop, &mut printed)
+            .await;
         let resolution = Resolution::Reported;
         match ended {
             Ok(Ok(recorded)) => {
@@ -218,7 +240,16 @@ impl Engine {
                     .await?;
                 Ok(Ended::Failed(failure))
             }
-            Err(error) => {
+            Err(Over::Unproven(why)) => {
+                let failure = fail(FailureClass::Fenced, why.text(&step.host));
+                let failed = StepFailed {
+                    resolution,
+                    failure,
+                };
+                let events = vec![failed.into()];
+                self.shut_out(&operation, &step, events, why).await
+            }
+            Err(Over::Lost(error)) => {
                 let error = match error {
                     conversation::Error::Lost { host, why } => conversation::Error::Lost {
                         host,
@@ -228,15 +259,15 @@ impl Engine {
                     | conversation::Error::Unexpected { .. }) => error,
                 };
                 let why = error.to_string();
-                let shown = shown.finish();
+                let printed = printed.finish();
                 let recorded = SessionRecorded {
                     argv,
                     terminal,
                     started_unix_us,
                     ended_unix_us: clock::now_unix_us(),
                     exit: None,
-                    dropped_bytes: shown.dropped(),
-                    output: Blob(self.secrets.mask().clean(&shown.into_bytes())),
+                    dropped_bytes: printed.dropped(),
+                    output: Blob(self.secrets.mask().clean(&printed.into_bytes())),
                     changes: Vec::new(),
                     changes_dropped: 0,
                 };
@@ -245,6 +276,32 @@ impl Engine {
                 self.close_session(&operation, &step, events, Close::Unknown(why))
                     .await?;
                 Ok(Ended::Lost(error))
+            }
+        }
+    }
+
+    /// Ends a session that the host is not asked for, or refuses, because of what it was shown before.
+    async fn shut_out(
+        &self,
+        operation: &Operation,
+        step: &PlannedStep,
+        events: Vec<Event>,
+        why: Unproven,
+    ) -> Result<Ended, Error> {
+        let reason = why.text(&step.host);
+        match why {
+            Unproven::Log(error) => Err(error.into()),
+            Unproven::Lacking(seen) => {
+                self.close_session(operation, step, events, Close::Failed(reason))
+                    .await?;
+                self.freeze(&step.host, seen).await?;
+                let host = step.host.clone();
+                Err(Error::Fenced { host, seen })
+            }
+            Unproven::Unlikely(error) => {
+                self.close_session(operation, step, events, Close::Failed(reason))
+                    .await?;
+                Ok(Ended::Unreachable(error.into()))
             }
         }
     }
@@ -277,7 +334,7 @@ impl Engine {
         operation: &Operation,
         step: &PlannedStep,
         events: Vec<Event>,
-    ) -> Result<(), Error> {
+    ) -> Result<Seq, Error> {
         let mut drafts = Vec::with_capacity(events.len());
         for event in events {
             let draft = self
@@ -287,8 +344,8 @@ impl Engine {
             drafts.push(draft);
         }
         let held = Condition::held(operation.id, operation.claim);
-        self.log.append(drafts, held).await?;
-        Ok(())
+        let appended = self.log.append(drafts, held).await?;
+        Ok(appended.last().map_or(operation.last, |last| last.seq))
     }
 
     /// The step's last events, and the operation's end. A session that failed, or of which nobody knows how it ended,
@@ -331,49 +388,83 @@ pub const fn is_session(intent: &Intent) -> bool {
     )
 }
 
-/// Relays until the command ends, or could not be started. `shown` gets what it printed.
-async fn converse(
-    conversation: &mut Conversation,
-    request: SessionRequest,
-    (mut input, mut print): Terminal,
-    mut stop: watch::Receiver<bool>,
-    shown: &mut Shown<'_>,
-) -> Result<Result<SessionRecorded, StepFailure>, conversation::Error> {
-    conversation.speaker.say(&Request::Session(request)).await?;
-    // What is said waits here for room, and never keeps us from hearing: the host may wait for that.
-    let mut outbox = Outbox::new(conversation.speaker.clone());
-    let mut open = true;
-    let mut hang_up: Option<Instant> = None;
-    loop {
-        tokio::select! {
-            // The agent hangs up on the command, and still says how it ended.
-            () = asked_to_stop(&mut stop), if hang_up.is_none() => {
-                hang_up = Some(Instant::now() + HANG_UP_MAX);
-                outbox.put_instead(&Request::Stop)?;
-            }
-            () = tokio::time::sleep_until(hang_up.unwrap_or_else(Instant::now)), if hang_up.is_some() => {
-                return Err(conversation.speaker.given_up("it was asked to hang up, and did not"));
-            }
-            reply = conversation.listener.hear() => match reply? {
-                Reply::Output { bytes, stderr } => {
-                    shown.push(&bytes.0, stderr);
-                    print(&bytes.0, stderr);
+/// Why a session is over before the host said so.
+enum Over {
+    /// The line was lost.
+    Lost(conversation::Error),
+    /// The host wants to be shown what can't be.
+    Unproven(Unproven),
+}
+
+impl From<conversation::Error> for Over {
+    fn from(error: conversation::Error) -> Self {
+        Over::Lost(error)
+    }
+}
+
+/// Shows a host what it was shown before.
+struct Prover<'a> {
+    log: &'a Log,
+    epoch: Epoch,
+    host: &'a HostName,
+}
+
+impl Prover<'_> {
+    async fn prove(&self, seen: Mark) -> Result<Option<Blob>, Unproven> {
+        standing::prove(self.log, self.epoch, self.host, seen).await
+    }
+
+    /// Relays until the command ends, or could not be started. `printed` gets what it printed.
+    async fn converse(
+        &self,
+        conversation: &mut Conversation,
+        request: Request,
+        (mut input, mut print): Terminal,
+        mut stop: watch::Receiver<bool>,
+        printed: &mut Printed<'_>,
+    ) -> Result<Result<SessionRecorded, StepFailure>, Over> {
+        conversation.speaker.say(&request).await?;
+        // What is said waits here for room, and never keeps us from hearing: the host may wait for that.
+        let mut outbox = Outbox::new(conversation.speaker.clone());
+        let mut open = true;
+        let mut admitted = false;
+        let mut hang_up: Option<Instant> = None;
+        loop {
+            tokio::select! {
+                // The agent hangs up on the command, and still says how it ended.
+                () = asked_to_stop(&mut stop), if hang_up.is_none() => {
+                    hang_up = Some(Instant::now() + HANG_UP_MAX);
+                    outbox.put_instead(&Request::Stop)?;
                 }
-                Reply::SessionEnded(recorded) => return Ok(Ok(recorded)),
-                Reply::Refused(failure) => return Ok(Err(failure)),
-                _ => {}
-            },
-            // When the line is gone the listener says so.
-            _gone = outbox.hand_over(), if !outbox.is_empty() => {}
-            typed = input.recv(), if open && outbox.is_empty() => {
-                outbox.put(&match typed {
-                    Some(Input::Bytes(bytes)) => Request::Input(Blob(bytes)),
-                    Some(Input::Resize(columns, rows)) => Request::Resize { columns, rows },
-                    Some(Input::End) | None => {
-                        open = false;
-                        Request::InputEnd
+                () = tokio::time::sleep_until(hang_up.unwrap_or_else(Instant::now)), if hang_up.is_some() => {
+                    return Err(Over::Lost(conversation.speaker.given_up("it was asked to hang up, and did not")));
+                }
+                reply = conversation.listener.hear() => match reply? {
+                    Reply::Admitted => admitted = true,
+                    Reply::Prove(seen) => {
+                        let proof = self.prove(seen).await.map_err(Over::Unproven)?;
+                        outbox.put(&Request::Proof(proof.unwrap_or_default()))?;
                     }
-                })?;
+                    Reply::Output { bytes, stderr } => {
+                        printed.push(&bytes.0, stderr);
+                        print(&bytes.0, stderr);
+                    }
+                    Reply::SessionEnded(recorded) => return Ok(Ok(recorded)),
+                    Reply::Refused(failure) => return Ok(Err(failure)),
+                    _ => {}
+                },
+                // When the line is gone the listener says so.
+                _gone = outbox.hand_over(), if !outbox.is_empty() => {}
+                typed = input.recv(), if open && admitted && outbox.is_empty() => {
+                    outbox.put(&match typed {
+                        Some(Input::Bytes(bytes)) => Request::Input(Blob(bytes)),
+                        Some(Input::Resize(columns, rows)) => Request::Resize { columns, rows },
+                        Some(Input::End) | None => {
+                            open = false;
+                            Request::InputEnd
+                        }
+                    })?;
+                }
             }
         }
     }

@@ -36,7 +36,7 @@ pub(super) struct Candidate {
     pub(super) subject_previous: (Seq, Hash),
     pub(super) kind: Kind,
     pub(super) is_hidden: bool,
-    /// What it says of segments, or of what was lost of the log.
+    /// What it says of segments, of what was lost of the log, or of what a host was shown.
     pub(super) says: Option<Box<Event>>,
 }
 
@@ -45,6 +45,14 @@ impl Candidate {
         match self.kind {
             Kind::Gap(first) => first,
             Kind::Changed | Kind::Whole => self.seq,
+        }
+    }
+
+    /// The newest epoch that it is of, or that it says a host was shown.
+    pub(super) fn newest_epoch(&self) -> Epoch {
+        match self.says.as_deref() {
+            Some(Event::LogFenced(fenced)) => self.epoch.max(fenced.seen.epoch),
+            Some(_) | None => self.epoch,
         }
     }
 
@@ -129,7 +137,7 @@ fn of_record(frame: &Frame<'_>, header: &HeaderView<'_>, source: usize, start: u
     let body = frame.body(header);
     let is_told = matches!(
         header.kind,
-        "segments.archived" | "segments.restored" | "log.recovered"
+        "segments.archived" | "segments.restored" | "log.recovered" | "log.fenced"
     );
     let decode = || Event::decode(header.kind, header.kind_version, frame.payload).ok();
     let says = (is_told && body == Body::Intact).then(decode).flatten();

@@ -81,7 +81,8 @@ pub struct Plan {
     pub(super) kept: Option<PathBuf>,
     /// The last event, also when it is lost.
     pub end: Seq,
-    /// The newest epoch that anything here is of: what is kept, what is lost, and what earlier recoveries put aside.
+    /// The newest epoch that anything here is of: what is kept, what is lost, what earlier recoveries put aside, and what
+    /// hosts were shown.
     pub epoch: Epoch,
     /// What is lost and was not said before, in order.
     pub losses: Vec<Lost>,
@@ -122,7 +123,7 @@ pub fn plan(journal: &Path, log: LogId, known: &[Known], away: Away) -> Result<P
         }
     }
     let of_log = candidates.iter().filter(|found| !found.is_hidden);
-    newest = of_log.map(|found| found.epoch).fold(newest, Epoch::max);
+    newest = of_log.map(Candidate::newest_epoch).fold(newest, Epoch::max);
     if away == Away::Awaited {
         refuse_away(journal, &candidates)?;
     }

@@ -104,6 +104,10 @@ pub fn event(entry: &Entry) -> String {
                 false => format!("without {}: {}", ranges(&lost), recovered.reason),
             }
         }
+        Event::LogFenced(fenced) => format!(
+            "{} was shown event {} of epoch {}, which is not in this log",
+            fenced.host, fenced.seen.seq, fenced.seen.epoch
+        ),
         Event::Unknown(_) if entry.is_erased => "(redacted)".to_owned(),
         Event::Unknown(payload) => format!(
             "(version {} of this kind is not known here; {})",

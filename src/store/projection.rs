@@ -203,6 +203,7 @@ impl Projection {
                         .erasures
                         .insert(self.decode(key)?, self.decode(&value)?),
                 ),
+                b'f' => state.fenced = Some(self.decode(&value)?),
                 _ => {}
             }
         }
@@ -282,6 +283,7 @@ impl Projection {
                     self.put(&mut batch, b'i', &(), state.inventory.as_ref())?;
                 }
                 Key::Erasure(seq) => self.put(&mut batch, b'e', seq, state.erasures.get(seq))?,
+                Key::Fenced => self.put(&mut batch, b'f', &(), state.fenced.as_ref())?,
             }
         }
         let meta = Meta {
@@ -346,6 +348,9 @@ impl Projection {
         all.extend(state.erasures.keys().copied().map(Key::Erasure));
         if state.inventory.is_some() {
             all.insert(Key::Inventory);
+        }
+        if state.fenced.is_some() {
+            all.insert(Key::Fenced);
         }
         self.stage(code_version, state, &all, ends)?.write()
     }
@@ -417,6 +422,10 @@ pub(super) fn reread(class: u8, bytes: &[u8]) -> Option<Vec<u8>> {
         b'm' => again::<OperationId>(bytes),
         b'i' => again::<(tallybook_events::ids::Seq, Hash)>(bytes),
         b'e' => again::<Vec<tallybook_events::event::SeqRange>>(bytes),
+        b'f' => again::<(
+            tallybook_events::name::HostName,
+            tallybook_events::step::Mark,
+        )>(bytes),
         // Keys.
         b'S' => again::<Subject>(bytes),
         _ => None,

@@ -277,11 +277,11 @@ fn agent(controller: UnixStream, layout: Layout) {
     while let Ok(Some(request)) = read_frame::<Request>(&from_controller) {
         let sent = match request {
             // A shell waits for ever, and obeys nobody.
-            Request::Session(request) if request.argv.is_empty() => {
+            Request::Session { request, .. } if request.argv.is_empty() => {
                 while let Ok(Some(_)) = read_frame::<Request>(&from_controller) {}
                 false
             }
-            Request::Session(request) => hold(&to_controller, request.argv),
+            Request::Session { request, .. } => hold(&to_controller, request.argv),
             request => write_frame(&to_agent, &request).is_ok(),
         };
         if !sent {

@@ -16,6 +16,7 @@ use tallybook_events::header::{ClaimRef, Header};
 use tallybook_events::ids::{Hash, LogId, Seq};
 use tallybook_events::record::{Frame, Record};
 use tallybook_events::segment;
+pub(crate) use tallybook_testkit::files::copy_tree;
 use tallybook_testkit::samples;
 use tempfile::TempDir;
 
@@ -104,19 +105,6 @@ pub(crate) fn frames(bytes: &[u8]) -> Vec<Range<usize>> {
         at += frame.len();
     }
     found
-}
-
-pub(crate) fn copy_tree(from: &Path, to: &Path) {
-    std::fs::create_dir_all(to).unwrap();
-    for entry in std::fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let kind = entry.file_type().unwrap();
-        if kind.is_dir() {
-            copy_tree(&entry.path(), &to.join(entry.file_name()));
-        } else if kind.is_file() {
-            std::fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
-        }
-    }
 }
 
 /// Every file below a directory with its bytes, to see whether anything changed.

@@ -17,7 +17,7 @@ use tempfile::TempDir;
 
 use crate::ground::{self, content, copy_tree, tallybook};
 
-/// A log of every kind in which a payload was erased and twice something was lost; and what of it is left.
+/// A log of every kind that the second program knew, in which a payload was erased and twice something was lost; and what of it is left.
 struct KeptUp {
     records: Vec<Record>,
     gaps: Vec<Gap>,
@@ -25,7 +25,7 @@ struct KeptUp {
 
 impl KeptUp {
     fn new() -> Self {
-        let mut story = Story::of_all_kinds();
+        let mut story = Story::of_first_kinds().kept_up();
         for number in 0..6_u8 {
             story.capture(&[number; 40]);
         }

@@ -1,9 +1,7 @@
 //! Hosts that can't be reached, or answer slowly: the others go on, and the right one is named.
 
 use tallybook::engine::Outcome;
-use tallybook_agent::fence;
 use tallybook_events::ids::Attempt;
-use tallybook_events::step::Fence;
 use tallybook_replay::operation::OperationStatus;
 
 use crate::deed::Deed;
@@ -101,40 +99,4 @@ async fn a_failure_elsewhere_hides_no_host_that_can_not_be_reached() {
     assert_eq!(names, ["a"]);
     let reason = stage.operation(id).await.reason.unwrap();
     assert!(reason.contains("can't reach a"), "{reason}");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_fence_ends_everything_and_is_no_failure() {
-    let stage = Stage::new(&["a", "b"]).await;
-    let (_, outcome) = stage.perform(vec![step(0, "a", &[], Deed::Note)]).await;
-    assert!(matches!(outcome, Outcome::Succeeded), "{outcome:?}");
-    // The host is shown a newer line of history by somebody else.
-    let log = stage.log.head().await.unwrap().log.unwrap();
-    let layout = &stage.world.host("a").layout;
-    let mut newer = fence::read(&fence::path(layout, log), log)
-        .unwrap()
-        .unwrap();
-    newer.epoch.0 += 1;
-    let shown = Fence {
-        log,
-        epoch: newer.epoch,
-        claim: newer.claims.values().next().copied().unwrap(),
-    };
-    fence::pass(layout, &shown, tallybook::engine::new_operation()).unwrap();
-    let plan = vec![
-        step(0, "b", &[], Deed::Note),
-        step(1, "a", &[0], Deed::Note),
-        step(2, "b", &[1], Deed::Note),
-    ];
-    let (id, outcome) = stage.perform(plan).await;
-    let Outcome::Fenced(reason) = outcome else {
-        panic!("{outcome:?}");
-    };
-    assert!(
-        reason.contains("on a: ") && reason.contains("epoch"),
-        "{reason}"
-    );
-    assert_eq!(stage.status(id).await, OperationStatus::Stuck);
-    assert_eq!(stage.notes("a"), ["s0"], "of the first operation");
-    assert_eq!(stage.notes("b"), ["s0"]);
 }

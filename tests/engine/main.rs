@@ -3,6 +3,7 @@
 mod deed;
 mod doubt;
 mod ends;
+mod fence;
 mod hosts;
 mod rollback;
 mod runners;

@@ -94,10 +94,12 @@ fn greet(line: &UnixStream) {
         hostname: "a".to_owned(),
         time_unix_us: 1,
         journal: None,
+        seen: None,
     };
     write_frame(line, &reply).unwrap();
     let asked = read_frame::<Request>(line).unwrap();
-    assert!(matches!(asked, Some(Request::Session(_))), "{asked:?}");
+    assert!(matches!(asked, Some(Request::Session { .. })), "{asked:?}");
+    write_frame(line, &Reply::Admitted).unwrap();
 }
 
 fn say(line: &UnixStream, text: &str) {

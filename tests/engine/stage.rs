@@ -15,6 +15,7 @@ use tallybook_events::step::{Action, Peer, PlannedStep, Reversal, SendSource};
 use tallybook_events::subject::Subject;
 use tallybook_replay::operation::{Operation, OperationStatus};
 use tallybook_replay::undo;
+use tallybook_testkit::files::copy_tree;
 use tallybook_testkit::samples;
 use tempfile::TempDir;
 use tokio::sync::watch;
@@ -26,7 +27,7 @@ use crate::world::World;
 const PATIENCE: Duration = Duration::from_secs(20);
 
 pub(crate) struct Stage {
-    _store: TempDir,
+    store: TempDir,
     pub(crate) log: Log,
     pub(crate) world: Arc<World>,
     pub(crate) stop: watch::Sender<bool>,
@@ -36,14 +37,30 @@ pub(crate) struct Stage {
 impl Stage {
     pub(crate) async fn new(hosts: &[&str]) -> Self {
         let store = tempfile::tempdir().unwrap();
-        let log = Log::open(store.path(), Open::Create, |_| {}).await.unwrap();
+        Stage::over(store, Open::Create, World::new(hosts)).await
+    }
+
+    async fn over(store: TempDir, open: Open, world: Arc<World>) -> Self {
+        let log = Log::open(store.path(), open, |_| {}).await.unwrap();
         Stage {
-            _store: store,
+            store,
             log,
-            world: World::new(hosts),
+            world,
             stop: watch::channel(false).0,
             notices: Arc::default(),
         }
+    }
+
+    /// A copy of the store as it is now, which nobody has opened.
+    pub(crate) fn copied(&self) -> TempDir {
+        let copy = tempfile::tempdir().unwrap();
+        copy_tree(self.store.path(), copy.path());
+        copy
+    }
+
+    /// Another controller, with this copy of the store and the same hosts.
+    pub(crate) async fn beside(&self, copy: TempDir) -> Self {
+        Stage::over(copy, Open::Existing, Arc::clone(&self.world)).await
     }
 
     /// What another process that is started now would have.
@@ -59,6 +76,14 @@ impl Stage {
     }
 
     pub(crate) async fn begin(&self, engine: &Engine, steps: Vec<PlannedStep>) -> OperationId {
+        self.try_begin(engine, steps).await.unwrap()
+    }
+
+    pub(crate) async fn try_begin(
+        &self,
+        engine: &Engine,
+        steps: Vec<PlannedStep>,
+    ) -> Result<OperationId, Error> {
         let id = engine::new_operation();
         let proposal = Proposal {
             id,
@@ -70,7 +95,7 @@ impl Stage {
             alongside: None,
             instead_of: None,
         };
-        engine.begin(proposal).await.unwrap()
+        engine.begin(proposal).await
     }
 
     /// Begins an operation and carries it out.

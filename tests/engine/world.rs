@@ -254,13 +254,13 @@ fn agent(host: &Arc<Host>, controller: UnixStream) {
 fn carry_requests(host: &Host, controller: &UnixStream, agent: &UnixStream) {
     while let Ok(Some(mut request)) = read_frame::<Request>(controller) {
         let refuses = host.faults.lock().unwrap().front() == Some(&Fault::RefuseAfterFinished);
-        if let Request::Run(batch) = &mut request
+        if let Request::Run { batch, .. } = &mut request
             && refuses
         {
             // What it refuses it does not begin.
             batch.calls.truncate(1);
         }
-        if let Request::Run(batch) = &request {
+        if let Request::Run { batch, .. } = &request {
             let fault = host.fault(|fault| {
                 matches!(
                     fault,

@@ -91,13 +91,13 @@ fn a_full_disk_begins_no_step_and_records_what_runs_and_undoes() {
         done(&agent.finished());
         agent.unstarted();
         // Another operation: its fence has to be kept, too.
-        agent.run(vec![undo(&host)]);
+        agent.say(&run_later(batch(vec![undo(&host)])));
         done(&agent.finished());
         agent.unstarted();
         assert_eq!(host.notes(), ["undo true 0 None"]);
         assert!(reserve_len(&host) < RESERVE_LEN);
         disk.fill();
-        agent.run(vec![host.note(1, "never")]);
+        agent.say(&run_later(batch(vec![host.note(1, "never")])));
         let refused = agent.refused();
         assert_eq!(refused.class, FailureClass::DiskFull, "{refused:?}");
         let path = host.layout.receipts(LOG).join("reserve");
@@ -112,7 +112,7 @@ fn a_full_disk_begins_no_step_and_records_what_runs_and_undoes() {
         assert_eq!(host.phase(1), None);
         fs::remove_file(filler).unwrap();
         let mut agent = host.agent();
-        agent.run(vec![host.note(1, "again")]);
+        agent.say(&run_later(batch(vec![host.note(1, "again")])));
         done(&agent.finished());
         assert_eq!(reserve_len(&host), RESERVE_LEN);
         assert!(host.report().journal.is_some());

@@ -9,18 +9,24 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
+use tallybook_agent::fence;
 use tallybook_agent::layout::Layout;
 use tallybook_agent::protocol::{
-    Batch, Call, PROTOCOL, ReceiptReport, Reply, Request, SendSource, read_frame, write_frame,
+    Batch, Call, PROTOCOL, ReceiptReport, Reply, Request, SendSource, Shown, read_frame,
+    write_frame,
 };
 use tallybook_agent::receipts::{self};
 use tallybook_agent::serve::{Deeds, serve};
 use tallybook_agent::step::{Context, Done, Link, OutputOf, Program, Step, StepKind, fail, params};
+use tallybook_events::event::{Event, OperationResumed};
 use tallybook_events::header::ClaimRef;
-use tallybook_events::ids::{Attempt, Epoch, Hash, JournalId, LogId, OperationId, Seq, StepIndex};
-use tallybook_events::step::{
-    Action, FailureClass, Fence, Phase, Receipt, Seen, StepDone, StepFailure, StepKey,
+use tallybook_events::ids::{
+    Attempt, Blob, Epoch, Hash, JournalId, LogId, OperationId, Seq, StepIndex,
 };
+use tallybook_events::step::{
+    Action, FailureClass, Fence, Mark, Phase, Receipt, Seen, StepDone, StepFailure, StepKey,
+};
+use tallybook_testkit::samples;
 
 pub(crate) const LOG: LogId = LogId::from_bytes([1; 16]);
 pub(crate) const OPERATION: OperationId = OperationId::from_bytes([2; 16]);
@@ -284,6 +290,12 @@ impl Host {
         receipts::report(&self.layout, LOG, OPERATION).unwrap()
     }
 
+    /// What it was shown of the log.
+    pub(crate) fn seen(&self) -> Option<Mark> {
+        let path = fence::path(&self.layout, LOG);
+        fence::read(&path, LOG).unwrap().map(|seen| seen.mark)
+    }
+
     pub(crate) fn phase(&self, step: u32) -> Option<Phase> {
         let mut found = self.report().receipts.into_iter();
         found.find(|it| it.key == key(step)).map(|it| it.phase)
@@ -324,7 +336,7 @@ impl Agent {
     }
 
     pub(crate) fn run(&mut self, calls: Vec<Call>) {
-        self.say(&Request::Run(batch(calls)));
+        self.say(&run(batch(calls)));
     }
 
     /// Greets it; the receipts journal that it tells.
@@ -419,6 +431,38 @@ pub(crate) fn batch(calls: Vec<Call>) -> Batch {
         calls,
         outputs: BTreeMap::new(),
     }
+}
+
+/// The header of an event of the log; `way` tells lines of its history apart.
+pub(crate) fn header(epoch: u32, seq: u64, way: u8) -> Vec<u8> {
+    let mut header = samples::header(&Event::from(OperationResumed {}), seq);
+    header.log = LOG;
+    header.epoch = Epoch(epoch);
+    header.previous = Hash([way; 32]);
+    header.encode().unwrap()
+}
+
+/// Shows this event as the newest of the log, and nothing else.
+pub(crate) fn shown(newest: Vec<u8>) -> Shown {
+    Shown {
+        newest: Blob(newest),
+        proof: None,
+    }
+}
+
+/// Asks for a batch, as a controller does whose log has always been the same.
+pub(crate) fn run(batch: Batch) -> Request {
+    Request::Run {
+        shown: shown(header(batch.fence.epoch.0, 10, 0)),
+        batch,
+    }
+}
+
+/// The same once the log has gone on to event 12, with the event that [`run`] shows.
+pub(crate) fn run_later(batch: Batch) -> Request {
+    let mut shown = shown(header(batch.fence.epoch.0, 12, 0));
+    shown.proof = Some(Blob(header(batch.fence.epoch.0, 10, 0)));
+    Request::Run { shown, batch }
 }
 
 pub(crate) fn done(phase: &Phase) -> &StepDone {

@@ -1,5 +1,6 @@
 //! The conversation as a controller sees it, over real pipes, with steps made for it.
 
+mod fence;
 mod full;
 mod host;
 mod secrets;
@@ -14,7 +15,7 @@ use tallybook_agent::protocol::{
 };
 use tallybook_agent::receipts::{self, Journal};
 use tallybook_agent::step::OutputOf;
-use tallybook_events::ids::{Blob, Epoch, Generation, LogId, OperationId, StepIndex};
+use tallybook_events::ids::{Blob, Generation, LogId, OperationId, StepIndex};
 use tallybook_events::step::{Action, FailureClass, Phase, Receipt, Seen, StepDone};
 
 use host::*;
@@ -191,22 +192,6 @@ fn an_undo_is_about_the_step_it_undoes() {
 }
 
 #[test]
-fn an_older_epoch_is_refused_and_a_newer_one_remembered() {
-    let host = Host::new();
-    let mut agent = host.agent();
-    agent.run(vec![host.note(0, "a")]);
-    agent.finished();
-    agent.unstarted();
-    let mut older = batch(vec![host.note(1, "never")]);
-    older.fence.epoch = Epoch(1);
-    agent.say(&Request::Run(older));
-    assert_eq!(agent.refused().class, FailureClass::Fenced);
-    assert!(!agent.end());
-    assert_eq!(host.notes(), ["a"]);
-    assert_eq!(host.phase(1), None);
-}
-
-#[test]
 fn what_does_not_fit_together_is_refused_before_anything_is_done() {
     let host = Host::new();
     let mut unknown = host.note(1, "x");
@@ -224,7 +209,7 @@ fn what_does_not_fit_together_is_refused_before_anything_is_done() {
         other_fence,
     ] {
         let mut agent = host.agent();
-        agent.say(&Request::Run(wrong));
+        agent.say(&run(wrong));
         assert_eq!(agent.refused().class, FailureClass::Unknown);
     }
     assert!(host.notes().is_empty());
@@ -246,7 +231,7 @@ fn hello_comes_first_and_in_the_same_protocol() {
     let host = Host::new();
     let mut agent = host.stranger();
     agent.say(&Request::Stop);
-    agent.say(&Request::Run(batch(vec![host.note(0, "x")])));
+    agent.say(&run(batch(vec![host.note(0, "x")])));
     assert_eq!(agent.refused().class, FailureClass::Unknown);
     let mut agent = host.stranger();
     agent.say(&Request::Hello {
@@ -471,7 +456,11 @@ fn a_lost_peer_or_line_fails_a_transfer() {
 fn trees_are_sent_through_the_same_link() {
     let host = Host::new();
     let mut agent = host.agent();
-    agent.say(&Request::Send(SendSource::Template {
+    let send = |source| Request::Send {
+        shown: shown(header(1, 10, 0)),
+        source,
+    };
+    agent.say(&send(SendSource::Template {
         template: "web".parse().unwrap(),
         generation: Generation(1),
     }));
@@ -480,7 +469,7 @@ fn trees_are_sent_through_the_same_link() {
     assert_eq!(agent.hear(), Reply::Peer(Blob(b"which".to_vec())));
     assert_eq!(agent.hear(), Reply::Peer(Blob(b"web".to_vec())));
     assert_eq!(agent.hear(), Reply::SendEnded);
-    agent.say(&Request::Send(SendSource::Staged {
+    agent.say(&send(SendSource::Staged {
         operation: OPERATION,
         step: StepIndex(0),
     }));
@@ -515,7 +504,7 @@ fn garbage_is_refused_and_never_a_panic() {
         log: LOG,
         host: "host1".parse().unwrap(),
     });
-    let run = Request::Run(batch(vec![host.note(0, "x")]));
+    let run = run(batch(vec![host.note(0, "x")]));
     let run = tallybook_agent::protocol::encode_frame(&run).unwrap();
     let hello = hello.unwrap();
     for round in 0..150 {

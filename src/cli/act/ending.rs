@@ -13,6 +13,7 @@ use tallybook_events::step::{FailureClass, PlannedStep, StepFailure};
 use tallybook_replay::operation::{Operation, Step, StepStatus};
 use tallybook_replay::undo;
 
+use super::super::error::FENCED;
 use super::super::{Error, Exit};
 use super::resume::load;
 use super::rollback::{take_back, undo_wish};
@@ -320,9 +321,7 @@ fn judge(run: &Run, outcome: &Outcome) -> Ended {
         }
         Outcome::Fenced(reason) => {
             reasons.push(reason.clone());
-            hints.push(
-                "this store is an older copy of the log than a host has seen: act from the newest one, and with this one no more".to_owned(),
-            );
+            hints.push(FENCED.to_owned());
             ("fenced", Exit::Locked)
         }
     };

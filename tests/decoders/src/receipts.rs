@@ -33,7 +33,10 @@ pub fn run(bytes: &[u8]) {
         0 => journal(bytes),
         1 => journal(&checked(bytes)),
         2 => seen(bytes),
-        3 => seen(&checked_fence(bytes)),
+        3 => {
+            seen(&checked_fence(*b"TBF1", bytes));
+            seen(&checked_fence(*b"TBF2", bytes));
+        }
         4 => marked(bytes),
         _ => before(bytes),
     }
@@ -142,8 +145,9 @@ fn seen(bytes: &[u8]) {
     }
 }
 
-fn checked_fence(bytes: &[u8]) -> Vec<u8> {
-    let mut file = b"TBF1".to_vec();
+/// A fence of this layout.
+fn checked_fence(magic: [u8; 4], bytes: &[u8]) -> Vec<u8> {
+    let mut file = magic.to_vec();
     file.extend_from_slice(blake3::hash(bytes).as_bytes());
     file.extend_from_slice(bytes);
     file

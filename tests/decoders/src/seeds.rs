@@ -1,5 +1,6 @@
 //! What a fuzzer begins with: a sound input for each decoder, made from the golden files and the samples of the tests.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -8,7 +9,8 @@ use tallybook_agent::receipts;
 use tallybook_agent::transfer::message::{self, FromReceiver, FromSender, Pack};
 use tallybook_events::codec;
 use tallybook_events::event::KINDS;
-use tallybook_events::ids::{BootId, Hash, JournalId};
+use tallybook_events::header::ClaimRef;
+use tallybook_events::ids::{BootId, Epoch, Hash, JournalId, LogId, OperationId, Seq};
 use tallybook_events::record::Record;
 use tallybook_testkit::samples;
 
@@ -184,7 +186,10 @@ fn replies() -> Vec<Reply> {
             hostname: "cn1".to_owned(),
             time_unix_us: 1,
             journal: Some(JournalId::from_bytes([4; 16])),
+            seen: Some(samples::mark()),
         },
+        Reply::Prove(samples::mark()),
+        Reply::Admitted,
         Reply::Started(receipts[0].key),
         Reply::BatchEnded {
             unstarted: vec![receipts[0].key],
@@ -307,13 +312,22 @@ fn receipts() -> Vec<Vec<u8>> {
     }
     let seen = tallybook_agent::fence::Seen {
         log: samples::log(),
-        epoch: samples::receipts()[0].fence.epoch,
-        claim_seq: samples::receipts()[0].fence.claim.seq,
-        claims: [(
-            samples::receipts()[0].key.operation,
-            samples::receipts()[0].fence.claim,
-        )]
-        .into(),
+        mark: samples::mark(),
+    };
+    let claim = samples::receipts()[0].fence.claim;
+    // What the first layout of that file holds.
+    #[derive(serde::Serialize)]
+    struct Claims {
+        log: LogId,
+        epoch: Epoch,
+        claim_seq: Seq,
+        claims: BTreeMap<OperationId, ClaimRef>,
+    }
+    let claims = Claims {
+        log: samples::log(),
+        epoch: samples::mark().epoch,
+        claim_seq: claim.seq,
+        claims: [(samples::receipts()[0].key.operation, claim)].into(),
     };
     let torn = &whole[..whole.len() - 9];
     let mut zeros = whole.clone();
@@ -324,6 +338,7 @@ fn receipts() -> Vec<Vec<u8>> {
         with(0, zeros),
         with(1, bodies),
         with(3, codec::encode(&seen).expect("a sample")),
+        with(3, codec::encode(&claims).expect("a sample")),
         with(4, format!("{} 3\n", samples::receipts()[0].key.operation)),
         with(5, b"\x82\xabwas_running\xc3\xa5maker\xc0"),
     ]

@@ -1,4 +1,5 @@
-//! What tests share: fixed samples of everything stored, and histories told from a number.
+//! What tests share: fixed samples of everything stored, histories told from a number, and their files.
 
+pub mod files;
 pub mod samples;
 pub mod story;

@@ -9,8 +9,8 @@ use tallybook_events::actor::{Actor, ActorClaim, ClaimSource};
 use tallybook_events::allocation::{Allocation, Forward, Mac, Protocol};
 use tallybook_events::event::{
     AllocationMade, AllocationReleased, ChangeKind, ErasureAnnounced, ErasureCause,
-    ErasureCompleted, Event, InventoryRecorded, LogCreated, LogRecovered, Loss, OperationFailed,
-    OperationIntended, OperationInterrupted, OperationPlanned, OperationResumed,
+    ErasureCompleted, Event, InventoryRecorded, LogCreated, LogFenced, LogRecovered, Loss,
+    OperationFailed, OperationIntended, OperationInterrupted, OperationPlanned, OperationResumed,
     OperationRolledBack, OperationStuck, OperationSucceeded, OutputCaptured, PathChange,
     Resolution, SegmentsArchived, SegmentsRestored, SeqRange, SessionRecorded, StepDoubted,
     StepFailed, StepStarted, StepSucceeded, StepUnstarted, fixed,
@@ -24,8 +24,8 @@ use tallybook_events::ids::{
 use tallybook_events::intent::{Intent, Source};
 use tallybook_events::name::{ContainerName, HostName, TemplateName};
 use tallybook_events::step::{
-    Action, Captured, FailureClass, Fence, Peer, Phase, PlannedStep, Receipt, Reversal, SendSource,
-    StepDone, StepFailure, StepKey,
+    Action, Captured, FailureClass, Fence, Mark, Peer, Phase, PlannedStep, Receipt, Reversal,
+    SendSource, StepDone, StepFailure, StepKey,
 };
 use tallybook_events::subject::Subject;
 
@@ -345,7 +345,21 @@ pub fn events() -> Vec<Event> {
             ],
         }
         .into(),
+        LogFenced {
+            host: host("cn1"),
+            seen: mark(),
+        }
+        .into(),
     ]
+}
+
+/// What a host was shown of a log.
+pub fn mark() -> Mark {
+    Mark {
+        epoch: Epoch(2),
+        seq: Seq(130),
+        hash: Hash([0x66; 32]),
+    }
 }
 
 /// Events from one to another.

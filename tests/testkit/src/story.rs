@@ -6,10 +6,11 @@ use std::collections::BTreeMap;
 
 use tallybook_events::event::{
     AllocationMade, AllocationReleased, ErasureAnnounced, ErasureCause, ErasureCompleted, Event,
-    InventoryRecorded, LogCreated, LogRecovered, Loss, OperationFailed, OperationIntended,
-    OperationInterrupted, OperationPlanned, OperationResumed, OperationRolledBack, OperationStuck,
-    OperationSucceeded, OutputCaptured, Resolution, SegmentsArchived, SegmentsRestored,
-    SessionRecorded, StepDoubted, StepFailed, StepStarted, StepSucceeded, StepUnstarted, fixed,
+    InventoryRecorded, LogCreated, LogFenced, LogRecovered, Loss, OperationFailed,
+    OperationIntended, OperationInterrupted, OperationPlanned, OperationResumed,
+    OperationRolledBack, OperationStuck, OperationSucceeded, OutputCaptured, Resolution,
+    SegmentsArchived, SegmentsRestored, SessionRecorded, StepDoubted, StepFailed, StepStarted,
+    StepSucceeded, StepUnstarted, fixed,
 };
 use tallybook_events::header::{ClaimRef, Header};
 use tallybook_events::ids::{Attempt, Blob, Epoch, EventId, Hash, OperationId, Seq, StepIndex};
@@ -27,6 +28,7 @@ const UPKEEP: &[&str] = &[
     "segments.archived",
     "segments.restored",
     "log.recovered",
+    "log.fenced",
 ];
 
 /// A history being told.
@@ -110,7 +112,7 @@ impl Story {
 
     /// A history in which every kind of event occurs.
     pub fn of_all_kinds() -> Self {
-        Story::of_first_kinds().kept_up()
+        Story::of_first_kinds().kept_up().shut_out()
     }
 
     /// A history in which every kind occurs that the first program knew.
@@ -164,6 +166,17 @@ impl Story {
             segments: vec![samples::range(1, 5)],
         });
         self.recover("a host refused it", Vec::new());
+        self
+    }
+
+    /// The same history, and behind it a host that was shown what this log does not have, and what was done about it.
+    #[must_use]
+    pub fn shut_out(mut self) -> Self {
+        self.upkeep(LogFenced {
+            host: samples::host("cn1"),
+            seen: samples::mark(),
+        });
+        self.recover("the other line is lost", Vec::new());
         self
     }
 

@@ -1,0 +1,95 @@
+//! What this log shows to a host before it acts there, and what it makes of what that host was shown before.
+//!
+//! A host that was shown an event which this log does not have has seen a newer line of its history: of this one, nothing
+//! more may be done anywhere. See the agent's `fence`.
+
+use tallybook_agent::protocol::Shown;
+use tallybook_events::ids::{Blob, Epoch, Seq};
+use tallybook_events::name::HostName;
+use tallybook_events::step::Mark;
+
+use super::conversation;
+use crate::causes;
+use crate::log::{self, Filter, Log};
+
+/// A host may be ahead by so many epochs: each takes a recovery. More is no word to go by.
+const EPOCHS_AHEAD_MAX: u32 = 1000;
+
+/// Why what a host was shown can't be shown to it again.
+#[derive(Debug)]
+pub(super) enum Unproven {
+    /// This log does not have it.
+    Lacking(Mark),
+    /// It can't be so.
+    Unlikely(conversation::Error),
+    /// The log can't be read.
+    Log(log::Error),
+}
+
+impl Unproven {
+    /// For people.
+    pub(super) fn text(&self, host: &HostName) -> String {
+        match self {
+            Unproven::Lacking(seen) => super::lacking(host, *seen),
+            Unproven::Unlikely(error) => causes::in_line(error),
+            Unproven::Log(error) => causes::in_line(error),
+        }
+    }
+}
+
+impl From<log::Error> for Unproven {
+    fn from(error: log::Error) -> Self {
+        Unproven::Log(error)
+    }
+}
+
+/// The header of an event that a host was shown; `None` where it need not be shown, because a recovery came behind it.
+///
+/// # Errors
+/// When this log, which is in this epoch, does not have it.
+pub(super) async fn prove(
+    log: &Log,
+    epoch: Epoch,
+    host: &HostName,
+    seen: Mark,
+) -> Result<Option<Blob>, Unproven> {
+    if seen.epoch < epoch {
+        return Ok(None);
+    }
+    if seen.epoch.0 > epoch.0.saturating_add(EPOCHS_AHEAD_MAX) {
+        let what = format!(
+            "says that it was shown epoch {} of this log, which is in epoch {epoch}",
+            seen.epoch
+        );
+        return Err(Unproven::Unlikely(conversation::Error::Unexpected {
+            host: host.clone(),
+            what,
+        }));
+    }
+    if seen.epoch > epoch {
+        return Err(Unproven::Lacking(seen));
+    }
+    let found = log.records(&Filter::at(seen.seq)).await?;
+    match found.first().filter(|record| record.hash == seen.hash) {
+        Some(record) => Ok(Some(Blob(record.header_bytes().to_vec()))),
+        None => Err(Unproven::Lacking(seen)),
+    }
+}
+
+/// What is shown of the log: its event at a position, which is durable, and the proof that a host needs.
+///
+/// # Errors
+/// When the log can't be read.
+pub(super) async fn shown(
+    log: &Log,
+    newest: Seq,
+    proof: Option<Blob>,
+) -> Result<Shown, log::Error> {
+    let found = log.records(&Filter::at(newest)).await?;
+    let header = found.first().map(|record| record.header_bytes().to_vec());
+    Ok(Shown {
+        // An event that was just written is there; a host refuses what is none.
+        newest: Blob(header.unwrap_or_default()),
+        proof,
+    })
+}
