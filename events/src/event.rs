@@ -102,6 +102,13 @@ pub struct OperationStuck {
     pub reason: String,
 }
 
+/// Somebody gave an operation up: nobody goes on with it, and it claims nothing any more. What it left stays.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OperationAbandoned {
+    /// Why, for people.
+    pub reason: String,
+}
+
 /// A step is about to act.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StepStarted {
@@ -502,4 +509,5 @@ events! {
     SegmentsRestored = "segments.restored" @ 1 => None, Kept;
     LogRecovered = "log.recovered" @ 1 => None, Kept;
     LogFenced = "log.fenced" @ 1 => None, Kept;
+    OperationAbandoned = "operation.abandoned" @ 1 => InDoubt, Kept;
 }

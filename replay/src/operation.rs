@@ -37,13 +37,17 @@ pub enum OperationStatus {
     Succeeded,
     /// Taken back.
     RolledBack,
+    /// Given up: what it left stays, and nobody goes on with it.
+    Abandoned,
 }
 
 impl OperationStatus {
     /// Whether nothing more will happen to it by itself, and its claims are free.
     pub const fn is_final(self) -> bool {
         match self {
-            OperationStatus::Succeeded | OperationStatus::RolledBack => true,
+            OperationStatus::Succeeded
+            | OperationStatus::RolledBack
+            | OperationStatus::Abandoned => true,
             OperationStatus::Intended
             | OperationStatus::Running
             | OperationStatus::Interrupted
@@ -64,6 +68,7 @@ impl OperationStatus {
             OperationStatus::RollingBack => "rolling back",
             OperationStatus::Succeeded => "succeeded",
             OperationStatus::RolledBack => "rolled back",
+            OperationStatus::Abandoned => "abandoned",
         }
     }
 }
@@ -267,6 +272,9 @@ impl Operation {
             }
             Event::OperationFailed(failed) => self.reason = Some(failed.reason.clone()),
             Event::OperationStuck(stuck) => self.reason = Some(stuck.reason.clone()),
+            Event::OperationAbandoned(abandoned) => {
+                self.reason = Some(abandoned.reason.clone());
+            }
             Event::OperationRolledBack(rolled_back) => {
                 self.reason = Some(format!("rolled back by {}", rolled_back.by.short()));
             }
@@ -316,6 +324,7 @@ impl Operation {
             | Event::OperationSucceeded(_)
             | Event::OperationFailed(_)
             | Event::OperationStuck(_)
+            | Event::OperationAbandoned(_)
             | Event::StepStarted(_)
             | Event::StepSucceeded(_)
             | Event::StepFailed(_)
@@ -432,7 +441,8 @@ pub fn check_place(entry: &Entry) -> Result<(), Error> {
         | Event::OperationSucceeded(_)
         | Event::OperationFailed(_)
         | Event::OperationRolledBack(_)
-        | Event::OperationStuck(_) => of_operation && !of_step,
+        | Event::OperationStuck(_)
+        | Event::OperationAbandoned(_) => of_operation && !of_step,
         Event::StepStarted(_)
         | Event::StepSucceeded(_)
         | Event::StepFailed(_)
@@ -478,6 +488,7 @@ fn named(event: &Event) -> impl Iterator<Item = SeqRange> + '_ {
         | Event::OperationFailed(_)
         | Event::OperationRolledBack(_)
         | Event::OperationStuck(_)
+        | Event::OperationAbandoned(_)
         | Event::StepStarted(_)
         | Event::StepSucceeded(_)
         | Event::StepFailed(_)
@@ -493,15 +504,16 @@ fn named(event: &Event) -> impl Iterator<Item = SeqRange> + '_ {
     ranges.iter().copied().chain(lost)
 }
 
-/// Where an event puts an operation that has ended: only one that succeeded can be taken back.
+/// Where an event puts an operation that has ended: one that succeeded, or was given up, can be taken back.
 ///
 /// # Errors
 /// When nothing can follow, or not this.
 pub fn after_end(status: OperationStatus, entry: &Entry) -> Result<OperationStatus, Error> {
     match (status, &entry.event) {
-        (OperationStatus::Succeeded, Event::OperationRolledBack(_)) => {
-            Ok(OperationStatus::RolledBack)
-        }
+        (
+            OperationStatus::Succeeded | OperationStatus::Abandoned,
+            Event::OperationRolledBack(_),
+        ) => Ok(OperationStatus::RolledBack),
         _ => Err(Error::Ended {
             seq: entry.header.seq,
             kind: entry.header.kind.to_string(),
@@ -545,6 +557,7 @@ pub(crate) fn operation_status(event: &Event) -> Option<OperationStatus> {
         Event::OperationFailed(_) => Some(OperationStatus::Failed),
         Event::OperationRolledBack(_) => Some(OperationStatus::RolledBack),
         Event::OperationStuck(_) => Some(OperationStatus::Stuck),
+        Event::OperationAbandoned(_) => Some(OperationStatus::Abandoned),
         Event::LogCreated(_)
         | Event::InventoryRecorded(_)
         | Event::AllocationMade(_)
@@ -634,6 +647,7 @@ pub fn next_status(current: &StepStatus, event: &Event) -> Next {
         | Event::OperationFailed(_)
         | Event::OperationRolledBack(_)
         | Event::OperationStuck(_)
+        | Event::OperationAbandoned(_)
         | Event::ErasureAnnounced(_)
         | Event::ErasureCompleted(_)
         | Event::SegmentsArchived(_)

@@ -89,6 +89,8 @@ pub struct OperationSummary {
     pub actor: Actor,
     /// Where it stands.
     pub status: OperationStatus,
+    /// Where it stood when another operation began to take it back, and why.
+    pub before: Option<(OperationStatus, Option<String>)>,
     /// Why, where something said so.
     pub reason: Option<String>,
     /// Its first event.
@@ -393,6 +395,7 @@ impl State {
             | Event::OperationFailed(_)
             | Event::OperationRolledBack(_)
             | Event::OperationStuck(_)
+            | Event::OperationAbandoned(_)
             | Event::StepStarted(_)
             | Event::StepFailed(_)
             | Event::StepDoubted(_)
@@ -428,6 +431,7 @@ impl State {
             return;
         };
         summary.status = status;
+        summary.before = None;
         summary.reason = reason(event);
         if status.is_final() {
             let claims = std::mem::take(&mut summary.claims);
@@ -438,6 +442,30 @@ impl State {
                 }
             }
             summary.claims = claims;
+        }
+        if status == OperationStatus::Abandoned
+            && let Intent::Rollback { operation } = summary.intent
+        {
+            self.give_back(operation, id, touched);
+        }
+    }
+
+    /// The operation that took one back was given up: that one stands where it stood, and claims what it did.
+    fn give_back(&mut self, id: OperationId, by: OperationId, touched: &mut Touched) {
+        let Some(original) = self.operations.get_mut(&id) else {
+            return;
+        };
+        let Some((status, _)) = original.before.take() else {
+            return;
+        };
+        touched.add(|| Key::Operation(id));
+        original.status = status;
+        original.reason = Some(format!("taking it back was given up: {}", by.short()));
+        if !status.is_final() {
+            for subject in original.claims.clone() {
+                touched.add(|| Key::Claim(subject.clone()));
+                self.claims.entry(subject).or_insert(id);
+            }
         }
     }
 
@@ -455,7 +483,8 @@ impl State {
         if let Intent::Rollback { operation } = &intended.intent
             && let Some(original) = self.operations.get_mut(operation)
         {
-            original.status = OperationStatus::RollingBack;
+            let status = std::mem::replace(&mut original.status, OperationStatus::RollingBack);
+            original.before = Some((status, original.reason.take()));
             original.reason = Some(format!("being rolled back by {}", id.short()));
             touched.add(|| Key::Operation(*operation));
         }
@@ -465,6 +494,7 @@ impl State {
                 intent: intended.intent.clone(),
                 actor: (about.actor)(),
                 status: OperationStatus::Intended,
+                before: None,
                 reason: None,
                 first: about.seq,
                 last: about.seq,
@@ -638,6 +668,8 @@ fn reason(event: &Event) -> Option<String> {
         Some(failed.reason.clone())
     } else if let Event::OperationStuck(stuck) = event {
         Some(stuck.reason.clone())
+    } else if let Event::OperationAbandoned(abandoned) = event {
+        Some(abandoned.reason.clone())
     } else if let Event::OperationRolledBack(rolled_back) = event {
         Some(format!("rolled back by {}", rolled_back.by.short()))
     } else {

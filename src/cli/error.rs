@@ -34,6 +34,9 @@ pub enum Error {
     /// A host can't be reached, or there is no agent to send.
     #[error(transparent)]
     Reach(#[from] engine::reach::Error),
+    /// Nobody takes an operation back.
+    #[error("operation {} is not being taken back", .0.short())]
+    NotTakenBack(OperationId),
     /// A secret that a step needs can't be read.
     #[error(transparent)]
     Secret(#[from] secrets::Error),
@@ -212,6 +215,7 @@ impl Error {
             Error::InventoryLost(_) => Exit::Verification,
             Error::RollbackOfRollback(_)
             | Error::RollbackOfSession(_)
+            | Error::NotTakenBack(_)
             | Error::Irreversible { .. } => Exit::Failed,
             Error::Compile(_)
             | Error::Inventory { .. }
@@ -270,6 +274,9 @@ impl Error {
                 "`tallybook op show {}` shows how it ended",
                 id.short()
             )),
+            Error::NotTakenBack(id) => {
+                Some(format!("`tallybook op rollback {}` begins it", id.short()))
+            }
             Error::Engine(engine::Error::RollingBack { by, .. }) => Some(format!(
                 "`tallybook op resume {}` goes on with that, if nobody does",
                 by.short()
@@ -338,6 +345,7 @@ impl Error {
             | Error::InventoryLost(_)
             | Error::RollbackOfRollback(_)
             | Error::RollbackOfSession(_)
+            | Error::NotTakenBack(_)
             | Error::Left { .. }
             | Error::Unrecorded { .. }
             | Error::Messages { .. }

@@ -143,6 +143,7 @@ fn payload(entry: &Entry, view: &EventView, out: &mut Output) -> Result<(), Erro
         | Event::OperationFailed(_)
         | Event::OperationRolledBack(_)
         | Event::OperationStuck(_)
+        | Event::OperationAbandoned(_)
         | Event::StepStarted(_)
         | Event::StepSucceeded(_)
         | Event::StepFailed(_)

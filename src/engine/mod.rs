@@ -3,6 +3,7 @@
 //! What to do next is decided by `tallybook-replay` from the events; this carries it out, and records before and
 //! after. It never acts before the intention is durable, and never invents an outcome.
 
+mod abandon;
 mod chain;
 pub mod conversation;
 pub mod crash;
@@ -44,6 +45,8 @@ use reach::Reach;
 use run::Run;
 use runner_lock::Hold;
 use watch::{Notice, Watch};
+
+pub use abandon::abandon;
 
 /// How much may go on at once. On one host it is one chain of an operation at a time: a second one would only wait
 /// there for the operation's lock, and say so to people as if it were an earlier run's.
@@ -214,14 +217,7 @@ impl Engine {
     /// # Errors
     /// When one is, whether it runs or was left behind.
     pub async fn check_not_taken_back(&self, id: OperationId) -> Result<(), Error> {
-        let state = self.log.state().await?;
-        let by = state.operations.iter().find(|(_, known)| {
-            known.intent == Intent::Rollback { operation: id } && !known.status.is_final()
-        });
-        match by {
-            Some((by, _)) => Err(Error::RollingBack { id, by: *by }),
-            None => Ok(()),
-        }
+        check_not_taken_back(&self.log, id).await
     }
 
     /// Refuses to act with a log that a host has seen a newer line of.
@@ -244,6 +240,16 @@ impl Engine {
         let fenced = self.draft(&Subject::Host(host.clone()), LogFenced { host, seen })?;
         self.log.append(vec![fenced], Condition::default()).await?;
         Ok(())
+    }
+
+    /// Tells whoever watches.
+    pub fn tell(&self, notice: &Notice) {
+        (self.watch)(notice);
+    }
+
+    /// Resolves when it is asked to begin nothing more.
+    pub async fn stopped(&self) {
+        chain::asked_to_stop(&mut self.stop.clone()).await;
     }
 
     /// The log it writes to.
@@ -502,6 +508,13 @@ fn released(
     released.cause = operation.claim.seq;
     released.claim = Some(operation.claim);
     Ok(Some(released))
+}
+
+async fn check_not_taken_back(log: &Log, id: OperationId) -> Result<(), Error> {
+    match log.taken_back_by(id).await? {
+        Some(by) => Err(Error::RollingBack { id, by }),
+        None => Ok(()),
+    }
 }
 
 /// An event without a place yet, and without secrets.

@@ -93,6 +93,10 @@ pub(super) fn event(mask: &Mask, event: Event) -> Event {
             text(&mut it.reason);
             it.into()
         }
+        Event::OperationAbandoned(mut it) => {
+            text(&mut it.reason);
+            it.into()
+        }
         event @ (Event::LogCreated(_)
         | Event::InventoryRecorded(_)
         | Event::AllocationMade(_)

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use serde::Serialize;
 use tallybook_events::ids::{OperationId, StepIndex};
 use tallybook_events::name::HostName;
+use tallybook_events::subject::Subject;
 
 /// Something that just happened while an operation is carried out.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -72,6 +73,17 @@ pub enum Notice {
         operation: OperationId,
         /// Since when the step runs, in microseconds since 1970-01-01 UTC by the host's clock; 0 without a step.
         since_unix_us: u64,
+    },
+    /// Another operation holds what this one claims, and is waited for.
+    Claimed {
+        /// What it holds.
+        subject: Subject,
+        /// That operation.
+        holder: OperationId,
+        /// What it does.
+        summary: String,
+        /// Where it stands.
+        status: String,
     },
     /// The outcome of a step that was in doubt is known now.
     Resolved {

@@ -30,9 +30,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tallybook_events::ids::{OperationId, Seq};
+use tallybook_events::intent::Intent;
 use tallybook_events::record::Record;
 use tallybook_replay::entry::Entry;
-use tallybook_replay::operation::{Operation, OperationStatus};
+use tallybook_replay::operation::Operation;
 use tallybook_replay::state::{Head, OperationSummary, State};
 use tokio::sync::RwLock;
 
@@ -436,15 +437,26 @@ impl Log {
         let Some(mut operation) = operation else {
             return Ok(None);
         };
-        // That another operation takes it back is said by that one's events.
+        // That another operation takes it back, or no longer does, is said by that one's events.
         if let Some(known) = self.summary(id).await?
-            && known.status == OperationStatus::RollingBack
             && known.last == operation.last
         {
             operation.status = known.status;
             operation.reason = known.reason;
         }
         Ok(Some(operation))
+    }
+
+    /// The operation that takes this one back and is not done, whether somebody carries it out or not.
+    ///
+    /// # Errors
+    /// When the store can't be read.
+    pub async fn taken_back_by(&self, id: OperationId) -> Result<Option<OperationId>, Error> {
+        let intent = Intent::Rollback { operation: id };
+        let state = self.state().await?;
+        let mut open = state.operations.iter();
+        let by = open.find(|(_, known)| known.intent == intent && !known.status.is_final());
+        Ok(by.map(|(by, _)| *by))
     }
 
     /// Gives the store up in good order.

@@ -150,6 +150,17 @@ impl Inner {
                 };
                 self.line(&format!("wait  {host}: {what}"));
             }
+            Notice::Claimed {
+                subject,
+                holder,
+                summary,
+                status,
+            } => {
+                let (holder, summary) = (holder.short(), plain(summary));
+                self.line(&format!(
+                    "wait  {subject} is held by operation {holder} ({summary}, {status})"
+                ));
+            }
             Notice::Resolved { step, host, how } => {
                 self.line(&format!("look  {host}: step {step}: {}", plain(how)));
             }

@@ -40,6 +40,7 @@ pub fn event(entry: &Entry) -> String {
         Event::OperationFailed(failed) => failed.reason.clone(),
         Event::OperationRolledBack(rolled_back) => format!("by {}", rolled_back.by.short()),
         Event::OperationStuck(stuck) => stuck.reason.clone(),
+        Event::OperationAbandoned(abandoned) => abandoned.reason.clone(),
         Event::StepStarted(started) => step(entry, &started.kind),
         Event::StepSucceeded(succeeded) => {
             let facts: Vec<String> = succeeded.done.facts.iter().map(fact).collect();
@@ -283,7 +284,7 @@ pub const fn operation_ink(status: OperationStatus) -> Ink {
         | OperationStatus::Running
         | OperationStatus::Interrupted
         | OperationStatus::RollingBack => Ink::Open,
-        OperationStatus::RolledBack => Ink::Faint,
+        OperationStatus::RolledBack | OperationStatus::Abandoned => Ink::Faint,
     }
 }
 

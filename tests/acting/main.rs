@@ -14,3 +14,4 @@ mod secrets;
 mod sshd;
 mod terminal;
 mod trust;
+mod ways_out;

@@ -1,5 +1,6 @@
 //! Operations carried out on hosts in this process: the real agent, a real log, and lines that are cut on purpose.
 
+mod abandon;
 mod deed;
 mod doubt;
 mod ends;

@@ -10,6 +10,7 @@ use tallybook_events::intent::Intent;
 use tallybook_events::step::PlannedStep;
 use tallybook_events::subject::Subject;
 use tallybook_replay::state::State;
+use tokio::time::Instant;
 
 use super::super::{Context, Error, Exit, Loaded};
 use super::dry_run::show_plan;
@@ -18,7 +19,8 @@ use super::{declared, engine, fleet};
 use crate::cloud::Selection;
 use crate::cloud::inventory::Inventory;
 use crate::cloud_log;
-use crate::engine::{self, Proposal};
+use crate::engine::watch::Notice;
+use crate::engine::{self, Engine, Proposal};
 use crate::log::{self, Open, Refusal};
 use crate::plan;
 use crate::render::progress::Progress;
@@ -28,6 +30,8 @@ use crate::render::{Format, Output};
 const PLANS_MAX: u32 = 20;
 /// How long to wait before that, times the number of the attempt.
 const PLAN_DELAY: Duration = Duration::from_millis(5);
+/// How long to wait before a claim that was refused is asked for again, once something happened.
+const CLAIM_DELAY: Duration = Duration::from_millis(20);
 
 /// What every acting command takes.
 #[derive(Debug, Clone, Default, clap::Args)]
@@ -38,6 +42,9 @@ pub(in crate::cli) struct ActOptions {
     /// When a step fails, leave things as they are for `op resume` or `op rollback`
     #[arg(long)]
     keep_failed: bool,
+    /// While another operation holds what this one needs, wait for that instead of being refused; at most for so long
+    #[arg(long, value_name = "TIME", num_args = 0..=1, require_equals = true, value_parser = humantime::parse_duration)]
+    wait: Option<Option<Duration>>,
 }
 
 /// What an acting command wants.
@@ -76,28 +83,43 @@ pub(in crate::cli) async fn operate(
         let given = cloud_log::plan(&known, needs.inventory, &needs.selection)?;
         known.allocations.extend(given.allocations());
     }
-    // What can be refused is refused before anything is written.
-    let wanted = wish(&known, id).map_err(|error| held(&known, error))?;
-    if options.dry_run {
-        return show_plan(out, &wanted, &[]);
-    }
-    if wanted.steps.is_empty() {
-        return nothing_to_do(out, &wanted.intent);
-    }
+    // What can be refused is refused before anything is written, but for what is waited for.
+    let wanted = match wish(&known, id).map_err(|error| held(&known, error)) {
+        Err(error) if options.wait.is_some() && !options.dry_run && claimed(&error).is_some() => {
+            None
+        }
+        wanted => Some(wanted?),
+    };
     let fleet = fleet(&loaded.inventory)?;
     let secrets = declared(loaded)?;
-    for step in &wanted.steps {
-        secrets.check(step)?;
+    if let Some(wanted) = wanted {
+        if options.dry_run {
+            return show_plan(out, &wanted, &[]);
+        }
+        if wanted.steps.is_empty() {
+            return nothing_to_do(out, &wanted.intent);
+        }
+        for step in &wanted.steps {
+            secrets.check(step)?;
+        }
     }
     let log = context.open_log(Open::Create).await?;
     let progress = Progress::new(out.format());
     let engine = engine(log, fleet, &progress, secrets);
     let mut attempt = 0;
+    let mut patience = options.wait.map(Patience::of);
     loop {
         let inventory = cloud_log::record_inventory(log, &loaded.path, &loaded.text).await?;
         let state = log.state().await?;
+        let seen = state.head.seq;
         let proposal = match propose(state, id, inventory, needs.as_ref(), &wish) {
             Ok(proposal) => proposal,
+            Err(error) if patience.is_some() && claimed(&error).is_some() => {
+                match wait(&engine, patience.as_mut(), seen, error).await? {
+                    Waited::Further => continue,
+                    Waited::Stopped => return stopped(out),
+                }
+            }
             Err(Error::CloudLog(cloud_log::Error::InventoryReplaced { .. }))
                 if attempt < PLANS_MAX =>
             {
@@ -118,7 +140,16 @@ pub(in crate::cli) async fn operate(
                 attempt += 1;
                 tokio::time::sleep(PLAN_DELAY * attempt).await;
             }
-            Err(error) => return Err(error.into()),
+            Err(error) => {
+                let error = Error::from(error);
+                if claimed(&error).is_none() {
+                    return Err(error);
+                }
+                match wait(&engine, patience.as_mut(), seen, error).await? {
+                    Waited::Further => {}
+                    Waited::Stopped => return stopped(out),
+                }
+            }
         }
     }
     let carried_out = engine.run(id).await;
@@ -162,6 +193,92 @@ fn propose(
         alongside,
         instead_of: None,
     })
+}
+
+/// How long claims of others are waited for.
+struct Patience {
+    until: Option<Instant>,
+    /// Whom it was told of last.
+    told: Option<OperationId>,
+}
+
+impl Patience {
+    fn of(most: Option<Duration>) -> Self {
+        Patience {
+            until: most.map(|most| Instant::now() + most),
+            told: None,
+        }
+    }
+}
+
+enum Waited {
+    /// Something happened: it may be tried again.
+    Further,
+    /// Somebody asked to stop.
+    Stopped,
+}
+
+/// That another operation holds something.
+fn claimed(error: &Error) -> Option<&Refusal> {
+    let (Error::Log(log::Error::Refused(refusal))
+    | Error::Engine(engine::Error::Log(log::Error::Refused(refusal)))) = error
+    else {
+        return None;
+    };
+    matches!(refusal, Refusal::Claimed { .. }).then_some(refusal)
+}
+
+/// Waits until there is something behind this event, and tells for whom; the refusal itself where that is not wanted, or
+/// not for so long.
+async fn wait(
+    engine: &Engine,
+    patience: Option<&mut Patience>,
+    seen: Seq,
+    error: Error,
+) -> Result<Waited, Error> {
+    let (
+        Some(patience),
+        Some(Refusal::Claimed {
+            subject,
+            holder,
+            summary,
+            status,
+        }),
+    ) = (patience, claimed(&error))
+    else {
+        return Err(error);
+    };
+    if patience.told.replace(*holder) != Some(*holder) {
+        engine.tell(&Notice::Claimed {
+            subject: subject.clone(),
+            holder: *holder,
+            summary: summary.clone(),
+            status: status.clone(),
+        });
+    }
+    let lasts = async {
+        match patience.until {
+            Some(until) => tokio::time::sleep_until(until).await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        biased;
+        () = engine.stopped() => return Ok(Waited::Stopped),
+        () = lasts => return Err(error),
+        waited = engine.log().wait_beyond(seen) => waited?,
+    }
+    // A log in which much happens is not asked for each of it.
+    tokio::time::sleep(CLAIM_DELAY).await;
+    Ok(Waited::Further)
+}
+
+/// Nothing was begun.
+fn stopped(out: &mut Output) -> Result<Exit, Error> {
+    if out.format() == Format::Table {
+        out.line("stopped before anything was begun")?;
+    }
+    Ok(Exit::Interrupted)
 }
 
 /// What is there may be what an operation left half made: then that is what stands in the way.

@@ -1,9 +1,12 @@
 //! `tallybook op …`: operations, what they did and where they stand.
 
+mod abandon;
 mod list;
 mod resume;
+mod retry_undo;
 mod rollback;
 mod show;
+mod ways;
 
 use super::{Context, Error, Exit, commands};
 use crate::render::Output;
@@ -27,4 +30,6 @@ commands! {
     Show(show::Args),
     Resume(resume::Args),
     Rollback(rollback::Args),
+    RetryUndo(retry_undo::Args),
+    Abandon(abandon::Args),
 }

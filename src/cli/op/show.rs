@@ -1,11 +1,10 @@
 //! `tallybook op show`.
 
-use tallybook_events::ids::OperationId;
-use tallybook_events::intent::Intent;
-use tallybook_replay::operation::{Operation, OperationStatus, Step, StepStatus};
-use tallybook_replay::state::{OperationSummary, State};
+use serde::Serialize;
+use tallybook_replay::operation::{Operation, StepStatus};
 
 use super::super::{Context, Error, Exit, OperationArgument, resolve};
+use super::ways::{self, Way};
 use crate::log::{self, Filter, Open};
 use crate::render::json::OperationWhole;
 use crate::render::{
@@ -22,10 +21,17 @@ pub(super) struct Args {
     output: bool,
 }
 
+/// An operation and the ways out of it, as JSON.
+#[derive(Debug, Serialize)]
+struct Shown {
+    #[serde(flatten)]
+    whole: OperationWhole,
+    next: Vec<Way>,
+}
+
 impl Args {
     pub(super) async fn run(self, context: &Context, out: &mut Output) -> Result<Exit, Error> {
         let log = context.open_log(Open::Existing).await?;
-        let state = log.state().await?;
         let id = resolve::operation(log, &self.operation).await?;
         let entries = log.entries(&Filter::of_operation(id)).await?;
         let folded =
@@ -40,14 +46,26 @@ impl Args {
             });
         };
         let whole = OperationWhole::new(&folded, &known, &entries);
+        // That another operation takes it back is said by that one's events.
+        let standing = Operation {
+            status: known.status,
+            ..folded
+        };
+        let next = ways::out_of(&standing, log.taken_back_by(id).await?);
         match out.format() {
-            Format::Json => out.json(&whole)?,
+            Format::Json => out.json(&Shown { whole, next })?,
             Format::Table => {
-                show(&folded, &whole, out)?;
+                show(&standing, &whole, out)?;
                 if self.output {
                     captured(&whole, out)?;
                 }
-                advice(&folded, &whole, &state, out)?;
+                if !next.is_empty() {
+                    out.line("")?;
+                    out.inked(Ink::Head, "next")?;
+                }
+                for way in &next {
+                    out.line(format!("  {way}"))?;
+                }
             }
         }
         Ok(Exit::Ok)
@@ -168,57 +186,4 @@ fn captured(whole: &OperationWhole, out: &mut Output) -> Written {
         }
     }
     Ok(())
-}
-
-/// What to do next.
-fn advice(
-    operation: &Operation,
-    whole: &OperationWhole,
-    state: &State,
-    out: &mut Output,
-) -> Written {
-    let known = state.operations.get(&operation.id);
-    if !known.is_some_and(OperationSummary::is_open) {
-        return Ok(());
-    }
-    let short = &whole.operation.short;
-    let resume = format!("`tallybook op resume {short}` goes on");
-    let back = format!("`tallybook op rollback {short}` takes it back");
-    let advice = match whole.operation.status {
-        OperationStatus::Succeeded | OperationStatus::RolledBack => return Ok(()),
-        OperationStatus::Intended | OperationStatus::Running => {
-            format!("it runs, or was left behind; then {resume}, {back}")
-        }
-        OperationStatus::Interrupted => format!("{resume}, {back}"),
-        OperationStatus::Failed => format!("{resume} where it failed, {back}"),
-        OperationStatus::Stuck if operation.steps.iter().any(is_once_in_doubt) => format!(
-            "look at the host, then `tallybook op resume --once-again {short}` starts it once more, or {back}"
-        ),
-        OperationStatus::Stuck => format!("look at the host, then {resume}, or {back}"),
-        OperationStatus::RollingBack => match taker(state, operation) {
-            Some(by) => {
-                let by = by.short();
-                format!(
-                    "operation {by} takes it back; `tallybook op resume {by}` goes on with that"
-                )
-            }
-            None => "another operation is taking it back".to_owned(),
-        },
-    };
-    out.line("")?;
-    out.line(format!("next: {advice}"))
-}
-
-fn is_once_in_doubt(step: &Step) -> bool {
-    step.plan.once && matches!(step.status, StepStatus::Doubted { .. })
-}
-
-/// The operation that takes this one back and is not done.
-fn taker(state: &State, operation: &Operation) -> Option<OperationId> {
-    let intent = Intent::Rollback {
-        operation: operation.id,
-    };
-    let by = |known: &OperationSummary| known.intent == intent && !known.status.is_final();
-    let mut all = state.operations.iter();
-    all.find(|(_, known)| by(known)).map(|(id, _)| *id)
 }

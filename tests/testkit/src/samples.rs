@@ -10,10 +10,10 @@ use tallybook_events::allocation::{Allocation, Forward, Mac, Protocol};
 use tallybook_events::event::{
     AllocationMade, AllocationReleased, ChangeKind, ErasureAnnounced, ErasureCause,
     ErasureCompleted, Event, InventoryRecorded, LogCreated, LogFenced, LogRecovered, Loss,
-    OperationFailed, OperationIntended, OperationInterrupted, OperationPlanned, OperationResumed,
-    OperationRolledBack, OperationStuck, OperationSucceeded, OutputCaptured, PathChange,
-    Resolution, SegmentsArchived, SegmentsRestored, SeqRange, SessionRecorded, StepDoubted,
-    StepFailed, StepStarted, StepSucceeded, StepUnstarted, fixed,
+    OperationAbandoned, OperationFailed, OperationIntended, OperationInterrupted, OperationPlanned,
+    OperationResumed, OperationRolledBack, OperationStuck, OperationSucceeded, OutputCaptured,
+    PathChange, Resolution, SegmentsArchived, SegmentsRestored, SeqRange, SessionRecorded,
+    StepDoubted, StepFailed, StepStarted, StepSucceeded, StepUnstarted, fixed,
 };
 use tallybook_events::fact::{Backing, Fact, Origin};
 use tallybook_events::header::{ClaimRef, Header, Writer};
@@ -350,6 +350,7 @@ pub fn events() -> Vec<Event> {
             seen: mark(),
         }
         .into(),
+        OperationAbandoned { reason: reason() }.into(),
     ]
 }
 

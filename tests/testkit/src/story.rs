@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 
 use tallybook_events::event::{
     AllocationMade, AllocationReleased, ErasureAnnounced, ErasureCause, ErasureCompleted, Event,
-    InventoryRecorded, LogCreated, LogFenced, LogRecovered, Loss, OperationFailed,
-    OperationIntended, OperationInterrupted, OperationPlanned, OperationResumed,
+    InventoryRecorded, LogCreated, LogFenced, LogRecovered, Loss, OperationAbandoned,
+    OperationFailed, OperationIntended, OperationInterrupted, OperationPlanned, OperationResumed,
     OperationRolledBack, OperationStuck, OperationSucceeded, OutputCaptured, Resolution,
     SegmentsArchived, SegmentsRestored, SessionRecorded, StepDoubted, StepFailed, StepStarted,
     StepSucceeded, StepUnstarted, fixed,
@@ -29,6 +29,7 @@ const UPKEEP: &[&str] = &[
     "segments.restored",
     "log.recovered",
     "log.fenced",
+    "operation.abandoned",
 ];
 
 /// A history being told.
@@ -112,7 +113,7 @@ impl Story {
 
     /// A history in which every kind of event occurs.
     pub fn of_all_kinds() -> Self {
-        Story::of_first_kinds().kept_up().shut_out()
+        Story::of_first_kinds().kept_up().shut_out().given_up()
     }
 
     /// A history in which every kind occurs that the first program knew.
@@ -177,6 +178,24 @@ impl Story {
             seen: samples::mark(),
         });
         self.recover("the other line is lost", Vec::new());
+        self
+    }
+
+    /// The same history, and behind it an operation of which first the rollback is given up, and then it itself.
+    #[must_use]
+    pub fn given_up(mut self) -> Self {
+        let subject = Subject::Container(samples::host("cn1"), samples::container("web"));
+        let given_up = || OperationAbandoned {
+            reason: "the host is scrapped".to_owned(),
+        };
+        let (id, place, _) = self.begin(&subject, samples::intents()[0].clone());
+        let failed = OperationFailed {
+            reason: "it could not go on".to_owned(),
+        };
+        self.append(place, subject.clone(), vec![failed.into()]);
+        let (_, rollback, _) = self.begin(&subject, Intent::Rollback { operation: id });
+        self.append(rollback, subject.clone(), vec![given_up().into()]);
+        self.append(place, subject, vec![given_up().into()]);
         self
     }
 

@@ -88,6 +88,10 @@ impl Link for ChannelLink {
     }
 
     fn receive_peer(&mut self) -> Result<Vec<u8>, StepFailure> {
+        // As the real one: a stop ends a wait.
+        if self.stop_requested() {
+            return Err(fail(FailureClass::Interrupted, "it was asked to stop"));
+        }
         self.from
             .recv_timeout(Duration::from_secs(30))
             .map_err(|_| lost())

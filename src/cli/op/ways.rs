@@ -1,0 +1,129 @@
+//! The ways out of an operation that is not done: the command, and what it would do.
+
+use serde::Serialize;
+use tallybook_events::ids::OperationId;
+use tallybook_events::intent::Intent;
+use tallybook_replay::operation::{Operation, OperationStatus, Step, StepStatus};
+use tallybook_replay::undo;
+
+use crate::engine::session::is_session;
+use crate::render::count;
+
+/// What can be done about an operation.
+#[derive(Debug, Serialize)]
+pub(super) struct Way {
+    /// What to type.
+    command: String,
+    /// What it does.
+    does: String,
+}
+
+impl std::fmt::Display for Way {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "`{}` {}", self.command, self.does)
+    }
+}
+
+/// What can be done about an operation as it stands; nothing where it is done, or is a session's. `by` takes it back.
+pub(super) fn out_of(operation: &Operation, by: Option<OperationId>) -> Vec<Way> {
+    if operation.status.is_final() || is_session(&operation.intent) {
+        return Vec::new();
+    }
+    let short = operation.id.short();
+    if operation.status == OperationStatus::RollingBack {
+        let retry = Way {
+            command: format!("tallybook op retry-undo {short}"),
+            does: "goes on with taking it back".to_owned(),
+        };
+        let give_up = by.map(|by| Way {
+            command: format!("tallybook op abandon {} --reason TEXT", by.short()),
+            does: "gives that up: this one then stands where it stood before".to_owned(),
+        });
+        return std::iter::once(retry).chain(give_up).collect();
+    }
+    let mut ways = Vec::new();
+    if operation.is_planned {
+        ways.push(Way {
+            command: format!("tallybook op resume {short}"),
+            does: resumed(operation),
+        });
+        if operation.steps.iter().any(is_once_in_doubt) {
+            ways.push(Way {
+                command: format!("tallybook op resume --once-again {short}"),
+                does:
+                    "starts once more what is meant to be started only once: look at the host first"
+                        .to_owned(),
+            });
+        }
+    }
+    if !matches!(operation.intent, Intent::Rollback { .. }) {
+        ways.push(Way {
+            command: format!("tallybook op rollback {short}"),
+            does: taken_back(operation),
+        });
+    }
+    ways.push(Way {
+        command: format!("tallybook op abandon {short} --reason TEXT"),
+        does: given_up(operation),
+    });
+    ways
+}
+
+fn is_once_in_doubt(step: &Step) -> bool {
+    step.plan.once && matches!(step.status, StepStatus::Doubted { .. })
+}
+
+fn resumed(operation: &Operation) -> String {
+    let (mut doubtful, mut failed, mut pending) = (0, 0, 0);
+    for step in &operation.steps {
+        match step.status {
+            StepStatus::Started | StepStatus::Doubted { .. } => doubtful += 1,
+            StepStatus::Failed(_) => failed += 1,
+            StepStatus::Pending => pending += 1,
+            StepStatus::Succeeded { .. } => {}
+        }
+    }
+    let mut parts = Vec::new();
+    if doubtful > 0 {
+        parts.push(format!(
+            "looks at what {} in doubt did",
+            count(doubtful, "step")
+        ));
+    }
+    if failed > 0 {
+        parts.push(format!("tries {} again that failed", count(failed, "step")));
+    }
+    if pending > 0 {
+        parts.push(format!(
+            "starts {} that did nothing yet",
+            count(pending, "step")
+        ));
+    }
+    match parts.is_empty() {
+        true => "says that it is done".to_owned(),
+        false => parts.join(", "),
+    }
+}
+
+fn taken_back(operation: &Operation) -> String {
+    let plan = undo::plan(operation);
+    if let Some((summary, why)) = plan.irreversible.first() {
+        return format!("is refused: {summary} can't be undone ({why})");
+    }
+    let undone = match plan.steps.len() {
+        0 => "closes it: there is nothing to undo".to_owned(),
+        some => format!("undoes {}", count(some, "step")),
+    };
+    match plan.kept.len() {
+        0 => undone,
+        kept => format!("{undone}, and keeps what {} did", count(kept, "step")),
+    }
+}
+
+fn given_up(operation: &Operation) -> String {
+    let claims: Vec<String> = operation.claims.iter().map(ToString::to_string).collect();
+    match claims.is_empty() {
+        true => "leaves everything as it is".to_owned(),
+        false => format!("frees {}; hosts stay as they are", claims.join(", ")),
+    }
+}
