@@ -10,7 +10,7 @@ use super::history::{self, Until};
 use super::resolve::{self, Entity};
 use super::{Context, EntityArgument, Error, Exit, container, host, op, template};
 use crate::log::{Error as LogError, Open};
-use crate::render::json::{InventoryView, StateView};
+use crate::render::json::{FencedView, InventoryView, StateView};
 use crate::render::{Cell, Column, Format, Output, Table, Written, summary};
 
 /// Show the state of the cloud, now or at an earlier point
@@ -90,6 +90,12 @@ fn show(view: &StateView, state: &State, out: &mut Output) -> Written {
         out.line(format!(
             "{} events are of kinds that this program does not know: something may be missing here",
             head.unknown
+        ))?;
+    }
+    if let Some(FencedView { host, seen }) = &view.fenced {
+        out.line(format!(
+            "{host} was shown event {} of epoch {}, which this log does not have: nothing may be done to any host with it",
+            seen.seq, seen.epoch
         ))?;
     }
     let mut allocations = Table::new([

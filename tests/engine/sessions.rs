@@ -12,12 +12,14 @@ use tallybook::engine::{Engine, Error, Proposal, new_operation};
 use tallybook::log::Filter;
 use tallybook::secrets::Declared;
 use tallybook_agent::protocol::{
-    PROTOCOL, Reply, Request, SessionRequest, read_frame, write_frame,
+    self, PROTOCOL, Reply, Request, SessionRequest, read_frame, write_frame,
 };
 use tallybook_events::event::{Event, SessionRecorded};
 use tallybook_events::ids::{Attempt, Blob, BootId, OperationId};
 use tallybook_events::intent::Intent;
 use tallybook_events::name::HostName;
+use tallybook_events::record::header_hash;
+use tallybook_events::step::Mark;
 use tallybook_replay::operation::{OperationStatus, StepStatus};
 use tallybook_testkit::samples;
 use tokio::sync::mpsc;
@@ -86,6 +88,12 @@ async fn begin(stage: &Stage, engine: Engine) -> Shown {
 
 /// Answers the greeting, and takes the session.
 fn greet(line: &UnixStream) {
+    take(line, None);
+    write_frame(line, &Reply::Admitted).unwrap();
+}
+
+/// Answers the greeting with what the host was shown, and hears what is asked for.
+fn take(line: &UnixStream, seen: Option<Mark>) -> Option<protocol::Shown> {
     let hello = read_frame::<Request>(line).unwrap();
     assert!(matches!(hello, Some(Request::Hello { .. })), "{hello:?}");
     let reply = Reply::Hello {
@@ -94,12 +102,14 @@ fn greet(line: &UnixStream) {
         hostname: "a".to_owned(),
         time_unix_us: 1,
         journal: None,
-        seen: None,
+        seen,
     };
     write_frame(line, &reply).unwrap();
-    let asked = read_frame::<Request>(line).unwrap();
-    assert!(matches!(asked, Some(Request::Session { .. })), "{asked:?}");
-    write_frame(line, &Reply::Admitted).unwrap();
+    match read_frame::<Request>(line).unwrap() {
+        Some(Request::Session { shown, .. }) => Some(shown),
+        None => None,
+        other => panic!("{other:?}"),
+    }
 }
 
 fn say(line: &UnixStream, text: &str) {
@@ -302,5 +312,78 @@ async fn a_secret_that_the_host_does_not_know_is_shown_and_not_recorded() {
             })
             .collect();
         assert_eq!(recorded, ["it is [secret pw], and cor"]);
+    }
+}
+
+/// An event of the log, as a host keeps it.
+async fn mark(stage: &Stage, seq: u64) -> Mark {
+    let filter = Filter::at(tallybook_events::ids::Seq(seq));
+    let record = stage.log.records(&filter).await.unwrap().remove(0);
+    Mark {
+        epoch: record.header.epoch,
+        seq: record.header.seq,
+        hash: record.hash,
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_is_shown_what_it_was_shown_before_and_nothing_is_typed_until_then() {
+    let stage = Stage::new(&["a"]).await;
+    let first = mark(&stage, 1).await;
+    let heard = Arc::new(Mutex::new(Vec::new()));
+    let hears = Arc::clone(&heard);
+    stage.world.host("a").play(move |line| {
+        let shown = take(&line, Some(first)).unwrap();
+        assert_eq!(header_hash(&shown.proof.unwrap().0), first.hash);
+        assert_ne!(header_hash(&shown.newest.0), first.hash);
+        // Somebody else acted meanwhile: it asks once more.
+        write_frame(&line, &Reply::Prove(first)).unwrap();
+        let next = read_frame::<Request>(&line).unwrap().unwrap();
+        let Request::Proof(proof) = next else {
+            panic!("{next:?}");
+        };
+        assert_eq!(header_hash(&proof.0), first.hash);
+        write_frame(&line, &Reply::Admitted).unwrap();
+        while let Ok(Some(request)) = read_frame::<Request>(&line) {
+            if let Request::Input(bytes) = request {
+                hears.lock().unwrap().extend(bytes.0);
+                end(&line, Some(0));
+            }
+        }
+    });
+    let session = begin(&stage, stage.engine()).await;
+    let typed = Input::Bytes(b"typed".to_vec());
+    session.typing.send(typed).await.unwrap();
+    let ended = within(session.run).await.unwrap().unwrap();
+    assert!(matches!(ended, Ended::Command(_)), "{ended:?}");
+    assert_eq!(*heard.lock().unwrap(), b"typed");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_that_was_shown_more_runs_nothing() {
+    for asks_late in [false, true] {
+        let stage = Stage::new(&["a"]).await;
+        let other = Mark {
+            hash: samples::mark().hash,
+            ..mark(&stage, 1).await
+        };
+        stage.world.host("a").play(move |line| {
+            let asked = take(&line, Some(other).filter(|_| !asks_late));
+            assert_eq!(asked.is_some(), asks_late);
+            let _gone = write_frame(&line, &Reply::Prove(other));
+            let next = read_frame::<Request>(&line);
+            assert!(matches!(next, Ok(None)), "{next:?}");
+        });
+        let session = begin(&stage, stage.engine()).await;
+        let refused = within(session.run).await.unwrap();
+        assert!(
+            matches!(&refused, Err(Error::Fenced { seen, .. }) if *seen == other),
+            "{refused:?}"
+        );
+        assert_eq!(session.taken.load(Ordering::SeqCst), asks_late);
+        let operation = stage.operation(session.id).await;
+        assert_eq!(operation.status, OperationStatus::Failed);
+        let fenced = stage.log.state().await.unwrap().fenced;
+        assert_eq!(fenced.map(|(_, seen)| seen), Some(other));
     }
 }

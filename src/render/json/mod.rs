@@ -12,6 +12,7 @@ use tallybook_events::allocation::{Allocation, Forward};
 use tallybook_events::fact::{Backing, Origin};
 use tallybook_events::ids::{Hash, OperationId, Seq};
 use tallybook_events::name::{ContainerName, HostName, TemplateName};
+use tallybook_events::step::Mark;
 use tallybook_replay::operation::OperationStatus;
 use tallybook_replay::state::{Head, OperationSummary, State};
 
@@ -291,6 +292,16 @@ pub struct InventoryView {
     pub hash: Hash,
 }
 
+/// What a host was shown that this log does not have.
+#[derive(Debug, Clone, Serialize)]
+pub struct FencedView {
+    /// The host.
+    pub host: HostName,
+    /// That event, and its epoch and hash.
+    #[serde(flatten)]
+    pub seen: Mark,
+}
+
 /// The state of the cloud.
 #[derive(Debug, Clone, Serialize)]
 pub struct StateView {
@@ -310,6 +321,8 @@ pub struct StateView {
     pub operations: Vec<OperationView>,
     /// Who holds what.
     pub claims: Vec<ClaimView>,
+    /// Why nothing may be done to any host, where that is so.
+    pub fenced: Option<FencedView>,
 }
 
 /// The hosts of a state.
@@ -424,6 +437,10 @@ impl From<&State> for StateView {
                 .collect(),
             operations: operations(&state.operations),
             claims: claims(state),
+            fenced: state
+                .fenced
+                .clone()
+                .map(|(host, seen)| FencedView { host, seen }),
         }
     }
 }
