@@ -7,10 +7,11 @@ use tallybook_events::step::{FailureClass, Mark, StepFailure};
 
 use crate::batch::{io_class, lock_failure};
 use crate::fence::{Error, Standing, Verdict};
-use crate::layout::Layout;
 use crate::line::{Incoming, Line};
 use crate::protocol::{Reply, Request, Shown};
 use crate::queue::Got;
+use crate::receipts;
+use crate::serve::Site;
 use crate::step::{fail, failure};
 
 /// How long a controller may take to show an event: a paused one keeps nobody else waiting for longer.
@@ -31,10 +32,11 @@ pub(crate) fn standing(log: LogId, shown: &Shown) -> Result<Standing, StepFailur
 /// # Errors
 /// When this is not the newest line of the log's history, it does not show that it is, or the fence can't be kept.
 pub(crate) fn pass(
+    site: &Site<'_>,
     line: &Line,
-    layout: &Layout,
     standing: &mut Standing,
 ) -> Result<(), StepFailure> {
+    let layout = site.layout;
     let mut asked = None;
     loop {
         let verdict = standing
@@ -53,6 +55,27 @@ pub(crate) fn pass(
                 .prove(&header)
                 .map_err(|error| fence_failure(&error))?,
             None => return Err(fence_failure(&standing.refused(seen))),
+        }
+    }
+}
+
+/// The same where what is done needs no room, or may make some: what is set aside for a full disk is given up for the fence.
+///
+/// # Errors
+/// As [`pass`].
+pub(crate) fn pass_on_full_disk(
+    site: &Site<'_>,
+    line: &Line,
+    standing: &mut Standing,
+) -> Result<(), StepFailure> {
+    loop {
+        match pass(site, line, standing) {
+            Err(failure) if failure.class == FailureClass::DiskFull => {
+                if !receipts::give_up_reserve(site.layout, site.log) {
+                    return Err(failure);
+                }
+            }
+            passed => return passed,
         }
     }
 }

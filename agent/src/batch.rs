@@ -15,7 +15,6 @@ use tallybook_events::step::{
 };
 
 use crate::admission;
-use crate::fence::Standing;
 use crate::keeper;
 use crate::line::Line;
 use crate::link::LineLink;
@@ -60,12 +59,17 @@ pub(crate) fn run(
     }
     let undoes = |call: &Call| call.action != Action::Forward;
     let undoes = batch.calls.iter().all(undoes);
+    // An undo makes room, so its fence is kept on a full disk too.
+    let pass = match undoes {
+        true => admission::pass_on_full_disk,
+        false => admission::pass,
+    };
     let mut standing = admission::standing(site.log, shown)?;
     if standing.epoch() != batch.fence.epoch {
         let message = "the batch is of another epoch than what is shown";
         return Err(fail(FailureClass::Unknown, message));
     }
-    pass_fence(site, line, undoes, &mut standing)?;
+    pass(site, line, &mut standing)?;
     let mut known = Known::new();
     let journal = Journal::open(site.layout, site.log, &mut |receipt| {
         if receipt.key.operation == operation {
@@ -90,7 +94,7 @@ pub(crate) fn run(
         if goes_on {
             if position > 0 {
                 // Somebody else may have acted meanwhile.
-                pass_fence(site, line, undoes, &mut standing)?;
+                pass(site, line, &mut standing)?;
             }
             goes_on = runner.step(call, known.remove(&call.key))?;
         } else {
@@ -119,25 +123,6 @@ pub(crate) fn lock_operation(
         line.is_gone() || line.is_stopped()
     });
     lock.map_err(|error| lock_failure(&error))
-}
-
-/// An undo makes room, so its fence is kept on a full disk too.
-fn pass_fence(
-    site: &Site<'_>,
-    line: &Line,
-    undoes: bool,
-    standing: &mut Standing,
-) -> Result<(), StepFailure> {
-    loop {
-        match admission::pass(line, site.layout, standing) {
-            Err(failure) if failure.class == FailureClass::DiskFull && undoes => {
-                if !receipts::give_up_reserve(site.layout, site.log) {
-                    return Err(failure);
-                }
-            }
-            passed => return passed,
-        }
-    }
 }
 
 /// Looks at the effect of each step, and changes nothing.

@@ -165,7 +165,10 @@ impl Standing {
         let path = path(layout, self.log);
         let newest = self.newest;
         if let Some(Seen { mark: seen, .. }) = read(&path, self.log)? {
-            let is_had = seen == newest || self.proven == Some(seen) || newest.epoch > seen.epoch;
+            // The hash is of a header that says position and epoch.
+            let shows = |it: Mark| it.hash == seen.hash;
+            let is_had =
+                shows(newest) || self.proven.is_some_and(shows) || newest.epoch > seen.epoch;
             if !is_had {
                 return Ok(Verdict::Unproven(seen));
             }

@@ -146,11 +146,8 @@ fn answer(site: &Site<'_>, line: &Line, request: Request) -> Result<(), StepFail
         Request::Receipts { operation } => report(site, line, operation),
         Request::Send { shown, source } => send(site, line, &shown, &source),
         Request::Session { shown, request } => {
-            admission::pass(
-                line,
-                site.layout,
-                &mut admission::standing(site.log, &shown)?,
-            )?;
+            let mut standing = admission::standing(site.log, &shown)?;
+            admission::pass_on_full_disk(site, line, &mut standing)?;
             line.say(&Reply::Admitted);
             terminal::session(site, line, request)
         }
@@ -204,11 +201,8 @@ fn send(
     let Some(send) = site.deeds.send else {
         return Err(fail(FailureClass::Unknown, "this agent can't send trees"));
     };
-    admission::pass(
-        line,
-        site.layout,
-        &mut admission::standing(site.log, shown)?,
-    )?;
+    let mut standing = admission::standing(site.log, shown)?;
+    admission::pass_on_full_disk(site, line, &mut standing)?;
     let mut link = LineLink::new(line, &site.secrets, None);
     let sent = send(source, site.layout, &mut link);
     link.end();

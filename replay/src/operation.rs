@@ -504,7 +504,8 @@ fn named(event: &Event) -> impl Iterator<Item = SeqRange> + '_ {
     ranges.iter().copied().chain(lost)
 }
 
-/// Where an event puts an operation that has ended: one that succeeded, or was given up, can be taken back.
+/// Where an event puts an operation that has ended: one that succeeded, or was given up, can be taken back; and given up, where
+/// that was begun and given up itself.
 ///
 /// # Errors
 /// When nothing can follow, or not this.
@@ -514,6 +515,9 @@ pub fn after_end(status: OperationStatus, entry: &Entry) -> Result<OperationStat
             OperationStatus::Succeeded | OperationStatus::Abandoned,
             Event::OperationRolledBack(_),
         ) => Ok(OperationStatus::RolledBack),
+        (OperationStatus::Succeeded | OperationStatus::Abandoned, Event::OperationAbandoned(_)) => {
+            Ok(OperationStatus::Abandoned)
+        }
         _ => Err(Error::Ended {
             seq: entry.header.seq,
             kind: entry.header.kind.to_string(),

@@ -446,21 +446,21 @@ impl State {
         if status == OperationStatus::Abandoned
             && let Intent::Rollback { operation } = summary.intent
         {
-            self.give_back(operation, id, touched);
+            self.give_back(operation, touched);
         }
     }
 
     /// The operation that took one back was given up: that one stands where it stood, and claims what it did.
-    fn give_back(&mut self, id: OperationId, by: OperationId, touched: &mut Touched) {
+    fn give_back(&mut self, id: OperationId, touched: &mut Touched) {
         let Some(original) = self.operations.get_mut(&id) else {
             return;
         };
-        let Some((status, _)) = original.before.take() else {
+        let Some((status, reason)) = original.before.take() else {
             return;
         };
         touched.add(|| Key::Operation(id));
         original.status = status;
-        original.reason = Some(format!("taking it back was given up: {}", by.short()));
+        original.reason = reason;
         if !status.is_final() {
             for subject in original.claims.clone() {
                 touched.add(|| Key::Claim(subject.clone()));

@@ -494,6 +494,7 @@ fn log_exit(error: &log::Error) -> Exit {
             Refusal::Claimed { .. }
             | Refusal::Changed { .. }
             | Refusal::ClaimLost(_)
+            | Refusal::Fenced { .. }
             | Refusal::Needed { .. } => Exit::Locked,
             Refusal::Malformed(_) => Exit::Failed,
         },
@@ -566,6 +567,7 @@ fn log_hint(error: &log::Error) -> Option<String> {
             holder.short()
         ),
         log::Error::Refused(Refusal::Changed { .. }) => "try again".to_owned(),
+        log::Error::Refused(Refusal::Fenced { .. }) => FENCED.to_owned(),
         log::Error::NoHolder(_) | log::Error::InUse(_) | log::Error::Held(_) => {
             "find out which process holds the store, and whether it hangs".to_owned()
         }

@@ -3,15 +3,16 @@
 use tallybook_agent::mask::Mask;
 use tallybook_events::event::OperationAbandoned;
 use tallybook_events::ids::OperationId;
+use tallybook_events::intent::Intent;
 use tallybook_events::subject::Subject;
-use tallybook_replay::operation::Operation;
+use tallybook_replay::operation::{Operation, Step};
 
 use super::runner_lock::Hold;
 use super::{Error, check_not_taken_back, draft, session};
-use crate::log::{Condition, Log};
+use crate::log::{Condition, Draft, Log};
 
-/// Gives an unfinished operation up: nobody goes on with it, and what it claims is free. An operation that it was
-/// taking back stands where it stood before.
+/// Gives an unfinished operation up: nobody goes on with it, and what it claims is free. An operation that it was to take
+/// back stands where it stood before; where some of it was undone, it is given up as well.
 ///
 /// # Errors
 /// When there is none, it is finished, another process carries it out, another operation takes it back, or the log fails.
@@ -30,10 +31,28 @@ pub async fn abandon(log: &Log, id: OperationId, reason: String) -> Result<Opera
     if session::is_session(&operation.intent) {
         return Err(Error::Session(id));
     }
+    let mut drafts = Vec::new();
+    let begun = |step: &Step| step.attempts.0 > 0;
+    if let Intent::Rollback { operation: undone } = &operation.intent
+        && operation.steps.iter().any(begun)
+    {
+        // Some of it is undone, so what its steps recorded is not so any more: nobody may go on with it.
+        let undone = log.operation(*undone).await?;
+        let undone = undone.ok_or(Error::Missing(id))?;
+        let reason = format!(
+            "operation {} began to take it back, and was given up: {reason}",
+            id.short()
+        );
+        drafts.push(abandoned(&undone, reason)?);
+    }
+    drafts.push(abandoned(&operation, reason)?);
+    let held = Condition::held(id, operation.claim);
+    log.append(drafts, held).await?;
+    load().await
+}
+
+fn abandoned(operation: &Operation, reason: String) -> Result<Draft, Error> {
     let subject = operation.claims.first().cloned().unwrap_or(Subject::Cloud);
     let abandoned = draft(&Mask::default(), &subject, OperationAbandoned { reason })?;
-    let abandoned = abandoned.operation(id, Some(operation.claim));
-    let held = Condition::held(id, operation.claim);
-    log.append(vec![abandoned], held).await?;
-    load().await
+    Ok(abandoned.operation(operation.id, Some(operation.claim)))
 }

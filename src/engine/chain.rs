@@ -5,12 +5,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use tallybook_agent::protocol::{Batch, Begun, Call, Reply, Request};
+use tallybook_agent::protocol::{Batch, Begun, Call, Reply, Request, Shown};
 use tallybook_agent::secret::SecretName;
 use tallybook_events::event::{
     Event, OutputCaptured, Resolution, StepFailed, StepStarted, StepSucceeded, StepUnstarted,
 };
-use tallybook_events::ids::{Attempt, Blob, StepIndex};
+use tallybook_events::ids::{Attempt, Blob, Epoch, StepIndex};
 use tallybook_events::name::HostName;
 use tallybook_events::step::{
     Action, FailureClass, Fence, Mark, Phase, PlannedStep, Receipt, SendSource, StepFailure,
@@ -29,7 +29,7 @@ use super::reach::{self, Reach};
 use super::standing::{self, Unproven};
 use super::watch::{Notice, Watch};
 use crate::host;
-use crate::log::{self, Condition, Draft, Log};
+use crate::log::{self, Condition, Draft, Log, Refusal};
 use crate::secrets::Declared;
 
 /// Why a chain ended before all its outcomes were known.
@@ -51,7 +51,10 @@ pub(super) enum Cut {
 
 impl From<log::Error> for Cut {
     fn from(error: log::Error) -> Self {
-        Cut::Log(error)
+        match error {
+            log::Error::Refused(Refusal::Fenced { host, seen }) => Cut::Fenced(host, seen),
+            other => Cut::Log(other),
+        }
     }
 }
 
@@ -95,9 +98,17 @@ impl Crew {
     }
 
     /// The batch that asks for these steps.
-    pub(super) fn batch(&self, operation: &Operation, steps: &[(PlannedStep, Attempt)]) -> Batch {
+    pub(super) fn batch(
+        &self,
+        operation: &Operation,
+        steps: &[(PlannedStep, Attempt)],
+        epoch: Epoch,
+    ) -> Batch {
         Batch {
-            fence: self.fence,
+            fence: Fence {
+                epoch,
+                ..self.fence
+            },
             calls: steps
                 .iter()
                 .map(|(plan, attempt)| Call {
@@ -113,7 +124,7 @@ impl Crew {
 
     /// What shows a host that this log has what it was shown before.
     async fn prove(&self, host: &HostName, seen: Mark) -> Result<Option<Blob>, Cut> {
-        let proof = standing::prove(&self.log, self.fence.epoch, host, seen).await;
+        let proof = standing::prove(&self.log, host, seen).await;
         proof.map_err(|error| match error {
             Unproven::Lacking(seen) => Cut::Fenced(host.clone(), seen),
             Unproven::Unlikely(error) => Cut::Unreachable(host.clone(), error.into()),
@@ -251,7 +262,7 @@ pub(super) async fn carry_out(
     finished: &mut BTreeSet<StepIndex>,
 ) -> Result<(), Cut> {
     let mut stop = crew.stop.clone();
-    let (mut conversation, mut sender) = tokio::select! {
+    let (mut conversation, sender) = tokio::select! {
         biased;
         // Nothing was begun, so nothing is to be finished.
         () = asked_to_stop(&mut stop) => return Err(Cut::Stopped),
@@ -271,15 +282,19 @@ pub(super) async fn carry_out(
         let span = crew.span(operation, plan, *attempt);
         span.in_scope(|| tracing::info!(kind = plan.kind, "handed to the host"));
     }
-    if let Some((sender, source)) = &mut sender {
-        let shown = standing::shown(&crew.log, newest, sender.proof.take()).await?;
-        let source = source.clone();
-        // When its line is gone its listener says so.
-        let _gone = sender.speaker.say(&Request::Send { shown, source }).await;
-    }
-    let sender = sender.map(|(sender, _)| sender);
-    let shown = standing::shown(&crew.log, newest, conversation.proof.take()).await?;
-    let batch = crew.batch(operation, &chain.steps);
+    let (shown, epoch) = standing::shown(&crew.log, newest, conversation.proof.take()).await?;
+    let sender = match sender {
+        Some((mut sender, source)) => {
+            let proof = sender.proof.take();
+            let shown = Shown {
+                proof,
+                ..shown.clone()
+            };
+            Some((sender, Request::Send { shown, source }))
+        }
+        None => None,
+    };
+    let batch = crew.batch(operation, &chain.steps, epoch);
     conversation
         .speaker
         .say(&Request::Run { shown, batch })
@@ -304,7 +319,8 @@ async fn open_ends(
     Ok((conversation, sender))
 }
 
-/// A conversation with the agent on a host, which was shown nothing that this log does not have. One whose session is full is busy and not gone: it is waited for. All
+/// A conversation with the agent on a host, which was shown nothing that this log does not have. One whose session is
+/// full is busy and not gone: it is waited for. All
 /// that fills it is ours, and ends; each try takes as long as the session waits for room.
 pub(super) async fn open(crew: &Crew, host: &HostName) -> Result<Conversation, Cut> {
     let opened = open_guarded(crew, host).await;
@@ -338,9 +354,15 @@ struct Transfer {
 }
 
 impl Transfer {
-    fn start(crew: &Crew, sender: Conversation, to_receiver: Speaker, span: Span) -> Self {
+    fn start(
+        crew: &Crew,
+        sender: Conversation,
+        send: Request,
+        to_receiver: Speaker,
+        span: Span,
+    ) -> Self {
         let to_sender = Outbox::new(sender.speaker.clone());
-        let relay = relay(crew.clone(), sender, to_receiver);
+        let relay = relay(crew.clone(), sender, send, to_receiver);
         Transfer {
             to_sender,
             relay: tokio::spawn(relay.instrument(span)),
@@ -362,7 +384,9 @@ impl Drop for Transfer {
     }
 }
 
-async fn relay(crew: Crew, mut sender: Conversation, to_receiver: Speaker) {
+async fn relay(crew: Crew, mut sender: Conversation, send: Request, to_receiver: Speaker) {
+    // When its line is gone its listener says so.
+    let _gone = sender.speaker.say(&send).await;
     loop {
         let why = match sender.listener.hear().await {
             Ok(Reply::Peer(bytes)) => {
@@ -405,7 +429,7 @@ async fn follow(
     operation: &Operation,
     chain: &Chain,
     conversation: &mut Conversation,
-    mut sender: Option<Conversation>,
+    mut sender: Option<(Conversation, Request)>,
     finished: &mut BTreeSet<StepIndex>,
 ) -> Result<(), Cut> {
     let mut transfer: Option<Transfer> = None;
@@ -438,9 +462,9 @@ async fn follow(
                     continue;
                 };
                 let span = crew.span(operation, plan, key.attempt);
-                if let Some(sender) = sender.take() {
+                if let Some((sender, send)) = sender.take() {
                     let to_host = conversation.speaker.clone();
-                    transfer = Some(Transfer::start(crew, sender, to_host, span.clone()));
+                    transfer = Some(Transfer::start(crew, sender, send, to_host, span.clone()));
                 }
                 heard.begun.insert(plan.index);
                 span.in_scope(|| begun(crew, plan));

@@ -90,7 +90,7 @@ pub enum Outcome {
 pub enum Error {
     /// The log failed, or refused.
     #[error(transparent)]
-    Log(#[from] log::Error),
+    Log(log::Error),
     /// There is no such operation.
     #[error("there is no operation {0}")]
     Missing(OperationId),
@@ -130,6 +130,15 @@ pub enum Error {
     /// A session can't be taken up again.
     #[error("operation {} was a session in a container, which can't be resumed", .0.short())]
     Session(OperationId),
+}
+
+impl From<log::Error> for Error {
+    fn from(error: log::Error) -> Self {
+        match error {
+            log::Error::Refused(Refusal::Fenced { host, seen }) => Error::Fenced { host, seen },
+            other => Error::Log(other),
+        }
+    }
 }
 
 /// What may be done about a step that is in doubt and can be started only once.

@@ -193,7 +193,11 @@ async fn probe(
     let mut conversation = chain::open(crew, host).await?;
     conversation
         .speaker
-        .say(&Request::Probe(crew.batch(operation, &forward)))
+        .say(&Request::Probe(crew.batch(
+            operation,
+            &forward,
+            crew.fence.epoch,
+        )))
         .await
         .map_err(Cut::Lost)?;
     let wanted = seen.len() + forward.len();

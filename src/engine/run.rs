@@ -12,7 +12,7 @@ use tallybook_events::name::HostName;
 use tallybook_events::step::{FailureClass, PlannedStep, StepFailure};
 use tallybook_replay::operation::{Operation, Step, StepStatus};
 use tallybook_replay::resume::{self, Next, Running};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
 use super::chain::{self, Chain, Crew, Cut, asked_to_stop};
@@ -69,11 +69,16 @@ pub(super) struct Run<'a> {
     stuck: BTreeMap<StepIndex, String>,
     /// Whether a host has seen a newer line of history: nothing more may be begun anywhere.
     fenced: bool,
+    /// Has what goes on by itself begin nothing more.
+    halt: watch::Sender<bool>,
 }
 
 impl<'a> Run<'a> {
-    pub(super) fn new(engine: &'a Engine, crew: Crew, running: Running) -> Self {
+    pub(super) fn new(engine: &'a Engine, mut crew: Crew, running: Running) -> Self {
+        let (halt, halted) = watch::channel(false);
+        crew.stop = halted;
         Run {
+            halt,
             slots: Arc::new(Semaphore::new(engine.limits.chains)),
             engine,
             crew,
@@ -92,13 +97,14 @@ impl<'a> Run<'a> {
     }
 
     pub(super) async fn drive(&mut self, id: OperationId) -> Result<Outcome, Error> {
-        let mut stop = self.crew.stop.clone();
+        let mut stop = self.engine.stop.clone();
         let mut stopping = false;
         self.refuse_unread(&self.engine.load(id).await?);
         loop {
             let operation = self.engine.load(id).await?;
             if !stopping && *stop.borrow() {
                 stopping = true;
+                self.halt.send_replace(true);
                 (self.crew.watch)(&Notice::Stopping);
             }
             if stopping || self.fenced {
@@ -263,14 +269,16 @@ impl<'a> Run<'a> {
             Ok(()) | Err(Cut::Stopped) => {}
             Err(Cut::Log(error)) => return Err(error.into()),
             Err(Cut::Refused(failure)) => {
-                self.fenced |= failure.class == FailureClass::Fenced;
+                if failure.class == FailureClass::Fenced {
+                    self.fence();
+                }
                 self.refused
                     .extend(steps.into_iter().map(|step| (step, failure.clone())));
                 // Its other steps stay as they are: it would refuse them too.
                 self.running.unreachable.insert(host);
             }
             Err(Cut::Fenced(at, seen)) => {
-                self.fenced = true;
+                self.fence();
                 self.lost = Some(super::lacking(&at, seen));
                 self.engine.freeze(&at, seen).await?;
             }
@@ -278,6 +286,12 @@ impl<'a> Run<'a> {
             Err(Cut::Lost(error)) => self.lose(host, error),
         }
         Ok(())
+    }
+
+    /// Nothing more is begun, and what runs ends in good order.
+    fn fence(&mut self) {
+        self.fenced = true;
+        self.halt.send_replace(true);
     }
 
     fn landed(&mut self, steps: &[(PlannedStep, Attempt)]) {

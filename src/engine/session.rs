@@ -12,7 +12,7 @@ use tallybook_events::event::{
     Event, OperationFailed, OperationInterrupted, OperationSucceeded, Resolution, SessionRecorded,
     StepDoubted, StepFailed, StepStarted, StepSucceeded,
 };
-use tallybook_events::ids::{Attempt, Blob, Epoch, Seq, StepIndex};
+use tallybook_events::ids::{Attempt, Blob, Seq, StepIndex};
 use tallybook_events::intent::Intent;
 use tallybook_events::name::HostName;
 use tallybook_events::step::{
@@ -149,8 +149,7 @@ impl Engine {
             return Err(Error::Unplanned(id));
         };
         tracing::Span::current().record("host", tracing::field::display(&step.host));
-        let head = self.log.head().await?;
-        let log = head.log.ok_or(Error::Missing(id))?;
+        let log = self.log.head().await?.log.ok_or(Error::Missing(id))?;
         let mut stop = self.stop.clone();
         let opened = tokio::select! {
             opened = self.reach.open(&step.host, log) => Some(opened),
@@ -183,7 +182,6 @@ impl Engine {
         };
         let prover = Prover {
             log: &self.log,
-            epoch: head.epoch,
             host: &step.host,
         };
         let proof = match conversation.seen {
@@ -201,7 +199,7 @@ impl Engine {
         let begun = self
             .append_step(&operation, &step, vec![started.into()])
             .await?;
-        let shown = standing::shown(&self.log, begun, proof).await?;
+        let (shown, _) = standing::shown(&self.log, begun, proof).await?;
         let argv = request.argv.clone();
         let terminal = request.terminal.is_some();
         let started_unix_us = clock::now_unix_us();
@@ -405,13 +403,12 @@ impl From<conversation::Error> for Over {
 /// Shows a host what it was shown before.
 struct Prover<'a> {
     log: &'a Log,
-    epoch: Epoch,
     host: &'a HostName,
 }
 
 impl Prover<'_> {
     async fn prove(&self, seen: Mark) -> Result<Option<Blob>, Unproven> {
-        standing::prove(self.log, self.epoch, self.host, seen).await
+        standing::prove(self.log, self.host, seen).await
     }
 
     /// Relays until the command ends, or could not be started. `printed` gets what it printed.

@@ -7,6 +7,7 @@ use tallybook_agent::protocol::Shown;
 use tallybook_events::ids::{Blob, Epoch, Seq};
 use tallybook_events::name::HostName;
 use tallybook_events::step::Mark;
+use tallybook_replay::state::Head;
 
 use super::conversation;
 use crate::causes;
@@ -46,13 +47,19 @@ impl From<log::Error> for Unproven {
 /// The header of an event that a host was shown; `None` where it need not be shown, because a recovery came behind it.
 ///
 /// # Errors
-/// When this log, which is in this epoch, does not have it.
+/// When this log does not have it.
 pub(super) async fn prove(
     log: &Log,
-    epoch: Epoch,
     host: &HostName,
     seen: Mark,
 ) -> Result<Option<Blob>, Unproven> {
+    let Head { epoch, seq, .. } = log.head().await?;
+    if seen.seq <= seq {
+        let found = log.records(&Filter::at(seen.seq)).await?;
+        if let Some(record) = found.first().filter(|record| record.hash == seen.hash) {
+            return Ok(Some(Blob(record.header_bytes().to_vec())));
+        }
+    }
     if seen.epoch < epoch {
         return Ok(None);
     }
@@ -66,17 +73,11 @@ pub(super) async fn prove(
             what,
         }));
     }
-    if seen.epoch > epoch {
-        return Err(Unproven::Lacking(seen));
-    }
-    let found = log.records(&Filter::at(seen.seq)).await?;
-    match found.first().filter(|record| record.hash == seen.hash) {
-        Some(record) => Ok(Some(Blob(record.header_bytes().to_vec()))),
-        None => Err(Unproven::Lacking(seen)),
-    }
+    Err(Unproven::Lacking(seen))
 }
 
-/// What is shown of the log: its event at a position, which is durable, and the proof that a host needs.
+/// What is shown of the log, and the epoch under which it acts: its event at a position, which is durable, and the proof that
+/// a host needs.
 ///
 /// # Errors
 /// When the log can't be read.
@@ -84,12 +85,13 @@ pub(super) async fn shown(
     log: &Log,
     newest: Seq,
     proof: Option<Blob>,
-) -> Result<Shown, log::Error> {
+) -> Result<(Shown, Epoch), log::Error> {
     let found = log.records(&Filter::at(newest)).await?;
-    let header = found.first().map(|record| record.header_bytes().to_vec());
-    Ok(Shown {
-        // An event that was just written is there; a host refuses what is none.
-        newest: Blob(header.unwrap_or_default()),
-        proof,
-    })
+    // An event that was just written is there; a host refuses what is none.
+    let (header, epoch) = match found.first() {
+        Some(record) => (record.header_bytes().to_vec(), record.header.epoch),
+        None => (Vec::new(), Epoch(0)),
+    };
+    let newest = Blob(header);
+    Ok((Shown { newest, proof }, epoch))
 }

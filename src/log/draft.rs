@@ -6,6 +6,8 @@ use serde::{Deserialize, Serialize};
 use tallybook_events::event::{self, Event, SeqRange};
 use tallybook_events::header::{ClaimRef, Outcome};
 use tallybook_events::ids::{Attempt, Blob, EventId, Hash, OperationId, Seq, StepIndex};
+use tallybook_events::name::HostName;
+use tallybook_events::step::Mark;
 use tallybook_events::subject::Subject;
 
 use crate::clock;
@@ -143,6 +145,14 @@ pub enum Refusal {
         summary: String,
         /// Where it stands.
         status: String,
+    },
+    /// A host was shown an event that this log does not have: nothing more is begun with it.
+    #[error("this log is not the newest line of its history: {host} was shown event {} of epoch {}, which it does not have", seen.seq, seen.epoch)]
+    Fenced {
+        /// The host.
+        host: HostName,
+        /// What it was shown.
+        seen: Mark,
     },
     /// A draft is not an event that this program may write.
     #[error("{0}")]

@@ -16,6 +16,7 @@ use tallybook_events::record::Record;
 use tallybook_events::subject::Subject;
 use tallybook_replay::entry::Entry;
 use tallybook_replay::operation::OperationStatus;
+use tallybook_replay::state::State;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::admit::Admission;
@@ -396,10 +397,11 @@ impl WriterThread {
             let (record, entry) = seal(one, &sealing)?;
             self.shared
                 .read(|view| erase::check_inventory(&view.state, &entry))?;
+            self.shared.read(|view| check_fence(&view.state, &entry))?;
             self.admission.admit(&entry)?;
             link = Link::of(&record);
             changes_claims |= record.header.kind.starts_with("operation.")
-                || record.header.kind == "erasure.announced";
+                || matches!(&*record.header.kind, "erasure.announced" | "log.fenced");
             links.insert(record.header.subject.clone(), (link.seq, link.hash));
             records.push((record, entry));
         }
@@ -524,6 +526,22 @@ fn refuse(batch: Batch, error: journal::Error) {
             },
         };
         let _gone = answer.send(Err(error));
+    }
+}
+
+/// With a log that a host has seen a newer line of, nothing is begun: not an operation, nor a step of one that runs.
+fn check_fence(state: &State, entry: &Entry) -> Result<(), Error> {
+    let begins = matches!(
+        entry.event,
+        Event::OperationIntended(_) | Event::StepStarted(_)
+    );
+    match &state.fenced {
+        Some((host, seen)) if begins => Err(Refusal::Fenced {
+            host: host.clone(),
+            seen: *seen,
+        }
+        .into()),
+        Some(_) | None => Ok(()),
     }
 }
 

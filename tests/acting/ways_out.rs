@@ -112,7 +112,12 @@ fn what_is_given_up_stands_in_nobodys_way() {
     assert_eq!(ground.status(&create), "abandoned");
     let shown = ground.document(&["op", "show", &create]);
     assert_eq!(shown["reason"], "made by hand");
-    assert_eq!(shown["next"].as_array().unwrap().len(), 0);
+    let next = shown["next"].as_array().unwrap();
+    assert_eq!(next.len(), 1);
+    assert_eq!(
+        next[0]["command"],
+        format!("tallybook op rollback {create}")
+    );
     ground.run(&["op", "resume", &create]).ends(1);
     ground
         .run(&["op", "abandon", &create, "--reason", "again"])

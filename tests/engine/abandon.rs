@@ -3,6 +3,7 @@
 use std::sync::atomic::Ordering;
 
 use tallybook::engine::{self, Error, Outcome};
+use tallybook::log::verify;
 use tallybook_events::ids::OperationId;
 use tallybook_replay::operation::OperationStatus;
 
@@ -108,4 +109,64 @@ async fn what_somebody_carries_out_is_not_given_up() {
     assert!(matches!(abandon(&stage, id).await, Err(Error::Runner(_))));
     drop(engine);
     abandon(&stage, id).await.unwrap();
+}
+
+/// What its steps recorded is not so any more: to go on would count as done what was undone.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_undo_that_is_given_up_half_way_gives_the_operation_up_too() {
+    let stage = Stage::new(&["a", "b"]).await;
+    let a = stage.world.host("a");
+    a.signal("key");
+    let plan = vec![
+        step(0, "a", &[], Deed::FailWithout("key".to_owned())),
+        step(1, "b", &[0], Deed::Note),
+    ];
+    let (id, outcome) = stage.perform(plan).await;
+    assert!(matches!(outcome, Outcome::Succeeded), "{outcome:?}");
+    std::fs::remove_file(a.layout.state.join("key")).unwrap();
+    let (undo, outcome) = stage.roll_back(id).await.unwrap();
+    assert!(matches!(outcome, Outcome::Failed { .. }), "{outcome:?}");
+    assert_eq!(stage.notes("b"), ["s1", "undo s1: made s1"]);
+    abandon(&stage, undo).await.unwrap();
+    let copy = stage.beside(stage.copied()).await;
+    for stage in [&stage, &copy] {
+        assert_eq!(stage.status(id).await, OperationStatus::Abandoned);
+        assert_eq!(stage.status(undo).await, OperationStatus::Abandoned);
+        let operation = stage.operation(id).await;
+        assert_eq!(operation.status, OperationStatus::Abandoned);
+        let reason = operation.reason.unwrap();
+        assert!(reason.contains("began to take it back"), "{reason}");
+        assert!(!stage.claimed().await);
+    }
+    assert!(matches!(stage.resume(id).await, Err(Error::Final { .. })));
+    a.signal("key");
+    let (_, outcome) = stage.roll_back(id).await.unwrap();
+    assert!(matches!(outcome, Outcome::Succeeded), "{outcome:?}");
+    assert_eq!(stage.status(id).await, OperationStatus::RolledBack);
+    assert_sound(&stage).await;
+}
+
+/// The state that is kept is the one that all events fold to.
+async fn assert_sound(stage: &Stage) {
+    let copy = stage.copied();
+    let (report, mut state) = verify::journal(copy.path()).unwrap();
+    assert_eq!(report.findings, vec![]);
+    state.forget_past();
+    assert_eq!(stage.log.state().await.unwrap(), state);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_stood_before_is_the_same_however_it_is_folded() {
+    let stage = Stage::new(&["a"]).await;
+    let (id, _) = stage.perform(vec![step(0, "a", &[], Deed::Note)]).await;
+    stage.world.host("a").set_down(true);
+    let (undo, _) = stage.roll_back(id).await.unwrap();
+    assert_sound(&stage).await;
+    abandon(&stage, undo).await.unwrap();
+    assert_sound(&stage).await;
+    // Nobody remembers by now what it was before.
+    let later = stage.beside(stage.copied()).await;
+    later.roll_back(id).await.unwrap();
+    assert_eq!(later.status(id).await, OperationStatus::RollingBack);
+    assert_sound(&later).await;
 }

@@ -1,18 +1,22 @@
 //! Who lacks what a host was shown can do nothing to any host, and is not tried again.
 
+use std::time::Duration;
+
 use tallybook::engine::{Error, Outcome};
 use tallybook::log::recover::{Away, Recovery};
+use tallybook::log::{Condition, Draft};
 use tallybook_agent::fence::{self, Standing, Verdict};
 use tallybook_agent::protocol::Shown;
 use tallybook_events::event::{Event, LogFenced, OperationResumed};
 use tallybook_events::ids::{Blob, Epoch, Seq};
 use tallybook_events::name::HostName;
 use tallybook_events::step::Mark;
-use tallybook_replay::operation::OperationStatus;
+use tallybook_events::subject::Subject;
+use tallybook_replay::operation::{OperationStatus, StepStatus};
 use tallybook_testkit::samples;
 
 use crate::deed::Deed;
-use crate::stage::{Stage, step};
+use crate::stage::{Stage, step, within};
 
 /// What a host was shown of the log.
 async fn seen(stage: &Stage, host: &str) -> Mark {
@@ -182,4 +186,65 @@ async fn a_host_that_says_what_can_not_be_freezes_nothing() {
     assert!(stage.log.state().await.unwrap().fenced.is_none());
     assert!(stage.notes("a").is_empty());
     assert_eq!(seen(&stage, "a").await.seq, Seq(1000));
+}
+
+/// What waits for its turn, in the same operation or another, is not begun any more.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_runs_elsewhere_begins_nothing_more() {
+    let stage = Stage::new(&["a", "b", "c"]).await;
+    let engine = stage.engine();
+    let gate = || Deed::Await("gate".to_owned());
+    let plan = vec![
+        // Each a chain of its own: two of them wait for the host's turn.
+        step(0, "b", &[], gate()),
+        step(1, "b", &[], gate()),
+        step(2, "b", &[], gate()),
+        step(3, "c", &[], gate()),
+        step(4, "a", &[3], Deed::Note),
+    ];
+    let id = stage.begin(&engine, plan).await;
+    let run = tokio::spawn(async move { engine.run(id).await });
+    stage.until(|stage| stage.notes("b").len() == 1).await;
+    show(&stage, "a", Epoch(2)).await;
+    stage.world.host("c").signal("gate");
+    within(async {
+        while stage.log.state().await.unwrap().fenced.is_none() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+    stage.world.host("b").signal("gate");
+    let outcome = within(run).await.unwrap().unwrap();
+    assert_fenced(&outcome, "a");
+    let notes = stage.notes("b");
+    assert_eq!(notes.len(), 2, "one began, and ended: {notes:?}");
+    let steps = stage.operation(id).await.steps;
+    let done = steps[..3]
+        .iter()
+        .filter(|step| matches!(step.status, StepStatus::Succeeded { .. }));
+    assert_eq!(done.count(), 1, "what ran is recorded");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_process_of_the_same_store_begins_nothing_more() {
+    let stage = Stage::new(&["a", "b"]).await;
+    let engine = stage.engine();
+    let plan = vec![
+        step(0, "a", &[], Deed::Await("gate".to_owned())),
+        step(1, "b", &[0], Deed::Note),
+    ];
+    let id = stage.begin(&engine, plan).await;
+    let run = tokio::spawn(async move { engine.run(id).await });
+    stage.until(|stage| stage.notes("a") == ["begin s0"]).await;
+    let fenced = LogFenced {
+        host: HostName::new("c").unwrap(),
+        seen: samples::mark(),
+    };
+    let fenced = Draft::new(Subject::Cloud, fenced).unwrap();
+    let condition = Condition::default();
+    stage.log.append(vec![fenced], condition).await.unwrap();
+    stage.world.host("a").signal("gate");
+    let outcome = within(run).await.unwrap().unwrap();
+    assert_fenced(&outcome, "c");
+    assert!(stage.notes("b").is_empty());
 }

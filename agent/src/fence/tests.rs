@@ -1,7 +1,10 @@
 //! What the fence lets through, and what its file holds.
 
+use std::collections::BTreeMap;
+
 use tallybook_events::event::{Event, OperationResumed};
-use tallybook_events::ids::{Blob, Hash, Seq};
+use tallybook_events::header::ClaimRef;
+use tallybook_events::ids::{Blob, Hash, OperationId, Seq};
 use tallybook_testkit::samples;
 
 use super::*;
@@ -122,34 +125,33 @@ fn what_the_first_layout_says_is_still_seen() {
     let (seen, newest) = (header(2, 20, 0), header(2, 30, 0));
     let claim = |header: &[u8]| {
         let Mark { seq, hash, .. } = of(header);
-        tallybook_events::header::ClaimRef { seq, hash }
+        ClaimRef { seq, hash }
     };
     #[derive(Serialize)]
     struct Claims {
         log: LogId,
         epoch: Epoch,
         claim_seq: Seq,
-        claims: std::collections::BTreeMap<
-            tallybook_events::ids::OperationId,
-            tallybook_events::header::ClaimRef,
-        >,
+        claims: BTreeMap<OperationId, ClaimRef>,
     }
-    let body = codec::encode(&Claims {
-        log,
-        epoch: Epoch(2),
-        claim_seq: Seq(20),
-        claims: [
-            (samples::operation(2), claim(&seen)),
-            (samples::operation(1), claim(&header(2, 5, 0))),
-        ]
-        .into(),
-    })
-    .unwrap();
-    let mut bytes = b"TBF1".to_vec();
-    bytes.extend_from_slice(blake3::hash(&body).as_bytes());
-    bytes.extend_from_slice(&body);
     std::fs::create_dir_all(layout.receipts(log)).unwrap();
-    std::fs::write(path(&layout, log), &bytes).unwrap();
+    let write = |claims: &[(OperationId, ClaimRef)]| {
+        let body = codec::encode(&Claims {
+            log,
+            epoch: Epoch(2),
+            claim_seq: Seq(20),
+            claims: claims.iter().copied().collect(),
+        });
+        let body = body.unwrap();
+        let mut bytes = b"TBF1".to_vec();
+        bytes.extend_from_slice(blake3::hash(&body).as_bytes());
+        bytes.extend_from_slice(&body);
+        std::fs::write(path(&layout, log), &bytes).unwrap();
+    };
+    write(&[
+        (samples::operation(2), claim(&seen)),
+        (samples::operation(1), claim(&header(2, 5, 0))),
+    ]);
     assert_eq!(kept(&layout), Some(of(&seen)));
     assert_eq!(
         pass(&layout, &newest, None),
@@ -158,4 +160,11 @@ fn what_the_first_layout_says_is_still_seen() {
     );
     assert_eq!(pass(&layout, &newest, Some(&seen)), Verdict::Passed);
     assert_eq!(kept(&layout), Some(of(&newest)));
+    // One that was claimed before a recovery, and resumed behind it.
+    let claimed_before = header(1, 20, 0);
+    write(&[(samples::operation(1), claim(&claimed_before))]);
+    assert_eq!(
+        pass(&layout, &newest, Some(&claimed_before)),
+        Verdict::Passed
+    );
 }

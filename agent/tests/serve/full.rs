@@ -7,6 +7,7 @@ use std::process::Command;
 use tallybook_agent::receipts::{Error, RESERVE_LEN};
 
 use super::*;
+use tallybook_agent::protocol::SessionRequest;
 
 /// A small file system on a directory, gone with this value.
 struct Small(PathBuf);
@@ -116,6 +117,37 @@ fn a_full_disk_begins_no_step_and_records_what_runs_and_undoes() {
         done(&agent.finished());
         assert_eq!(reserve_len(&host), RESERVE_LEN);
         assert!(host.report().journal.is_some());
+    }
+}
+
+/// Somebody who looks into a container is who makes room.
+#[test]
+fn a_session_is_let_in_on_a_full_disk() {
+    for mount in [on_tmpfs, on_ext4] {
+        let host = Host::new();
+        let disk = mount(&host);
+        let mut agent = host.agent();
+        agent.say(&Request::MakeJournal);
+        assert!(matches!(agent.hear(), Reply::Journal(Some(_))));
+        agent.run(vec![act(0, Deed::Progress(1))]);
+        done(&agent.finished());
+        agent.unstarted();
+        disk.fill();
+        let Request::Run { shown, .. } = run_later(batch(Vec::new())) else {
+            unreachable!("it runs a batch");
+        };
+        agent.say(&Request::Session {
+            shown,
+            request: SessionRequest {
+                container: "web".parse().unwrap(),
+                argv: Vec::new(),
+                terminal: None,
+                term: String::new(),
+            },
+        });
+        assert_eq!(agent.hear(), Reply::Admitted);
+        assert_eq!(agent.refused().class, FailureClass::Missing);
+        assert!(reserve_len(&host) < RESERVE_LEN);
     }
 }
 

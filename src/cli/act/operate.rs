@@ -2,6 +2,7 @@
 //!
 //! What can be refused is refused before anything is written.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -105,7 +106,7 @@ pub(in crate::cli) async fn operate(
     }
     let log = context.open_log(Open::Create).await?;
     let progress = Progress::new(out.format());
-    let engine = engine(log, fleet, &progress, secrets);
+    let engine = engine(log, fleet, &progress, Arc::clone(&secrets));
     let mut attempt = 0;
     let mut patience = options.wait.map(Patience::of);
     loop {
@@ -116,7 +117,10 @@ pub(in crate::cli) async fn operate(
             Ok(proposal) => proposal,
             Err(error) if patience.is_some() && claimed(&error).is_some() => {
                 match wait(&engine, patience.as_mut(), seen, error).await? {
-                    Waited::Further => continue,
+                    Waited::Further => {
+                        attempt = 0;
+                        continue;
+                    }
                     Waited::Stopped => return stopped(out),
                 }
             }
@@ -132,6 +136,9 @@ pub(in crate::cli) async fn operate(
         if proposal.steps.is_empty() {
             return nothing_to_do(out, &proposal.intent);
         }
+        for step in &proposal.steps {
+            secrets.check(step)?;
+        }
         match engine.begin(proposal).await {
             Ok(_) => break,
             Err(engine::Error::Log(log::Error::Refused(Refusal::Changed { .. })))
@@ -146,7 +153,7 @@ pub(in crate::cli) async fn operate(
                     return Err(error);
                 }
                 match wait(&engine, patience.as_mut(), seen, error).await? {
-                    Waited::Further => {}
+                    Waited::Further => attempt = 0,
                     Waited::Stopped => return stopped(out),
                 }
             }
@@ -198,8 +205,8 @@ fn propose(
 /// How long claims of others are waited for.
 struct Patience {
     until: Option<Instant>,
-    /// Whom it was told of last.
-    told: Option<OperationId>,
+    /// Whom it was told of last, and where that one stood.
+    told: Option<(OperationId, String)>,
 }
 
 impl Patience {
@@ -212,7 +219,7 @@ impl Patience {
 }
 
 enum Waited {
-    /// Something happened: it may be tried again.
+    /// It may be tried again.
     Further,
     /// Somebody asked to stop.
     Stopped,
@@ -228,12 +235,12 @@ fn claimed(error: &Error) -> Option<&Refusal> {
     matches!(refusal, Refusal::Claimed { .. }).then_some(refusal)
 }
 
-/// Waits until there is something behind this event, and tells for whom; the refusal itself where that is not wanted, or
-/// not for so long.
+/// Waits until the operation that a refusal names holds its claim no more, and tells for whom; the refusal itself where that
+/// is not wanted, or not for so long. `seen` is the newest event that was there when it was refused.
 async fn wait(
     engine: &Engine,
     patience: Option<&mut Patience>,
-    seen: Seq,
+    mut seen: Seq,
     error: Error,
 ) -> Result<Waited, Error> {
     let (
@@ -248,29 +255,42 @@ async fn wait(
     else {
         return Err(error);
     };
-    if patience.told.replace(*holder) != Some(*holder) {
-        engine.tell(&Notice::Claimed {
-            subject: subject.clone(),
-            holder: *holder,
-            summary: summary.clone(),
-            status: status.clone(),
-        });
-    }
+    let mut status = status.clone();
     let lasts = async {
         match patience.until {
             Some(until) => tokio::time::sleep_until(until).await,
             None => std::future::pending().await,
         }
     };
-    tokio::select! {
-        biased;
-        () = engine.stopped() => return Ok(Waited::Stopped),
-        () = lasts => return Err(error),
-        waited = engine.log().wait_beyond(seen) => waited?,
+    tokio::pin!(lasts);
+    loop {
+        let standing = Some((*holder, status.clone()));
+        if patience.told != standing {
+            patience.told = standing;
+            engine.tell(&Notice::Claimed {
+                subject: subject.clone(),
+                holder: *holder,
+                summary: summary.clone(),
+                status: status.clone(),
+            });
+        }
+        tokio::select! {
+            biased;
+            () = engine.stopped() => return Ok(Waited::Stopped),
+            () = &mut lasts => return Err(error),
+            waited = engine.log().wait_beyond(seen) => waited?,
+        }
+        // A log in which much happens is not asked for each of it.
+        tokio::time::sleep(CLAIM_DELAY).await;
+        let state = engine.log().state().await?;
+        if state.claims.get(subject) != Some(holder) {
+            return Ok(Waited::Further);
+        }
+        seen = state.head.seq;
+        if let Some(known) = state.operations.get(holder) {
+            known.status.label().clone_into(&mut status);
+        }
     }
-    // A log in which much happens is not asked for each of it.
-    tokio::time::sleep(CLAIM_DELAY).await;
-    Ok(Waited::Further)
 }
 
 /// Nothing was begun.

@@ -7,6 +7,7 @@ use tallybook_events::name::HostName;
 use tallybook_replay::operation::{Operation, Step, StepStatus};
 
 use super::super::{Context, Error, Exit, OperationArgument, resolve};
+use super::ways;
 use crate::engine;
 use crate::log::Open;
 use crate::render::{Format, Output, plain};
@@ -51,7 +52,10 @@ impl<'a> Left<'a> {
             step: step.plan.index,
             host: &step.plan.host,
             what: &step.plan.summary,
-            status: step.status.label(),
+            status: match step.status {
+                StepStatus::Started => "started, and may still run",
+                _ => step.status.label(),
+            },
         });
         left.collect()
     }
@@ -82,10 +86,13 @@ impl Args {
         }
         let hint = match &operation.intent {
             Intent::Rollback { operation } => format!(
-                "operation {0} stands where it stood before; `tallybook op rollback {0}` takes it back anew",
+                "`tallybook op show {}` shows where the one stands that it was to take back",
                 operation.short()
             ),
-            _ => format!("`tallybook op rollback {short}` still takes it back"),
+            _ => format!(
+                "`tallybook op rollback {short}` {}",
+                ways::taken_back(&operation)
+            ),
         };
         out.line(format!("  hint: {hint}"))?;
         Ok(Exit::Ok)

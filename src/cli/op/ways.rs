@@ -26,10 +26,18 @@ impl std::fmt::Display for Way {
 
 /// What can be done about an operation as it stands; nothing where it is done, or is a session's. `by` takes it back.
 pub(super) fn out_of(operation: &Operation, by: Option<OperationId>) -> Vec<Way> {
+    let short = operation.id.short();
+    let back = || Way {
+        command: format!("tallybook op rollback {short}"),
+        does: taken_back(operation),
+    };
+    if operation.status == OperationStatus::Abandoned {
+        let is_undo = matches!(operation.intent, Intent::Rollback { .. });
+        return Some(back()).filter(|_| !is_undo).into_iter().collect();
+    }
     if operation.status.is_final() || is_session(&operation.intent) {
         return Vec::new();
     }
-    let short = operation.id.short();
     if operation.status == OperationStatus::RollingBack {
         let retry = Way {
             command: format!("tallybook op retry-undo {short}"),
@@ -37,7 +45,7 @@ pub(super) fn out_of(operation: &Operation, by: Option<OperationId>) -> Vec<Way>
         };
         let give_up = by.map(|by| Way {
             command: format!("tallybook op abandon {} --reason TEXT", by.short()),
-            does: "gives that up: this one then stands where it stood before".to_owned(),
+            does: "gives that up; where some of it is done, this one as well".to_owned(),
         });
         return std::iter::once(retry).chain(give_up).collect();
     }
@@ -57,10 +65,7 @@ pub(super) fn out_of(operation: &Operation, by: Option<OperationId>) -> Vec<Way>
         }
     }
     if !matches!(operation.intent, Intent::Rollback { .. }) {
-        ways.push(Way {
-            command: format!("tallybook op rollback {short}"),
-            does: taken_back(operation),
-        });
+        ways.push(back());
     }
     ways.push(Way {
         command: format!("tallybook op abandon {short} --reason TEXT"),
@@ -99,13 +104,18 @@ fn resumed(operation: &Operation) -> String {
             count(pending, "step")
         ));
     }
-    match parts.is_empty() {
+    let does = match parts.is_empty() {
         true => "says that it is done".to_owned(),
         false => parts.join(", "),
+    };
+    match operation.status {
+        OperationStatus::Running => format!("{does}, where nobody does that now"),
+        _ => does,
     }
 }
 
-fn taken_back(operation: &Operation) -> String {
+/// What a rollback would do.
+pub(super) fn taken_back(operation: &Operation) -> String {
     let plan = undo::plan(operation);
     if let Some((summary, why)) = plan.irreversible.first() {
         return format!("is refused: {summary} can't be undone ({why})");
