@@ -117,18 +117,24 @@ fn act_meanwhile(host: &Host) {
     other.finished();
 }
 
-/// A controller that is paused, or cut off, in the middle of a batch: what another one did since, it does not know.
-#[test]
-fn somebody_else_who_acted_meanwhile_ends_a_batch() {
-    let host = used();
+/// One that is asked to show event 12 between two steps of a batch.
+fn asked_within_a_batch(host: &Host) -> Agent {
     let gate = host.layout.state.join("gate");
     let mut agent = host.agent();
     agent.run(vec![act(1, Deed::Await(gate.clone())), host.note(2, "b")]);
     assert_eq!(agent.hear(), Reply::Started(key(1)));
-    act_meanwhile(&host);
+    act_meanwhile(host);
     std::fs::write(&gate, "").unwrap();
     agent.finished();
     assert_eq!(agent.hear(), Reply::Prove(mark(2, 12, 0)));
+    agent
+}
+
+/// A controller that is paused, or cut off, in the middle of a batch: what another one did since, it does not know.
+#[test]
+fn somebody_else_who_acted_meanwhile_ends_a_batch() {
+    let host = used();
+    let mut agent = asked_within_a_batch(&host);
     prove(&mut agent, &header(2, 12, 1));
     assert_eq!(agent.refused().class, FailureClass::Fenced);
     assert_eq!(host.notes(), ["a", "other"]);
@@ -139,14 +145,7 @@ fn somebody_else_who_acted_meanwhile_ends_a_batch() {
 #[test]
 fn the_same_log_goes_on_beside_itself() {
     let host = used();
-    let gate = host.layout.state.join("gate");
-    let mut agent = host.agent();
-    agent.run(vec![act(1, Deed::Await(gate.clone())), host.note(2, "b")]);
-    assert_eq!(agent.hear(), Reply::Started(key(1)));
-    act_meanwhile(&host);
-    std::fs::write(&gate, "").unwrap();
-    agent.finished();
-    assert_eq!(agent.hear(), Reply::Prove(mark(2, 12, 0)));
+    let mut agent = asked_within_a_batch(&host);
     prove(&mut agent, &header(2, 12, 0));
     agent.finished();
     assert_eq!(host.notes(), ["a", "other", "b"]);
