@@ -125,6 +125,13 @@ pub struct Step {
     pub last: Seq,
 }
 
+impl Step {
+    /// Whether a start of it may have acted: only of one that was started once, and never did, it is known that none has.
+    pub fn may_have_acted(&self) -> bool {
+        self.status != StepStatus::Pending || self.attempts > Attempt(1)
+    }
+}
+
 /// An operation, whole.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Operation {

@@ -31,8 +31,10 @@ pub fn plan(operation: &Operation) -> UndoPlan {
         irreversible: Vec::new(),
     };
     for step in operation.steps.iter().rev() {
+        if !step.may_have_acted() {
+            continue;
+        }
         let output = match &step.status {
-            StepStatus::Pending if step.attempts.0 <= 1 => continue,
             StepStatus::Succeeded { resolution, done }
                 if !done.changed && step.attempts.0 <= 1 && *resolution != Resolution::Probe =>
             {

@@ -32,9 +32,8 @@ pub async fn abandon(log: &Log, id: OperationId, reason: String) -> Result<Opera
         return Err(Error::Session(id));
     }
     let mut drafts = Vec::new();
-    let begun = |step: &Step| step.attempts.0 > 0;
     if let Intent::Rollback { operation: undone } = &operation.intent
-        && operation.steps.iter().any(begun)
+        && operation.steps.iter().any(Step::may_have_acted)
     {
         // Some of it is undone, so what its steps recorded is not so any more: nobody may go on with it.
         let undone = log.operation(*undone).await?;

@@ -242,7 +242,7 @@ impl Engine {
 
     /// Has nobody act any more with this log, until a recovery.
     async fn freeze(&self, host: &HostName, seen: Mark) -> Result<(), Error> {
-        if self.check_not_fenced().await.is_err() {
+        if self.log.state().await?.fenced.is_some() {
             return Ok(());
         }
         let host = host.clone();

@@ -170,3 +170,20 @@ async fn what_stood_before_is_the_same_however_it_is_folded() {
     assert_eq!(later.status(id).await, OperationStatus::RollingBack);
     assert_sound(&later).await;
 }
+
+/// A host that took nothing of an undo has undone nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_undo_that_was_refused_as_a_whole_has_undone_nothing() {
+    let stage = Stage::new(&["a"]).await;
+    let (id, _) = stage.perform(vec![step(0, "a", &[], Deed::Note)]).await;
+    let layout = &stage.world.host("a").layout;
+    let log = stage.log.head().await.unwrap().log.unwrap();
+    // Its fence can't be read, so it refuses every batch.
+    std::fs::write(tallybook_agent::fence::path(layout, log), "damaged").unwrap();
+    let (undo, outcome) = stage.roll_back(id).await.unwrap();
+    assert!(matches!(outcome, Outcome::Failed { .. }), "{outcome:?}");
+    assert_eq!(stage.operation(undo).await.steps[0].attempts.0, 1);
+    abandon(&stage, undo).await.unwrap();
+    assert_eq!(stage.status(id).await, OperationStatus::Succeeded);
+    assert_sound(&stage).await;
+}

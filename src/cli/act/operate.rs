@@ -283,7 +283,8 @@ async fn wait(
         // A log in which much happens is not asked for each of it.
         tokio::time::sleep(CLAIM_DELAY).await;
         let state = engine.log().state().await?;
-        if state.claims.get(subject) != Some(holder) {
+        // What is refused for good is said by who asks again.
+        if state.fenced.is_some() || state.claims.get(subject) != Some(holder) {
             return Ok(Waited::Further);
         }
         seen = state.head.seq;

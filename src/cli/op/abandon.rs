@@ -44,7 +44,7 @@ impl<'a> Left<'a> {
     fn of(operation: &'a Operation) -> Vec<Self> {
         let is_undo = matches!(operation.intent, Intent::Rollback { .. });
         let leaves = |step: &&Step| match &step.status {
-            StepStatus::Pending => is_undo || step.attempts.0 > 1,
+            StepStatus::Pending => is_undo || step.may_have_acted(),
             StepStatus::Started | StepStatus::Failed(_) | StepStatus::Doubted { .. } => true,
             StepStatus::Succeeded { done, .. } => !is_undo && done.changed,
         };
