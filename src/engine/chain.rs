@@ -441,10 +441,7 @@ async fn follow(
         // Before what it said last went on to its peer nothing more is heard; a stop is heard always.
         let is_behind = transfer.as_ref().is_some_and(|it| !it.to_sender.is_empty());
         let reply = tokio::select! {
-            reply = conversation.listener.hear(), if !is_behind => reply.map_err(Cut::Lost)?,
-            () = Transfer::hand_over(&mut transfer), if is_behind => continue,
-            // When the line is gone the listener says so.
-            _gone = to_host.hand_over(), if !to_host.is_empty() => continue,
+            biased;
             () = asked_to_stop(&mut stop), if !heard.told_to_stop => {
                 heard.told_to_stop = true;
                 // A transfer ends where it is: what its ends still have to say to each other is not waited for.
@@ -453,6 +450,10 @@ async fn follow(
                 to_host.put(&Request::Stop).map_err(Cut::Lost)?;
                 continue;
             }
+            // When the line is gone the listener says so.
+            _gone = to_host.hand_over(), if !to_host.is_empty() => continue,
+            () = Transfer::hand_over(&mut transfer), if is_behind => continue,
+            reply = conversation.listener.hear(), if !is_behind => reply.map_err(Cut::Lost)?,
         };
         match reply {
             Reply::Waiting(begun) => waiting.tell(crew, &chain.host, operation, begun),

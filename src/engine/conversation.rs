@@ -333,9 +333,10 @@ async fn read_replies(
 ) {
     loop {
         let read = tokio::select! {
-            read = tokio::time::timeout(silence, read_reply(&mut stdout)) => read,
+            biased;
             // Nobody listens any more: the process is given up, and not kept for what it may still say.
             () = replies.closed() => return,
+            read = tokio::time::timeout(silence, read_reply(&mut stdout)) => read,
         };
         let Ok(read) = read else {
             let why = format!("it said nothing for {} s", silence.as_secs());
