@@ -21,7 +21,7 @@ use zeroize::Zeroize;
 use crate::secret::{self, Secret, SecretName, Values};
 
 /// The version of this protocol. Both ends must have the same: the agent is pushed by its hash.
-pub const PROTOCOL: u16 = 3;
+pub const PROTOCOL: u16 = 4;
 /// The most bytes a frame may have.
 pub const FRAME_LEN_MAX: usize = 16 * 1024 * 1024;
 
@@ -45,6 +45,15 @@ pub struct Shown {
     pub newest: Blob,
     /// The header of the event that the host said in its `Hello` it was shown last; `None` where none is to be shown.
     pub proof: Option<Blob>,
+}
+
+/// A start of a step whose outcome a controller does not know.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Start {
+    /// Which start of which step.
+    pub key: StepKey,
+    /// The kind of step.
+    pub kind: String,
 }
 
 /// Steps of one operation, to be carried out in order; the first failure ends it.
@@ -132,10 +141,17 @@ pub enum Request {
     Proof(Blob),
     /// Look at the effect of steps, and change nothing.
     Probe(Batch),
-    /// Say what receipts there are of an operation. Waits while another agent still carries out a step of it.
+    /// Say what receipts there are of an operation, and give up those of these starts that have none: what of them is still
+    /// under way is not begun when it comes. Waits while another agent still carries out a step of the operation.
     Receipts {
+        /// For the fence.
+        shown: Shown,
+        /// The claim that the starts are of.
+        fence: Fence,
         /// The operation.
         operation: OperationId,
+        /// The starts.
+        starts: Vec<Start>,
     },
     /// Be the sending end of a transfer.
     Send {
@@ -174,8 +190,8 @@ pub enum Request {
 /// What an agent knows of an operation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReceiptReport {
-    /// The receipts journal of this log, where it is there and whole. A missing receipt proves that a step was never
-    /// started only when this is the journal that was there before it was to start.
+    /// The receipts journal of this log, where it is there and whole. That a start was given up proves that it was never
+    /// begun only when this is the journal that was there before it was to start.
     pub journal: Option<JournalId>,
     /// The newest receipt of each start of each step of the operation.
     pub receipts: Vec<Receipt>,

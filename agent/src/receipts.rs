@@ -1,10 +1,11 @@
 //! The receipts journal: the host's own durable record of every start of every step, one file a log.
 //!
 //! Appended to, never rewritten. A receipt that says *started* is on the disk before the step's first effect; one
-//! that says how it ended is on the disk before anybody is told. So a live journal without a receipt proves that a
-//! step was never started, provided that it is the journal that was there when the step was to start: each has an
-//! identity of its own, which the controller records with the start. A journal that is missing or damaged proves
-//! nothing, and says so.
+//! that says how it ended is on the disk before anybody is told. A receipt that says *given up* is there before a
+//! controller is told that the step has not begun: from then on it is not begun, whatever is still under way. So a live
+//! journal with that one proves that the step never began, provided that it is the journal that was there when the step was
+//! to start: each has an identity of its own, which the controller records with the start. A journal that is missing or
+//! damaged proves nothing, and says so.
 //!
 //! # Bytes
 //!
@@ -39,8 +40,8 @@
 //!
 //! `receipts/LOG/reserve` holds room for a full disk, see `reserve.rs`.
 //!
-//! The journal is made by `MakeJournal`, which comes before the first `Run`; `Hello` and the question for receipts
-//! leave no trace.
+//! The journal is made by `MakeJournal`, which comes before the first `Run`, or for a start that is given up; `Hello` leaves
+//! no trace.
 
 mod reserve;
 mod scan;

@@ -123,7 +123,7 @@ impl Crew {
     }
 
     /// What shows a host that this log has what it was shown before.
-    async fn prove(&self, host: &HostName, seen: Mark) -> Result<Option<Blob>, Cut> {
+    pub(super) async fn prove(&self, host: &HostName, seen: Mark) -> Result<Option<Blob>, Cut> {
         let proof = standing::prove(&self.log, host, seen).await;
         proof.map_err(|error| match error {
             Unproven::Lacking(seen) => Cut::Fenced(host.clone(), seen),
@@ -132,7 +132,7 @@ impl Crew {
         })
     }
 
-    fn key(&self, operation: &Operation, step: StepIndex, attempt: Attempt) -> StepKey {
+    pub(super) fn key(&self, operation: &Operation, step: StepIndex, attempt: Attempt) -> StepKey {
         StepKey {
             log: self.fence.log,
             operation: operation.id,
@@ -173,7 +173,7 @@ impl Crew {
         resolution: Resolution,
     ) -> Result<(), log::Error> {
         let (event, captured, ending): (Event, _, _) = match receipt.phase {
-            Phase::Started => return Ok(()),
+            Phase::Started | Phase::GivenUp => return Ok(()),
             Phase::Succeeded(mut done) => {
                 let captured = std::mem::take(&mut done.captured);
                 let changed = done.changed;
@@ -485,7 +485,11 @@ async fn follow(
             Reply::Finished(receipt) => {
                 let plan = chain.plan_of(crew, operation, &receipt.key);
                 let plan = plan.filter(|plan| !finished.contains(&plan.index));
-                if let Some(plan) = plan.filter(|_| receipt.phase != Phase::Started) {
+                let has_ended = match receipt.phase {
+                    Phase::Succeeded(_) | Phase::Failed(_) => true,
+                    Phase::Started | Phase::GivenUp => false,
+                };
+                if let Some(plan) = plan.filter(|_| has_ended) {
                     heard.begun.insert(plan.index);
                     // Crash boundary: the host knows the outcome, the log does not yet.
                     crash::pass(match plan.action {

@@ -122,6 +122,7 @@ fn receipt(mask: &Mask, receipt: Receipt) -> Receipt {
         Phase::Started => Phase::Started,
         Phase::Succeeded(it) => Phase::Succeeded(done(mask, it)),
         Phase::Failed(it) => Phase::Failed(failure(mask, it)),
+        Phase::GivenUp => Phase::GivenUp,
     };
     Receipt { phase, ..receipt }
 }

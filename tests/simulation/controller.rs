@@ -20,7 +20,7 @@ use crate::world::World;
 /// How often somebody looks at an operation while things go wrong.
 const ROUNDS: u32 = 12;
 /// How often it may be looked at once nothing goes wrong any more.
-const CALM_ROUNDS: u32 = 8;
+const CALM_ROUNDS: u32 = 30;
 
 /// What is done about an operation that was left.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -159,7 +159,8 @@ impl Process {
         match known.status {
             OperationStatus::RolledBack | OperationStatus::Abandoned => return Ok(true),
             OperationStatus::Succeeded => {
-                let wanted = recovery == Recovery::Drawn && self.world.state().dice.once_in(3);
+                let may = recovery == Recovery::Drawn && !is_calm;
+                let wanted = may && self.world.state().dice.once_in(3);
                 if !wanted {
                     return Ok(true);
                 }

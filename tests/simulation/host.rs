@@ -22,32 +22,16 @@ use crate::line::{Line, Standing};
 /// How long a thread may take, by the clock of this machine, for what takes no time at all in the simulation.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// What a step makes: two steps with the same kind and parameters make the same.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Thing {
-    kind: String,
-    params: Vec<u8>,
-}
-
-impl Thing {
-    pub(crate) fn of(step: &PlannedStep) -> Self {
-        Thing {
-            kind: step.kind.clone(),
-            params: step.params.0.clone(),
-        }
-    }
-}
-
-/// A forward step of an operation.
+/// A forward step of an operation: what it makes is named by it.
 pub(crate) type Origin = (OperationId, StepIndex);
 
 /// How a thing stands on a host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Effect {
-    /// This step was cut while it made it.
-    Half(Origin),
-    /// This step made it.
-    Whole(Origin),
+    /// Its step was cut while it made it.
+    Half,
+    /// Its step made it.
+    Whole,
     /// Somebody else's.
     Foreign,
 }
@@ -91,7 +75,7 @@ pub(crate) struct Host {
     disk: u32,
     agents: BTreeMap<AgentId, Agent>,
     next_agent: u64,
-    pub(crate) things: BTreeMap<Thing, Effect>,
+    pub(crate) things: BTreeMap<Origin, Effect>,
     pub(crate) down_until: Option<Instant>,
     /// All that was done here, in order.
     pub(crate) acts: Vec<Act>,
@@ -175,7 +159,7 @@ impl Host {
         }
         let needed: BTreeSet<OperationId> = match request {
             Request::Run { batch, .. } => locked(batch),
-            Request::Receipts { operation } => [*operation].into(),
+            Request::Receipts { operation, .. } => [*operation].into(),
             Request::Secrets(_) | Request::Stop => return,
             Request::Peer(_) | Request::PeerLost(_) => {
                 agent.from_peer += 1;
@@ -336,7 +320,7 @@ impl Host {
                     }
                 }
                 Said::Step(asked) if asked.act.deed == Deed::Probe => {
-                    let seen = self.probe(&plans[&asked.act.origin]);
+                    let seen = self.probe(asked.act.origin, &plans[&asked.act.origin]);
                     asked.answer.send(Answer::Seen(seen)).unwrap();
                 }
                 Said::Step(asked) => {
@@ -359,15 +343,15 @@ impl Host {
         }
     }
 
-    fn probe(&self, step: &PlannedStep) -> Seen {
+    fn probe(&self, origin: Origin, step: &PlannedStep) -> Seen {
         if step.once {
             let why = "it leaves no trace".to_owned();
             return Seen::Unknown { why };
         }
-        match self.things.get(&Thing::of(step)) {
+        match self.things.get(&origin) {
             None => Seen::Absent,
-            Some(Effect::Whole(_)) => Seen::Done(done(false)),
-            Some(Effect::Half(_)) => Seen::Partial {
+            Some(Effect::Whole) => Seen::Done(done(false)),
+            Some(Effect::Half) => Seen::Partial {
                 what: "half of it".to_owned(),
             },
             Some(Effect::Foreign) => Seen::Conflict {
@@ -378,25 +362,21 @@ impl Host {
 
     /// A step acts: what it reports.
     pub(crate) fn act(&mut self, asked: Act, step: &PlannedStep) -> Answer {
-        let thing = Thing::of(step);
-        let there = self.things.get(&thing).copied();
-        let mine = Effect::Whole(asked.origin);
+        let there = self.things.get(&asked.origin).copied();
         let result = match (asked.deed, there) {
             (Deed::Probe, _) => unreachable!("a probe does not act"),
             (Deed::Forward, _) if step.peer.is_some() => return Answer::Receive,
             (Deed::Forward | Deed::Arrived, Some(Effect::Foreign)) => Err(foreign()),
-            (Deed::Forward | Deed::Arrived, Some(Effect::Whole(_))) if !step.once => {
-                Ok(done(false))
-            }
+            (Deed::Forward | Deed::Arrived, Some(Effect::Whole)) if !step.once => Ok(done(false)),
             (Deed::Forward | Deed::Arrived, _) => {
-                self.things.insert(thing, mine);
+                self.things.insert(asked.origin, Effect::Whole);
                 Ok(done(true))
             }
-            (Deed::Undo, Some(Effect::Whole(by) | Effect::Half(by))) if by == asked.origin => {
-                self.things.remove(&thing);
+            (Deed::Undo, Some(Effect::Whole | Effect::Half)) => {
+                self.things.remove(&asked.origin);
                 Ok(done(true))
             }
-            // What another made, or nobody, is left.
+            // What others put there is left.
             (Deed::Undo, _) => Ok(done(false)),
         };
         self.acts.push(asked);
@@ -404,17 +384,15 @@ impl Host {
     }
 
     /// A step is cut while it acts.
-    pub(crate) fn act_half_way(&mut self, asked: Act, step: &PlannedStep) {
-        let thing = Thing::of(step);
-        let there = self.things.get(&thing).copied();
-        let half = Effect::Half(asked.origin);
-        let becomes = match (asked.deed, there) {
-            (Deed::Forward | Deed::Arrived, None | Some(Effect::Half(_))) => half,
-            (Deed::Undo, Some(Effect::Whole(by))) if by == asked.origin => half,
-            (Deed::Probe | Deed::Forward | Deed::Arrived | Deed::Undo, _) => return,
-        };
-        self.things.insert(thing, becomes);
-        self.acts.push(asked);
+    pub(crate) fn act_half_way(&mut self, asked: Act) {
+        match (asked.deed, self.things.get(&asked.origin)) {
+            (Deed::Forward | Deed::Arrived, None | Some(Effect::Half))
+            | (Deed::Undo, Some(Effect::Whole)) => {
+                self.things.insert(asked.origin, Effect::Half);
+                self.acts.push(asked);
+            }
+            (Deed::Probe | Deed::Forward | Deed::Arrived | Deed::Undo, _) => {}
+        }
     }
 }
 

@@ -1,8 +1,11 @@
 //! Operations in a simulation: the real engine, the real log and the real agent, on hosts, lines and a clock that a seed
 //! decides.
 //!
-//! Time passes only when everybody waits. The same seed is the same story, event by event: a seed that fails is printed,
-//! and `SIMULATION_SEED=N cargo nextest run -p tallybook --test simulation one_seed --run-ignored all` tells it again.
+//! Time passes only when everybody waits, and every wait for a thread or the disk is over before anything else goes on. So the
+//! same seed is the same story, event by event. A seed that fails is printed with its story, and can be told again:
+//! `SIMULATION_SEED=N cargo nextest run -p tallybook --test simulation given_seeds --run-ignored all --no-capture`.
+//!
+//! `fault` says what can go wrong, `observer` what must be true in the end.
 
 mod agent;
 mod controller;

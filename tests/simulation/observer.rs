@@ -12,7 +12,7 @@ use tallybook_replay::operation::OperationStatus;
 use tokio::sync::watch;
 
 use crate::agent::Deed;
-use crate::host::{Effect, Thing};
+use crate::host::Effect;
 use crate::line::Lines;
 use crate::operations::Wish;
 use crate::world::{Meddling, World};
@@ -109,10 +109,8 @@ fn order_was_kept(world: &World, wishes: &[Wish], wrong: &mut Vec<String>) {
             for before in unmet {
                 let made = &state.plans[&(wish.id, *before)];
                 // Adopted: it was there before.
-                if !state.hosts[&made.host]
-                    .things
-                    .contains_key(&Thing::of(made))
-                {
+                let there = &state.hosts[&made.host].things;
+                if !there.contains_key(&(wish.id, *before)) {
                     wrong.push(format!("{} acted without step {before}", step.summary));
                 }
             }
@@ -124,23 +122,20 @@ fn order_was_kept(world: &World, wishes: &[Wish], wrong: &mut Vec<String>) {
 fn hosts_agree(world: &World, wish: &Wish, status: OperationStatus, wrong: &mut Vec<String>) {
     let state = world.state();
     for step in &wish.steps {
-        let thing = Thing::of(step);
-        let there = state.hosts[&step.host].things.get(&thing);
-        if state.meddled.contains_key(&(step.host.clone(), thing)) {
+        let ours = (wish.id, step.index);
+        let there = state.hosts[&step.host].things.get(&ours);
+        if state.meddled.contains_key(&ours) {
             continue;
         }
-        let ours = (wish.id, step.index);
         let is_kept = !matches!(step.reversal, Reversal::Undo);
         match (status, there) {
-            (OperationStatus::Succeeded, Some(Effect::Whole(_))) => {}
+            (OperationStatus::Succeeded, Some(Effect::Whole)) => {}
             (OperationStatus::Succeeded, _) => wrong.push(format!(
                 "{} succeeded, and there is {there:?} of {}",
                 wish.intent.summary(),
                 step.summary
             )),
-            (OperationStatus::RolledBack, Some(Effect::Whole(by) | Effect::Half(by)))
-                if *by == ours && !is_kept =>
-            {
+            (OperationStatus::RolledBack, Some(Effect::Whole | Effect::Half)) if !is_kept => {
                 wrong.push(format!("{} was taken back, and is there", step.summary));
             }
             (OperationStatus::RolledBack, _) => {}
@@ -189,10 +184,12 @@ async fn nothing_is_resumed(
 /// What somebody else put there is there.
 fn foreign_things_are_left(world: &World, wrong: &mut Vec<String>) {
     let state = world.state();
-    for ((host, thing), meddling) in &state.meddled {
-        let there = state.hosts[host].things.get(thing);
+    for (origin, meddling) in &state.meddled {
+        let step = &state.plans[origin];
+        let there = state.hosts[&step.host].things.get(origin);
         if *meddling == Meddling::Put && there != Some(&Effect::Foreign) {
-            wrong.push(format!("somebody else's {thing:?} on {host} is {there:?}"));
+            let step = &step.summary;
+            wrong.push(format!("somebody else's in the way of {step} is {there:?}"));
         }
     }
 }

@@ -20,7 +20,7 @@ use tokio::time::{Instant, sleep};
 use crate::agent::Answer;
 use crate::dice::Dice;
 use crate::fault::{Fault, Misfortune, Moment};
-use crate::host::{AgentId, Effect, Host, Origin, Plans, Thing};
+use crate::host::{AgentId, Effect, Host, Origin, Plans};
 use crate::line::{Line, Standing};
 
 /// The world as it is.
@@ -36,7 +36,7 @@ pub(crate) struct State {
     rounds: BTreeMap<OperationId, u32>,
     is_calm: bool,
     /// What somebody else put there or took away.
-    pub(crate) meddled: BTreeMap<(HostName, Thing), Meddling>,
+    pub(crate) meddled: BTreeMap<Origin, Meddling>,
     /// What a reader needs to follow what happened.
     pub(crate) story: String,
 }
@@ -100,11 +100,16 @@ impl World {
     /// From here on nothing goes wrong, and what others put in the way is taken away again.
     pub(crate) fn calm(&self) {
         let mut state = self.state();
-        let State { hosts, meddled, .. } = &mut *state;
-        for ((host, thing), meddling) in meddled {
-            let there = hosts.get_mut(host).unwrap();
+        let State {
+            hosts,
+            meddled,
+            plans,
+            ..
+        } = &mut *state;
+        for (origin, meddling) in meddled {
+            let there = hosts.get_mut(&plans[origin].host).unwrap();
             if *meddling == Meddling::Put {
-                assert_eq!(there.things.remove(thing), Some(Effect::Foreign));
+                assert_eq!(there.things.remove(origin), Some(Effect::Foreign));
                 *meddling = Meddling::Gone;
             }
         }
@@ -253,9 +258,9 @@ impl World {
             Some(Fault::PowerOff(time)) => return self.power_off(&host, time),
             Some(Fault::AgentsDieHalfWay) => {
                 sleep(took / 2).await;
-                self.change(&host, |there, plans| {
+                self.change(&host, |there, _| {
                     if let Some(asked) = there.asked(id) {
-                        there.act_half_way(asked, &plans[&asked.origin]);
+                        there.act_half_way(asked);
                     }
                     there.kill_agents();
                 });
@@ -321,19 +326,17 @@ impl World {
         let Some(step) = plans.get(&origin) else {
             return;
         };
-        let thing = Thing::of(step);
         let there = hosts.get_mut(&step.host).unwrap();
-        let place = (step.host.clone(), thing.clone());
-        match there.things.get(&thing) {
+        match there.things.get(&origin) {
             None => {
-                there.things.insert(thing, Effect::Foreign);
-                meddled.insert(place, Meddling::Put);
+                there.things.insert(origin, Effect::Foreign);
+                meddled.insert(origin, Meddling::Put);
             }
-            Some(Effect::Whole(_)) => {
-                there.things.remove(&thing);
-                meddled.insert(place, Meddling::Removed);
+            Some(Effect::Whole) => {
+                there.things.remove(&origin);
+                meddled.insert(origin, Meddling::Removed);
             }
-            Some(Effect::Half(_) | Effect::Foreign) => {}
+            Some(Effect::Half | Effect::Foreign) => {}
         }
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use tallybook_agent::protocol::{PROTOCOL, Reply, Request, encode_frame};
+use tallybook_agent::protocol::{PROTOCOL, Reply, Request, Shown, Start, encode_frame};
 use tallybook_agent::receipts;
 use tallybook_agent::transfer::message::{self, FromReceiver, FromSender, Pack};
 use tallybook_events::codec;
@@ -213,7 +213,16 @@ fn requests() -> Vec<Request> {
         },
         Request::MakeJournal,
         Request::Receipts {
+            shown: Shown {
+                newest: vec![1, 2].into(),
+                proof: None,
+            },
+            fence: receipts[0].fence,
             operation: receipts[0].key.operation,
+            starts: vec![Start {
+                key: receipts[0].key,
+                kind: receipts[0].kind.clone(),
+            }],
         },
         Request::Peer(vec![1, 2, 3].into()),
         Request::Stop,
