@@ -4,7 +4,7 @@
 //! it asks for next decides what the rest of the conversation is: a batch of steps, probes, receipts, the
 //! sending end of a transfer, or a session in a container. One conversation a process.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read, Write};
 
 use serde::de::Error as _;
@@ -153,6 +153,15 @@ pub enum Request {
         /// The starts.
         starts: Vec<Start>,
     },
+    /// Say which operations there are receipts of.
+    Operations,
+    /// Leave out the receipts of these operations: they are over, and what is shown came behind their ends.
+    Forget {
+        /// For the fence.
+        shown: Shown,
+        /// The operations.
+        operations: BTreeSet<OperationId>,
+    },
     /// Be the sending end of a transfer.
     Send {
         /// For the fence.
@@ -221,6 +230,8 @@ pub enum Reply {
         time_unix_us: u64,
         /// The receipts journal of this log, where there is one.
         journal: Option<JournalId>,
+        /// How many bytes that journal has.
+        journal_len: u64,
         /// The newest event of this log that the host was shown; `None` where there is none, or it can't be read.
         seen: Option<Mark>,
     },
@@ -265,6 +276,10 @@ pub enum Reply {
     },
     /// Answer to `Receipts`.
     Receipts(ReceiptReport),
+    /// Answer to `Operations`.
+    Operations(BTreeSet<OperationId>),
+    /// Answer to `Forget`: how many receipts were left out.
+    Forgotten(u64),
     /// Bytes for the other end of a transfer.
     Peer(Blob),
     /// The transfer's sending end has nothing more to say.

@@ -4,7 +4,7 @@
 //! told as started or finished before it, they are, and no further one was begun. Nothing a controller can send
 //! makes the agent panic.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{Read, Write};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -112,6 +112,7 @@ fn converse(line: &Line, layout: &Layout, deeds: Deeds) -> Result<(), StepFailur
             .into_owned(),
         time_unix_us: now_unix_us(),
         journal: receipts::identity(layout, log),
+        journal_len: receipts::len(layout, log),
         // One that can't be read is told as such by whatever is to be done.
         seen: fence::read(&fence::path(layout, log), log)
             .ok()
@@ -155,6 +156,13 @@ fn answer(site: &Site<'_>, line: &Line, request: Request) -> Result<(), StepFail
             give_up(site, line, &shown, fence, &starts)?;
             report(site, line, operation)
         }
+        Request::Operations => {
+            let known = receipts::operations(site.layout, site.log)
+                .map_err(|error| failure(FailureClass::Host, &error))?;
+            line.say(&Reply::Operations(known));
+            Ok(())
+        }
+        Request::Forget { shown, operations } => forget(site, line, &shown, &operations),
         Request::Send { shown, source } => send(site, line, &shown, &source),
         Request::Session { shown, request } => {
             let mut standing = admission::standing(site.log, &shown)?;
@@ -227,6 +235,24 @@ fn give_up(
             .map_err(|error| failure(batch::io_class(&error), &error))?;
     }
     // Crash boundary: from here on none of them is begun.
+    Ok(())
+}
+
+/// Leaves out the receipts of operations that are over.
+fn forget(
+    site: &Site<'_>,
+    line: &Line,
+    shown: &Shown,
+    operations: &BTreeSet<OperationId>,
+) -> Result<(), StepFailure> {
+    let mut standing = admission::standing(site.log, shown)?;
+    admission::pass(site, line, &mut standing)?;
+    let mut journal = Journal::open(site.layout, site.log, &mut |_| {})
+        .map_err(|error| failure(FailureClass::Host, &error))?;
+    let forgotten = journal
+        .forget(operations)
+        .map_err(|error| failure(batch::io_class(&error), &error))?;
+    line.say(&Reply::Forgotten(forgotten.receipts));
     Ok(())
 }
 

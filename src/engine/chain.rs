@@ -3,7 +3,7 @@
 //! A step's outcome is never invented here: it is what the agent reported, or it stays unknown.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tallybook_agent::protocol::{Batch, Begun, Call, Reply, Request, Shown};
 use tallybook_agent::secret::SecretName;
@@ -73,6 +73,10 @@ pub(super) struct Crew {
     pub secrets: Arc<Declared>,
     /// Which of it each host is told.
     pub needs: Arc<BTreeMap<HostName, BTreeSet<SecretName>>>,
+    /// Hosts whose receipts journals have become long.
+    pub long: Arc<Mutex<BTreeSet<HostName>>>,
+    /// From how many bytes on one is long.
+    pub journal_len_max: u64,
 }
 
 /// A chain of steps of one host, to be started.
@@ -325,6 +329,10 @@ async fn open_ends(
 pub(super) async fn open(crew: &Crew, host: &HostName) -> Result<Conversation, Cut> {
     let opened = open_guarded(crew, host).await;
     let mut conversation = opened.map_err(|error| Cut::Unreachable(host.clone(), error))?;
+    if conversation.journal_len > crew.journal_len_max {
+        let mut long = crew.long.lock().unwrap_or_else(PoisonError::into_inner);
+        long.insert(host.clone());
+    }
     if let Some(seen) = conversation.seen {
         conversation.proof = crew.prove(host, seen).await?;
     }
@@ -542,6 +550,8 @@ async fn follow(
             | Reply::Journal(_)
             | Reply::Probed { .. }
             | Reply::Receipts(_)
+            | Reply::Operations(_)
+            | Reply::Forgotten(_)
             | Reply::SendEnded
             | Reply::Admitted
             | Reply::Output { .. }

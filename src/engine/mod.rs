@@ -7,6 +7,7 @@ mod abandon;
 mod chain;
 pub mod conversation;
 pub mod crash;
+mod forget;
 mod net;
 pub mod reach;
 mod resolve;
@@ -54,11 +55,16 @@ pub use abandon::abandon;
 pub struct Limits {
     /// Chains of steps, over all hosts.
     pub chains: usize,
+    /// How many bytes a host's receipts journal may have before what is over is left out of it.
+    pub journal_len_max: u64,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Limits { chains: 32 }
+        Limits {
+            chains: 32,
+            journal_len_max: 4 * 1024 * 1024,
+        }
     }
 }
 
@@ -412,8 +418,14 @@ impl Engine {
                     .needs(operation.steps.iter().map(|it| &it.plan)),
             ),
             secrets: Arc::clone(&self.secrets),
+            long: Arc::default(),
+            journal_len_max: self.limits.journal_len_max,
         };
-        Run::new(self, crew, running).drive(id).await
+        let outcome = Run::new(self, crew.clone(), running).drive(id).await;
+        if matches!(outcome, Ok(Outcome::Succeeded)) {
+            forget::on_long_hosts(&crew).await;
+        }
+        outcome
     }
 
     fn draft(&self, subject: &Subject, event: impl Into<Event>) -> Result<Draft, Error> {

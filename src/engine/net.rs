@@ -41,6 +41,8 @@ pub(super) fn reply(mask: &Mask, said: Reply) -> Reply {
         Reply::Refused(failure) => Reply::Refused(self::failure(mask, failure)),
         said @ (Reply::Hello { .. }
         | Reply::Alive
+        | Reply::Operations(_)
+        | Reply::Forgotten(_)
         | Reply::Journal(_)
         | Reply::Waiting(_)
         | Reply::Started(_)

@@ -200,7 +200,11 @@ impl Process {
             reach,
             watch,
             self.stop.subscribe(),
-            Limits::default(),
+            Limits {
+                // Every journal is long.
+                journal_len_max: 0,
+                ..Limits::default()
+            },
         );
         engine.with_secrets(Arc::clone(&self.cloud.secrets))
     }

@@ -10,7 +10,7 @@ use tallybook_agent::layout::Layout;
 use tallybook_agent::protocol::{Batch, Reply, Request, encode_frame};
 use tallybook_agent::step::fail;
 use tallybook_events::ids::{OperationId, StepIndex};
-use tallybook_events::step::{Action, FailureClass, PlannedStep, Seen, StepFailure};
+use tallybook_events::step::{Action, FailureClass, PlannedStep, Seen, StepFailure, StepKey};
 use tallybook_testkit::files::copy_tree;
 use tempfile::TempDir;
 use tokio::sync::mpsc::UnboundedSender;
@@ -21,6 +21,8 @@ use crate::line::{Line, Standing};
 
 /// How long a thread may take, by the clock of this machine, for what takes no time at all in the simulation.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// By that clock, how long an agent is listened to that must wait.
+const AT_ONCE: Duration = Duration::from_millis(5);
 
 /// A forward step of an operation: what it makes is named by it.
 pub(crate) type Origin = (OperationId, StepIndex);
@@ -79,6 +81,12 @@ pub(crate) struct Host {
     pub(crate) down_until: Option<Instant>,
     /// All that was done here, in order.
     pub(crate) acts: Vec<Act>,
+    /// Starts whose receipt says how they ended.
+    ended: BTreeSet<StepKey>,
+    /// Those of them that were carried out again all the same.
+    pub(crate) repeated: BTreeSet<StepKey>,
+    /// How often an agent did not wait for another that carries out a step of the same operation.
+    pub(crate) unwaited: u32,
     /// Steps that are about to act, and whose effect is somebody else's to begin.
     begun: Vec<AgentId>,
 }
@@ -93,6 +101,9 @@ impl Host {
             things: BTreeMap::new(),
             down_until: None,
             acts: Vec::new(),
+            ended: BTreeSet::new(),
+            repeated: BTreeSet::new(),
+            unwaited: 0,
             begun: Vec::new(),
         }
     }
@@ -174,6 +185,8 @@ impl Host {
                 BTreeSet::new()
             }
             Request::Hello { .. }
+            | Request::Operations
+            | Request::Forget { .. }
             | Request::MakeJournal
             | Request::Proof(_)
             | Request::Send { .. } => BTreeSet::new(),
@@ -186,6 +199,10 @@ impl Host {
             self.take(id, needed);
             self.settle(id, plans);
         } else if let Some(agent) = self.agents.get_mut(&id) {
+            // One that waits says nothing: who goes on is heard at once.
+            if agent.said.recv_timeout(AT_ONCE).is_ok() {
+                self.unwaited += 1;
+            }
             agent.doing = Doing::Blocked(needed);
         }
     }
@@ -225,8 +242,12 @@ impl Host {
         let Doing::Step(asked) = std::mem::replace(&mut agent.doing, Doing::Nothing) else {
             unreachable!("nobody asked");
         };
+        let ends = !matches!(answer, Answer::Receive);
         asked.answer.send(answer).unwrap();
         self.settle(id, plans);
+        if ends {
+            self.ended.insert(asked.act.key);
+        }
     }
 
     /// What befalls the line of an agent.
@@ -284,7 +305,11 @@ impl Host {
                 Said::Reply(Reply::Alive | Reply::Waiting(_)) => {}
                 Said::Reply(reply) => {
                     let ends = match &reply {
-                        Reply::Hello { .. } | Reply::Journal(_) | Reply::Admitted => true,
+                        Reply::Hello { .. }
+                        | Reply::Journal(_)
+                        | Reply::Operations(_)
+                        | Reply::Forgotten(_)
+                        | Reply::Admitted => true,
                         Reply::Prove(_) => {
                             agent.doing = Doing::Proof;
                             true
@@ -324,6 +349,9 @@ impl Host {
                     asked.answer.send(Answer::Seen(seen)).unwrap();
                 }
                 Said::Step(asked) => {
+                    if self.ended.contains(&asked.act.key) {
+                        self.repeated.insert(asked.act.key);
+                    }
                     agent.doing = Doing::Step(asked);
                     self.begun.push(id);
                     return;

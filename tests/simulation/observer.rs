@@ -84,10 +84,17 @@ async fn acts_were_announced(world: &World, log: &Log, wrong: &mut Vec<String>) 
     }
 }
 
-/// A step for once acted once for each start that the log has, and each step after those that it depends on.
+/// A step for once acted once for each start that the log has, none acted again in a start that had ended, and each
+/// acted after those that it depends on.
 fn order_was_kept(world: &World, wishes: &[Wish], wrong: &mut Vec<String>) {
     let state = world.state();
     for host in state.hosts.values() {
+        if host.unwaited > 0 {
+            wrong.push(format!("{} agents waited for nobody", host.unwaited));
+        }
+        for key in &host.repeated {
+            wrong.push(format!("{key:?} had ended, and was carried out again"));
+        }
         let mut seen: BTreeSet<StepKey> = BTreeSet::new();
         for act in host.acts.iter().filter(|act| act.deed != Deed::Undo) {
             let step = &state.plans[&act.origin];
