@@ -82,7 +82,7 @@ const BEHIND: &[u8] = b"\0behind";
 pub(crate) struct Process {
     pub(crate) input: Sender<Vec<u8>>,
     pub(crate) said: Receiver<Said>,
-    /// Ends once it knows that its line is gone.
+    /// Says whenever it took in all that came so far; ends once it knows that its line is gone.
     pub(crate) hears: Receiver<()>,
 }
 
@@ -101,7 +101,7 @@ pub(crate) fn start(layout: &Layout) -> Process {
         let input = Input {
             frames: stdin,
             left: Vec::new(),
-            _hearing: hearing,
+            hearing,
         };
         let output = Output {
             said: said.clone(),
@@ -126,12 +126,13 @@ struct Input {
     frames: Receiver<Vec<u8>>,
     left: Vec<u8>,
     /// Dropped once whoever reads has made known that nothing follows.
-    _hearing: Sender<()>,
+    hearing: Sender<()>,
 }
 
 impl Read for Input {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         if self.left.is_empty() {
+            let _killed = self.hearing.send(());
             // An end where the simulation hung up.
             self.left = self.frames.recv().unwrap_or_default();
         }

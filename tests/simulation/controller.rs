@@ -36,6 +36,8 @@ pub(crate) struct Controller {
     pub(crate) world: Arc<World>,
     pub(crate) cloud: Arc<Cloud>,
     store: PathBuf,
+    /// Whether somebody asks to stop now and then.
+    stops: bool,
 }
 
 /// What a process of it has.
@@ -48,11 +50,12 @@ struct Process {
 }
 
 impl Controller {
-    pub(crate) fn new(world: Arc<World>, cloud: Arc<Cloud>, place: &Path) -> Self {
+    pub(crate) fn new(world: Arc<World>, cloud: Arc<Cloud>, place: &Path, stops: bool) -> Self {
         Controller {
             world,
             cloud,
             store: place.join("store"),
+            stops,
         }
     }
 
@@ -88,6 +91,10 @@ impl Controller {
                 stop: watch::channel(false).0,
             };
             let mut works = tokio::task::JoinSet::new();
+            let stopper = self.stops.then(|| {
+                let (world, stop) = (Arc::clone(&self.world), process.stop.clone());
+                tokio::spawn(ask_to_stop(world, stop))
+            });
             for wish in wishes.iter().cloned() {
                 works.spawn(process.clone().drive(wish, recovery));
             }
@@ -106,6 +113,9 @@ impl Controller {
                 }
             };
             works.shutdown().await;
+            if let Some(stopper) = stopper {
+                stopper.abort();
+            }
             if !died {
                 return;
             }
@@ -242,5 +252,21 @@ impl Process {
         engine.begin(proposal).await?;
         self.tell(undo, engine.run(undo).await);
         Ok(())
+    }
+}
+
+/// Somebody presses Ctrl-C now and then; what is begun later is another process.
+async fn ask_to_stop(world: Arc<World>, stop: watch::Sender<bool>) {
+    loop {
+        let pause = world.state().dice.between_ms(100, 60_000);
+        sleep(pause).await;
+        if world.is_calm() {
+            return;
+        }
+        world.tell("somebody asks to stop");
+        stop.send_replace(true);
+        let pause = world.state().dice.between_ms(10, 20_000);
+        sleep(pause).await;
+        stop.send_replace(false);
     }
 }

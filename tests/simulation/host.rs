@@ -125,6 +125,7 @@ impl Host {
         let id = AgentId(self.next_agent);
         self.next_agent += 1;
         let process = agent::start(&Layout::below(&self.disk()));
+        process.hears.recv_timeout(PATIENCE).unwrap();
         let agent = Agent {
             input: Some(process.input),
             said: process.said,
@@ -168,10 +169,20 @@ impl Host {
         if input.send(encode_frame(request).unwrap()).is_err() {
             return;
         }
+        if agent.hears.recv_timeout(PATIENCE).is_err() {
+            // It understands nothing more.
+            return;
+        }
         let needed: BTreeSet<OperationId> = match request {
             Request::Run { batch, .. } => locked(batch),
             Request::Receipts { operation, .. } => [*operation].into(),
-            Request::Secrets(_) | Request::Stop => return,
+            Request::Secrets(_) => return,
+            Request::Stop => {
+                if matches!(agent.doing, Doing::Peer | Doing::Blocked(_) | Doing::Proof) {
+                    self.settle(id, plans);
+                }
+                return;
+            }
             Request::Peer(_) | Request::PeerLost(_) => {
                 agent.from_peer += 1;
                 if matches!(agent.doing, Doing::Peer) {

@@ -52,6 +52,7 @@ fn play(asked: Asked, faults: &[(usize, Fault)], recovery: Recovery) -> Verdict 
         misfortune: Misfortune::At(faults.to_vec()),
         recovery,
         meddled: false,
+        stopped: false,
     };
     let verdict = scene.play();
     assert!(

@@ -50,11 +50,14 @@ pub(crate) async fn judge(
     wrong
 }
 
-/// No step acted before the log said that it would: by the event that its host had been shown.
+/// No step acted before the log said that it would, by the event that its host had been shown; and none of which the log
+/// says that it never began.
 async fn acts_were_announced(world: &World, log: &Log, wrong: &mut Vec<String>) {
     let mut announced: BTreeMap<StepKey, Seq> = BTreeMap::new();
+    let mut never_begun: BTreeSet<StepKey> = BTreeSet::new();
     for entry in log.entries(&Filter::default()).await.unwrap() {
-        if !matches!(entry.event, Event::StepStarted(_)) {
+        let is_start = matches!(entry.event, Event::StepStarted(_));
+        if !is_start && !matches!(entry.event, Event::StepUnstarted(_)) {
             continue;
         }
         let header = &entry.header;
@@ -68,10 +71,19 @@ async fn acts_were_announced(world: &World, log: &Log, wrong: &mut Vec<String>) 
             step,
             attempt: header.attempt,
         };
-        announced.insert(key, header.seq);
+        match is_start {
+            true => drop(announced.insert(key, header.seq)),
+            false => drop(never_begun.insert(key)),
+        }
     }
     for host in world.state().hosts.values() {
         for act in &host.acts {
+            if never_begun.contains(&act.key) {
+                wrong.push(format!(
+                    "{:?} acted, and the log says that it never began",
+                    act.key
+                ));
+            }
             match announced.get(&act.key) {
                 Some(seq) if *seq <= act.shown => {}
                 Some(_) => wrong.push(format!(

@@ -15,6 +15,7 @@ fn scene(seed: u64) -> Scene {
         seed: dice.next(),
         asked,
         meddled: dice.once_in(3),
+        stopped: dice.once_in(3),
         misfortune: Misfortune::Drawn { dice, once_in },
         recovery: Recovery::Drawn,
     }
@@ -36,6 +37,9 @@ fn the_same_seed_is_the_same_story() {
     for seed in 0..20 {
         let (first, second) = (check(seed), check(seed));
         assert_eq!(first.moments, second.moments, "seed {seed}");
+        for (line, other) in first.story.lines().zip(second.story.lines()) {
+            assert_eq!(line, other, "seed {seed}");
+        }
         assert_eq!(first.story, second.story, "seed {seed}");
     }
 }

@@ -24,6 +24,8 @@ pub(crate) struct Scene {
     pub(crate) recovery: Recovery,
     /// Whether somebody else meddles with the hosts.
     pub(crate) meddled: bool,
+    /// Whether somebody asks to stop now and then.
+    pub(crate) stopped: bool,
 }
 
 /// How it went.
@@ -77,7 +79,7 @@ impl Scene {
         let cloud = Arc::new(Cloud::new(place.path()));
         let wish = |asked: &Asked| cloud.wish(*asked, world.fresh_id());
         let wishes: Vec<Wish> = self.asked.iter().map(wish).collect();
-        let controller = Controller::new(Arc::clone(&world), cloud, place.path());
+        let controller = Controller::new(Arc::clone(&world), cloud, place.path(), self.stopped);
         let meddler = self.meddled.then(|| {
             let places = wishes
                 .iter()
