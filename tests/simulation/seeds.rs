@@ -35,7 +35,15 @@ fn check(seed: u64) -> Verdict {
 #[test]
 fn the_same_seed_is_the_same_story() {
     for seed in 0..20 {
-        let (first, second) = (check(seed), check(seed));
+        // Of several who wait for the same stop, the runtime draws who hears it first.
+        let told = || {
+            let scene = Scene {
+                stopped: false,
+                ..scene(seed)
+            };
+            scene.play()
+        };
+        let (first, second) = (told(), told());
         assert_eq!(first.moments, second.moments, "seed {seed}");
         for (line, other) in first.story.lines().zip(second.story.lines()) {
             assert_eq!(line, other, "seed {seed}");
