@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use serde::Serialize;
 use tallybook_agent::secret::SecretName;
 use tallybook_events::ids::{OperationId, Seq};
+use tallybook_events::name::HostName;
 
 use super::exit::Exit;
 use crate::cloud::{Diagnostics, allocate};
@@ -37,6 +38,12 @@ pub enum Error {
     /// Nobody takes an operation back.
     #[error("operation {} is not being taken back", .0.short())]
     NotTakenBack(OperationId),
+    /// An operation is gone back to that is not done.
+    #[error("operation {} is not done, so there is no state just after it", .0.short())]
+    NotEnded(OperationId),
+    /// What is to be taken back as one was done with inventories of which none has all hosts.
+    #[error("no inventory that these operations ran with has all of their hosts: {0} is missing")]
+    NoInventoryOfAll(HostName),
     /// A secret that a step needs can't be read.
     #[error(transparent)]
     Secret(#[from] secrets::Error),
@@ -216,6 +223,8 @@ impl Error {
             Error::RollbackOfRollback(_)
             | Error::RollbackOfSession(_)
             | Error::NotTakenBack(_)
+            | Error::NotEnded(_)
+            | Error::NoInventoryOfAll(_)
             | Error::Irreversible { .. } => Exit::Failed,
             Error::Compile(_)
             | Error::Inventory { .. }
@@ -274,6 +283,14 @@ impl Error {
                 "`tallybook op show {}` shows how it ended",
                 id.short()
             )),
+            Error::NotEnded(id) => Some(format!(
+                "name an event, or end it: `tallybook op show {}` shows how",
+                id.short()
+            )),
+            Error::NoInventoryOfAll(_) => Some(
+                "take them back one by one with `tallybook op rollback`, the newest first"
+                    .to_owned(),
+            ),
             Error::NotTakenBack(id) => {
                 Some(format!("`tallybook op rollback {}` begins it", id.short()))
             }
@@ -346,6 +363,8 @@ impl Error {
             | Error::RollbackOfRollback(_)
             | Error::RollbackOfSession(_)
             | Error::NotTakenBack(_)
+            | Error::NotEnded(_)
+            | Error::NoInventoryOfAll(_)
             | Error::Left { .. }
             | Error::Unrecorded { .. }
             | Error::Messages { .. }

@@ -16,7 +16,7 @@ pub mod session;
 mod standing;
 pub mod watch;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tallybook_agent::mask::Mask;
@@ -163,12 +163,14 @@ pub struct Proposal {
     pub claims: Vec<Subject>,
     /// Its steps.
     pub steps: Vec<PlannedStep>,
-    /// The event up to which the state was known when it was planned.
-    pub planned_at: Seq,
+    /// The event up to which the state was known when it was planned: nothing that it claims may have changed since. `None`
+    /// where it is known without the state what is to be done.
+    pub planned_at: Option<Seq>,
     /// What becomes true with it, in the same append: what it was given, and on which condition.
     pub alongside: Option<(Vec<Draft>, Condition)>,
-    /// The operation whose claims it takes over, when it takes that one back.
-    pub instead_of: Option<OperationId>,
+    /// The operations whose claims it takes over, when it takes those back, each with the newest event of it that the
+    /// plan knows.
+    pub instead_of: Vec<(OperationId, Seq)>,
 }
 
 /// Carries operations out. As long as it lives no other process can carry out those that it began or took up.
@@ -283,11 +285,11 @@ impl Engine {
         } = proposal;
         self.check_not_fenced().await?;
         self.hold(id)?;
-        if let Some(original) = instead_of {
+        for (original, last) in &instead_of {
             // Nobody else acts for it from here on; and the plan must know all that was done before.
-            self.hold(original)?;
-            let known = self.load(original).await?;
-            if known.last != planned_at {
+            self.hold(*original)?;
+            let known = self.load(*original).await?;
+            if known.last != *last {
                 let subject = known.claims.first().cloned().unwrap_or(Subject::Cloud);
                 let seq = known.last;
                 return Err(log::Error::Refused(Refusal::Changed { subject, seq }).into());
@@ -301,8 +303,11 @@ impl Engine {
             .unwrap_or(Subject::Cloud);
         let count = steps.len();
         let mut condition = Condition {
-            unchanged: instead_of.is_none().then(|| (claims.clone(), planned_at)),
-            unclaimed: Some((claims.clone(), instead_of)),
+            unchanged: planned_at.map(|seq| (claims.clone(), seq)),
+            unclaimed: Some((
+                claims.clone(),
+                instead_of.iter().map(|(original, _)| *original).collect(),
+            )),
             ..Condition::default()
         };
         let intended = OperationIntended {
@@ -327,7 +332,7 @@ impl Engine {
                 .operation(id, None),
         );
         // What is taken back was recorded long ago, and must be taken back.
-        let fresh = drafts.iter().filter(|_| instead_of.is_none());
+        let fresh = drafts.iter().filter(|_| instead_of.is_empty());
         let mut shown = fresh.filter_map(|draft| self.secrets.mask().find(&draft.payload.0));
         if let Some(name) = shown.next() {
             return Err(Error::Exposed(name.clone()));
@@ -357,7 +362,7 @@ impl Engine {
                 status: operation.status.label(),
             });
         }
-        if session::is_session(&operation.intent) {
+        if operation.intent.is_session() {
             self.settle_session(&operation).await?;
             return Err(Error::Session(id));
         }
@@ -438,39 +443,21 @@ impl Engine {
         let subject = operation.claims.first().cloned().unwrap_or(Subject::Cloud);
         let claim = Some(operation.claim);
         let mut drafts = Vec::new();
+        let mut given_up: BTreeSet<Key> = BTreeSet::new();
+        for taken_back in operation.intent.takes_back() {
+            let by = operation.id;
+            drafts.push(
+                self.draft(&subject, OperationRolledBack { by })?
+                    .operation(*taken_back, claim),
+            );
+            given_up.extend(made_container(&self.load(*taken_back).await?.intent));
+        }
+        // What was given to containers that are not made after all.
+        for key in given_up {
+            let allocation = cloud_log::left_over(&self.log, &key).await?;
+            drafts.extend(released(operation, &key, allocation)?);
+        }
         match &operation.intent {
-            Intent::Rollback {
-                operation: taken_back,
-            } => {
-                let by = operation.id;
-                drafts.push(
-                    self.draft(&subject, OperationRolledBack { by })?
-                        .operation(*taken_back, claim),
-                );
-                // What was given to a container that is not made after all.
-                let key = match self.load(*taken_back).await?.intent {
-                    Intent::ContainerCreate {
-                        container, host, ..
-                    } => Some((host, container)),
-                    Intent::ContainerCopy { to, copy, .. } => Some((to, copy)),
-                    Intent::HostInstall { .. }
-                    | Intent::HostPrepare { .. }
-                    | Intent::ContainerStart { .. }
-                    | Intent::ContainerStop { .. }
-                    | Intent::ContainerRestart { .. }
-                    | Intent::ContainerDestroy { .. }
-                    | Intent::ContainerExec { .. }
-                    | Intent::ContainerShell { .. }
-                    | Intent::TemplateSnapshot { .. }
-                    | Intent::TemplateSync { .. }
-                    | Intent::TemplateRemove { .. }
-                    | Intent::Rollback { .. } => None,
-                };
-                if let Some(key) = key {
-                    let allocation = cloud_log::left_over(&self.log, &key).await?;
-                    drafts.extend(released(operation, &key, allocation)?);
-                }
-            }
             Intent::ContainerDestroy { container, host } => {
                 let key = (host.clone(), container.clone());
                 let state = self.log.state().await?;
@@ -488,7 +475,9 @@ impl Engine {
             | Intent::ContainerCopy { .. }
             | Intent::TemplateSnapshot { .. }
             | Intent::TemplateSync { .. }
-            | Intent::TemplateRemove { .. } => {}
+            | Intent::TemplateRemove { .. }
+            | Intent::Rollback { .. }
+            | Intent::RollbackTo { .. } => {}
         }
         let events = operation.events + 1;
         let succeeded = self.draft(&subject, OperationSucceeded { events })?;
@@ -496,6 +485,29 @@ impl Engine {
         let held = Condition::held(operation.id, operation.claim);
         self.log.append(drafts, held).await?;
         Ok(())
+    }
+}
+
+/// The container that an operation was to make.
+fn made_container(intent: &Intent) -> Option<Key> {
+    match intent {
+        Intent::ContainerCreate {
+            container, host, ..
+        } => Some((host.clone(), container.clone())),
+        Intent::ContainerCopy { to, copy, .. } => Some((to.clone(), copy.clone())),
+        Intent::HostInstall { .. }
+        | Intent::HostPrepare { .. }
+        | Intent::ContainerStart { .. }
+        | Intent::ContainerStop { .. }
+        | Intent::ContainerRestart { .. }
+        | Intent::ContainerDestroy { .. }
+        | Intent::ContainerExec { .. }
+        | Intent::ContainerShell { .. }
+        | Intent::TemplateSnapshot { .. }
+        | Intent::TemplateSync { .. }
+        | Intent::TemplateRemove { .. }
+        | Intent::Rollback { .. }
+        | Intent::RollbackTo { .. } => None,
     }
 }
 

@@ -7,6 +7,7 @@ mod ends;
 mod fence;
 mod hosts;
 mod rollback;
+mod rollback_to;
 mod runners;
 mod sessions;
 mod spans;

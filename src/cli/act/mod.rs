@@ -8,6 +8,7 @@ mod fleet;
 mod operate;
 mod resume;
 mod rollback;
+mod rollback_to;
 mod secrets;
 mod stop;
 
@@ -15,5 +16,6 @@ pub(super) use fleet::{fleet, settings, target};
 pub(super) use operate::{ActOptions, Needs, Wish, operate};
 pub(super) use resume::resume;
 pub(super) use rollback::rollback;
+pub(super) use rollback_to::{Wanted, rollback_to};
 pub(super) use secrets::{declared, declared_by};
 pub(super) use stop::engine;

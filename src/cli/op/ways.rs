@@ -2,11 +2,9 @@
 
 use serde::Serialize;
 use tallybook_events::ids::OperationId;
-use tallybook_events::intent::Intent;
 use tallybook_replay::operation::{Operation, OperationStatus, Step, StepStatus};
 use tallybook_replay::undo;
 
-use crate::engine::session::is_session;
 use crate::render::count;
 
 /// What can be done about an operation.
@@ -32,10 +30,10 @@ pub(super) fn out_of(operation: &Operation, by: Option<OperationId>) -> Vec<Way>
         does: taken_back(operation),
     };
     if operation.status == OperationStatus::Abandoned {
-        let is_undo = matches!(operation.intent, Intent::Rollback { .. });
+        let is_undo = operation.intent.is_rollback();
         return Some(back()).filter(|_| !is_undo).into_iter().collect();
     }
-    if operation.status.is_final() || is_session(&operation.intent) {
+    if operation.status.is_final() || operation.intent.is_session() {
         return Vec::new();
     }
     if operation.status == OperationStatus::RollingBack {
@@ -64,7 +62,7 @@ pub(super) fn out_of(operation: &Operation, by: Option<OperationId>) -> Vec<Way>
             });
         }
     }
-    if !matches!(operation.intent, Intent::Rollback { .. }) {
+    if !operation.intent.is_rollback() {
         ways.push(back());
     }
     ways.push(Way {
@@ -117,8 +115,11 @@ fn resumed(operation: &Operation) -> String {
 /// What a rollback would do.
 pub(super) fn taken_back(operation: &Operation) -> String {
     let plan = undo::plan(operation);
-    if let Some((summary, why)) = plan.irreversible.first() {
-        return format!("is refused: {summary} can't be undone ({why})");
+    if let Some(left) = plan.irreversible.first() {
+        return format!(
+            "is refused: {} can't be undone ({})",
+            left.summary, left.why
+        );
     }
     let undone = match plan.steps.len() {
         0 => "closes it: there is nothing to undo".to_owned(),

@@ -351,6 +351,15 @@ pub fn events() -> Vec<Event> {
         }
         .into(),
         OperationAbandoned { reason: reason() }.into(),
+        OperationIntended {
+            intent: Intent::RollbackTo {
+                to: Seq(17),
+                operations: vec![operation(3), operation(2)],
+            },
+            inventory: Seq(2),
+            claims: vec![Subject::Container(host("cn1"), container("web"))],
+        }
+        .into(),
     ]
 }
 
@@ -456,6 +465,10 @@ pub fn intents() -> Vec<Intent> {
         },
         Intent::Rollback {
             operation: operation(1),
+        },
+        Intent::RollbackTo {
+            to: Seq(17),
+            operations: vec![operation(3), operation(2)],
         },
     ]
 }

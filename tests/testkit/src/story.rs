@@ -291,8 +291,9 @@ impl Story {
             samples::host(["cn1", "cn2", "cn3"][self.choose(3) as usize]),
             samples::container(["web", "db"][self.choose(2) as usize]),
         );
-        let intents = samples::intents();
-        let plain = self.choose(intents.len() as u64 - 1) as usize;
+        let mut intents = samples::intents();
+        intents.retain(|intent| !intent.is_rollback());
+        let plain = self.choose(intents.len() as u64) as usize;
         let (id, place, began) = self.begin(&subject, intents[plain].clone());
         if self.choose(3) == 0 {
             let allocation = samples::events().into_iter().find_map(|event| match event {
@@ -357,6 +358,58 @@ impl Story {
             subject,
             vec![OperationSucceeded { events: 3 }.into()],
         );
+    }
+
+    /// Everything that was begun behind an event is taken back, as one operation: by these steps, each of which succeeds.
+    pub fn take_back(&mut self, to: Seq, operations: Vec<OperationId>, steps: Vec<PlannedStep>) {
+        let subject = Subject::Cloud;
+        let count = steps.len() as u32;
+        let taken_back = operations.clone();
+        let (by, place, began) = self.begin(&subject, Intent::RollbackTo { to, operations });
+        let planned = OperationPlanned { steps };
+        self.append(place, subject.clone(), vec![planned.into()]);
+        for step in 0..count {
+            let place = Place {
+                step: Some((step, 1)),
+                ..place
+            };
+            let started = StepStarted {
+                kind: "container.start".to_owned(),
+                journal: None,
+            };
+            let done = StepSucceeded {
+                resolution: Resolution::Reported,
+                done: tallybook_events::step::StepDone {
+                    changed: true,
+                    output: Blob(vec![0x80]),
+                    facts: Vec::new(),
+                    captured: Vec::new(),
+                },
+            };
+            self.append(place, subject.clone(), vec![started.into(), done.into()]);
+        }
+        for id in taken_back {
+            let rolled_back = OperationRolledBack { by };
+            let place = Place {
+                operation: Some(id),
+                ..place
+            };
+            self.append(place, subject.clone(), vec![rolled_back.into()]);
+        }
+        let own = |record: &&Record| record.header.operation == Some(by);
+        let events = self.records[began..].iter().filter(own).count() as u64 + 1;
+        self.append(place, subject, vec![OperationSucceeded { events }.into()]);
+    }
+
+    /// It is begun to take these back as one, and given up before any of it was done.
+    pub fn give_up_taking_back(&mut self, to: Seq, operations: Vec<OperationId>) {
+        let subject = Subject::Cloud;
+        let (_, place, _) = self.begin(&subject, Intent::RollbackTo { to, operations });
+        let planned = OperationPlanned { steps: Vec::new() };
+        let given_up = OperationAbandoned {
+            reason: "not after all".to_owned(),
+        };
+        self.append(place, subject, vec![planned.into(), given_up.into()]);
     }
 
     fn begin(&mut self, subject: &Subject, intent: Intent) -> (OperationId, Place, usize) {
