@@ -10,6 +10,7 @@ mod ground;
 mod hosts;
 mod messages;
 mod played;
+mod rollback_to;
 mod secrets;
 mod sshd;
 mod terminal;
