@@ -155,6 +155,31 @@ pub struct StepDoubted {
     pub why: String,
 }
 
+/// Somebody else changed what a step in doubt is about: what is there is neither nothing, nor what the step makes, nor a part
+/// of that.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StepDrifted {
+    /// What was seen.
+    pub what: String,
+}
+
+/// Somebody decided that what others have in a step's place is set aside when it is started again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StepForced {
+    /// Why, for people.
+    pub reason: String,
+}
+
+/// Somebody decided that what is there stands for what a step was to make. Whoever made it, it was not the step: nothing takes
+/// it back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StepAdopted {
+    /// Why, for people.
+    pub reason: String,
+    /// What the host says of it in the step's own words; it changed nothing.
+    pub done: StepDone,
+}
+
 /// A started step is known never to have acted: the agent's receipts, or the batch it was in, say so.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StepUnstarted {
@@ -534,4 +559,7 @@ events! {
     LogRecovered = "log.recovered" @ 1 => None, Kept;
     LogFenced = "log.fenced" @ 1 => None, Kept;
     OperationAbandoned = "operation.abandoned" @ 1 => InDoubt, Kept;
+    StepDrifted = "step.drifted" @ 1 => InDoubt, Kept;
+    StepForced = "step.forced" @ 1 => None, Kept;
+    StepAdopted = "step.adopted" @ 1 => Succeeded, Kept;
 }

@@ -2,13 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use tallybook_events::event::Resolution;
 use tallybook_events::ids::{Blob, OperationId, StepIndex};
 use tallybook_events::name::HostName;
 use tallybook_events::step::{Action, PlannedStep, Reversal};
 use tallybook_events::subject::Subject;
 
-use crate::operation::{Operation, Step, StepStatus};
+use crate::operation::{Evidence, Operation, Step, StepStatus};
 
 /// The steps that undo operations, and what can't be undone.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -31,6 +30,9 @@ pub struct Left {
     /// Why that stays.
     pub why: String,
 }
+
+/// Why what was adopted stays.
+const ADOPTED: &str = "what is there was taken over, and is not the step's to remove";
 
 /// Plans the undo of an operation.
 ///
@@ -58,13 +60,17 @@ pub fn plan_all<'a>(operations: impl IntoIterator<Item = &'a Operation>) -> Undo
 fn plan_one(operation: &Operation, result: &mut UndoPlan) {
     let mut undone: Vec<(StepIndex, StepIndex)> = Vec::new();
     for step in operation.steps.iter().rev() {
-        let Some(output) = to_undo(step) else {
-            continue;
-        };
-        let left = |why: &String| Left {
+        let left = |why: &str| Left {
             operation: operation.id,
             summary: step.plan.summary.clone(),
-            why: why.clone(),
+            why: why.to_owned(),
+        };
+        if step.is_adopted() {
+            result.kept.push(left(ADOPTED));
+            continue;
+        }
+        let Some(output) = to_undo(step) else {
+            continue;
         };
         match &step.plan.reversal {
             Reversal::Keep { why } => {
@@ -113,8 +119,8 @@ fn to_undo(step: &Step) -> Option<Option<Blob>> {
         return None;
     }
     match &step.status {
-        StepStatus::Succeeded { resolution, done }
-            if !done.changed && step.attempts.0 <= 1 && *resolution != Resolution::Probe =>
+        StepStatus::Succeeded { evidence, done }
+            if !done.changed && step.attempts.0 <= 1 && *evidence != Evidence::Probe =>
         {
             None
         }
@@ -122,7 +128,8 @@ fn to_undo(step: &Step) -> Option<Option<Blob>> {
         StepStatus::Pending
         | StepStatus::Started
         | StepStatus::Failed(_)
-        | StepStatus::Doubted { .. } => Some(None),
+        | StepStatus::Doubted { .. }
+        | StepStatus::Drifted { .. } => Some(None),
     }
 }
 

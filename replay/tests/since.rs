@@ -3,14 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
-use tallybook_events::event::Resolution;
 use tallybook_events::header::ClaimRef;
 use tallybook_events::ids::{Attempt, Blob, Hash, OperationId, Seq, StepIndex};
 use tallybook_events::intent::Intent;
 use tallybook_events::step::{Action, PlannedStep, Reversal, StepDone};
 use tallybook_events::subject::Subject;
 use tallybook_replay::entry::Entry;
-use tallybook_replay::operation::{Operation, OperationStatus, Step, StepStatus};
+use tallybook_replay::operation::{Evidence, Operation, OperationStatus, Step, StepStatus};
 use tallybook_replay::since::{self, Error, Since, Stays};
 use tallybook_replay::state::State;
 use tallybook_testkit::samples;
@@ -31,7 +30,7 @@ fn step(index: u32, host: &str, container: &str, after: &[u32]) -> Step {
             ..samples::planned(index, after)
         },
         status: StepStatus::Succeeded {
-            resolution: Resolution::Reported,
+            evidence: Evidence::Reported,
             done: StepDone {
                 changed: true,
                 output: Blob(vec![0x80]),
@@ -41,6 +40,7 @@ fn step(index: u32, host: &str, container: &str, after: &[u32]) -> Step {
         },
         attempts: Attempt(1),
         journal: None,
+        forced: false,
         last: Seq(0),
     }
 }

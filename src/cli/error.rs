@@ -11,6 +11,7 @@ use tallybook_events::name::HostName;
 
 use super::exit::Exit;
 use crate::cloud::{Diagnostics, allocate};
+use crate::engine::adopt::Unfit;
 use crate::engine::runner_lock;
 use crate::log::Refusal;
 use crate::log::retention::FailureClass;
@@ -214,7 +215,14 @@ impl Error {
                 },
                 engine::Error::Final { .. }
                 | engine::Error::Unplanned(_)
+                | engine::Error::Unblocked(_)
                 | engine::Error::Session(_) => Exit::Failed,
+                engine::Error::Unfit(unfit) => match unfit {
+                    Unfit::Missing(_) => Exit::Missing,
+                    Unfit::Standing { .. } | Unfit::Undo(_) | Unfit::None => Exit::Failed,
+                    Unfit::Refused(..) => Exit::Drift,
+                    Unfit::Host { .. } => Exit::Unreachable,
+                },
             },
             Error::Reach(error) => reach_exit(error),
             Error::Session { .. } | Error::Secret(_) => Exit::Failed,
@@ -291,6 +299,20 @@ impl Error {
                 "take them back one by one with `tallybook op rollback`, the newest first"
                     .to_owned(),
             ),
+            Error::Engine(engine::Error::Unblocked(id)) => Some(format!(
+                "`tallybook op resume {}` looks first, and says what is",
+                id.short()
+            )),
+            Error::Engine(engine::Error::Unfit(unfit)) => match unfit {
+                Unfit::Refused(_, failure) => failure.hint.clone(),
+                Unfit::Missing(_)
+                | Unfit::Standing { .. }
+                | Unfit::Undo(_)
+                | Unfit::None
+                | Unfit::Host { .. } => {
+                    Some("`tallybook op show` shows where each step stands".to_owned())
+                }
+            },
             Error::NotTakenBack(id) => {
                 Some(format!("`tallybook op rollback {}` begins it", id.short()))
             }

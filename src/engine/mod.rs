@@ -4,6 +4,7 @@
 //! after. It never acts before the intention is durable, and never invents an outcome.
 
 mod abandon;
+pub mod adopt;
 mod chain;
 pub mod conversation;
 pub mod crash;
@@ -24,14 +25,14 @@ use tallybook_agent::secret::SecretName;
 use tallybook_events::allocation::Allocation;
 use tallybook_events::event::{
     AllocationReleased, Event, LogFenced, OperationIntended, OperationPlanned, OperationResumed,
-    OperationRolledBack, OperationSucceeded,
+    OperationRolledBack, OperationSucceeded, StepForced,
 };
 use tallybook_events::ids::{OperationId, Seq};
 use tallybook_events::intent::Intent;
 use tallybook_events::name::HostName;
-use tallybook_events::step::{Fence, Mark, PlannedStep, StepFailure};
+use tallybook_events::step::{Action, Fence, Mark, PlannedStep, StepFailure};
 use tallybook_events::subject::Subject;
-use tallybook_replay::operation::{Operation, OperationStatus, StepStatus};
+use tallybook_replay::operation::{Operation, OperationStatus, Step, StepStatus};
 use tallybook_replay::resume::Running;
 use tokio::sync::watch as stop_channel;
 
@@ -127,6 +128,12 @@ pub enum Error {
         /// What it was shown.
         seen: Mark,
     },
+    /// What is there can't be taken over as what a step was to make.
+    #[error(transparent)]
+    Unfit(#[from] adopt::Unfit),
+    /// Nothing is known to be in the way of a step.
+    #[error("nothing is known to be in the way of a step of operation {}", .0.short())]
+    Unblocked(OperationId),
     /// A session can't be taken up again.
     #[error("operation {} was a session in a container, which can't be resumed", .0.short())]
     Session(OperationId),
@@ -351,6 +358,39 @@ impl Engine {
     /// # Errors
     /// When there is none, it is finished, another process carries it out, or the log fails.
     pub async fn resume(&self, id: OperationId, once: Once) -> Result<Outcome, Error> {
+        let operation = self.take_up(id).await?;
+        self.append(&operation, OperationResumed {}).await?;
+        self.go_on(&operation, once).await
+    }
+
+    /// The same; and what others have in the place of steps that they are known to block is set aside when those are started.
+    ///
+    /// # Errors
+    /// As [`Engine::resume`], and when nothing is known to be in the way of a step.
+    pub async fn force(&self, id: OperationId, once: Once, reason: &str) -> Result<Outcome, Error> {
+        let operation = self.take_up(id).await?;
+        let is_forced =
+            |step: &&Step| step.is_blocked() && matches!(step.plan.action, Action::Forward);
+        let mut drafts = Vec::new();
+        let resumed = self.draft(claimed(&operation), OperationResumed {})?;
+        drafts.push(resumed.operation(id, Some(operation.claim)));
+        for step in operation.steps.iter().filter(is_forced) {
+            let reason = reason.to_owned();
+            let forced = self.draft(&step.plan.subject, StepForced { reason })?;
+            let forced = forced.operation(id, Some(operation.claim));
+            drafts.push(forced.step(step.plan.index, step.attempts));
+        }
+        if drafts.len() == 1 {
+            return Err(Error::Unblocked(id));
+        }
+        // Crash boundary: from here on whoever resumes it sets aside what is in the way.
+        let held = Condition::held(id, operation.claim);
+        self.log.append(drafts, held).await?;
+        self.go_on(&operation, once).await
+    }
+
+    /// An unfinished operation that nobody else carries out or takes back, so that something may be done about it.
+    async fn take_up(&self, id: OperationId) -> Result<Operation, Error> {
         self.check_not_fenced().await?;
         self.hold(id)?;
         // Loaded once it is held: what another process did before is in it.
@@ -369,13 +409,21 @@ impl Engine {
         if operation.status == OperationStatus::Intended {
             return Err(Error::Unplanned(id));
         }
-        self.append(&operation, OperationResumed {}).await?;
+        Ok(operation)
+    }
+
+    async fn go_on(&self, operation: &Operation, once: Once) -> Result<Outcome, Error> {
+        let id = operation.id;
         let mut running = Running::default();
         for step in &operation.steps {
             let again = match step.status {
                 StepStatus::Failed(_) => true,
                 StepStatus::Doubted { .. } => once == Once::Again && step.plan.once,
-                StepStatus::Pending | StepStatus::Started | StepStatus::Succeeded { .. } => false,
+                // One that drifted is looked at first: it may be as it was again.
+                StepStatus::Pending
+                | StepStatus::Started
+                | StepStatus::Succeeded { .. }
+                | StepStatus::Drifted { .. } => false,
             };
             if again {
                 running.retry.insert(step.plan.index);
@@ -400,13 +448,18 @@ impl Engine {
         once: Once,
     ) -> Result<Outcome, Error> {
         let operation = self.load(id).await?;
+        let crew = self.crew(&operation, once).await?;
+        Run::new(self, crew, running).drive(id).await
+    }
+
+    async fn crew(&self, operation: &Operation, once: Once) -> Result<Crew, Error> {
         let head = self.log.head().await?;
-        let crew = Crew {
+        Ok(Crew {
             log: self.log.clone(),
             reach: Arc::clone(&self.reach),
             watch: Arc::clone(&self.watch),
             fence: Fence {
-                log: head.log.ok_or(Error::Missing(id))?,
+                log: head.log.ok_or(Error::Missing(operation.id))?,
                 epoch: head.epoch,
                 claim: operation.claim,
             },
@@ -417,8 +470,7 @@ impl Engine {
                     .needs(operation.steps.iter().map(|it| &it.plan)),
             ),
             secrets: Arc::clone(&self.secrets),
-        };
-        Run::new(self, crew, running).drive(id).await
+        })
     }
 
     fn draft(&self, subject: &Subject, event: impl Into<Event>) -> Result<Draft, Error> {
@@ -430,8 +482,7 @@ impl Engine {
     }
 
     async fn append(&self, operation: &Operation, event: impl Into<Event>) -> Result<(), Error> {
-        let subject = operation.claims.first().cloned().unwrap_or(Subject::Cloud);
-        let draft = self.draft(&subject, event)?;
+        let draft = self.draft(claimed(operation), event)?;
         let draft = draft.operation(operation.id, Some(operation.claim));
         let held = Condition::held(operation.id, operation.claim);
         self.log.append(vec![draft], held).await?;
@@ -486,6 +537,11 @@ impl Engine {
         self.log.append(drafts, held).await?;
         Ok(())
     }
+}
+
+/// What events of an operation as a whole are about.
+fn claimed(operation: &Operation) -> &Subject {
+    operation.claims.first().unwrap_or(&Subject::Cloud)
 }
 
 /// The container that an operation was to make.

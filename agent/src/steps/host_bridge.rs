@@ -4,6 +4,7 @@
 
 use std::fs;
 use std::net::Ipv4Addr;
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 use tallybook_events::step::{FailureClass, Seen, StepFailure};
@@ -327,6 +328,25 @@ impl Step for HostBridge {
             ));
         }
         Ok(Self::done(written || enabled || acts, replaced))
+    }
+
+    fn in_the_way(&self, context: &mut Context<'_>) -> Result<Vec<PathBuf>, StepFailure> {
+        managed::of_others([context.layout.unit(BRIDGE_UNIT)])
+    }
+
+    fn adopt(&self, context: &mut Context<'_>) -> Result<Done<Replaced>, StepFailure> {
+        // Whoever made it: a bridge that has the address is all that containers need of it.
+        let right = addresses(context)?.contains(&(
+            self.bridge.to_string(),
+            self.gateway.address(),
+            self.gateway.prefix(),
+        ));
+        let link = context.layout.root.join("sys/class/net");
+        if right && link.join(self.bridge.as_str()).join("bridge").is_dir() {
+            return Ok(Self::done(false, Replaced { previous: None }));
+        }
+        let message = format!("there is no bridge {} with {}", self.bridge, self.gateway);
+        Err(fail(FailureClass::Exists, message))
     }
 
     fn undo(

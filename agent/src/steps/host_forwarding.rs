@@ -6,12 +6,12 @@ use std::fs;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
-use tallybook_events::step::{Seen, StepFailure};
+use tallybook_events::step::{FailureClass, Seen, StepFailure};
 
 use crate::layout::Layout;
 use crate::network::managed::{self, Replaced, TakenBack};
 use crate::network::refuse_reserved;
-use crate::step::{Context, Done, Step, io_failure};
+use crate::step::{Context, Done, Step, fail, io_failure};
 
 const BODY: &str = "# Containers reach the world, and the world their forwarded ports, through this host.\n\
 net.ipv4.ip_forward = 1\n";
@@ -112,6 +112,36 @@ impl Step for HostForwarding {
             output: Switched { was_on, file },
             facts: Vec::new(),
         })
+    }
+
+    fn in_the_way(&self, context: &mut Context<'_>) -> Result<Vec<PathBuf>, StepFailure> {
+        managed::of_others([context.layout.sysctl()])
+    }
+
+    fn adopt(&self, context: &mut Context<'_>) -> Result<Done<Switched>, StepFailure> {
+        let path = context.layout.sysctl();
+        let text = fs::read_to_string(&path).unwrap_or_default();
+        let sets_it = text.lines().any(|line| {
+            let set = line.split_once('=');
+            set.is_some_and(|(name, value)| {
+                name.trim() == "net.ipv4.ip_forward" && value.trim() == "1"
+            })
+        });
+        if sets_it && is_on(context.layout)? {
+            return Ok(Done {
+                changed: false,
+                output: Switched {
+                    was_on: true,
+                    file: Replaced { previous: None },
+                },
+                facts: Vec::new(),
+            });
+        }
+        let message = format!(
+            "packets are not passed on, or {} does not switch that on at boot",
+            path.display()
+        );
+        Err(fail(FailureClass::Exists, message))
     }
 
     fn undo(

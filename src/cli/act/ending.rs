@@ -326,7 +326,11 @@ fn judge(run: &Run, outcome: &Outcome) -> Ended {
                     "`tallybook op resume --once-again {short}` starts again what is meant to be started only once"
                 ));
             }
-            ("stuck", Exit::Failed)
+            let drifted = |step: &Step| matches!(step.status, StepStatus::Drifted { .. });
+            match operation.steps.iter().any(drifted) {
+                true => ("stuck", Exit::Drift),
+                false => ("stuck", Exit::Failed),
+            }
         }
         Outcome::Fenced(reason) => {
             reasons.push(reason.clone());

@@ -14,7 +14,7 @@ mod stop;
 
 pub(super) use fleet::{fleet, settings, target};
 pub(super) use operate::{ActOptions, Needs, Wish, operate};
-pub(super) use resume::resume;
+pub(super) use resume::{adopt, resume};
 pub(super) use rollback::rollback;
 pub(super) use rollback_to::{Wanted, rollback_to};
 pub(super) use secrets::{declared, declared_by};

@@ -44,7 +44,10 @@ impl<'a> Left<'a> {
         let is_undo = operation.intent.is_rollback();
         let leaves = |step: &&Step| match &step.status {
             StepStatus::Pending => is_undo || step.may_have_acted(),
-            StepStatus::Started | StepStatus::Failed(_) | StepStatus::Doubted { .. } => true,
+            StepStatus::Started
+            | StepStatus::Failed(_)
+            | StepStatus::Doubted { .. }
+            | StepStatus::Drifted { .. } => true,
             StepStatus::Succeeded { done, .. } => !is_undo && done.changed,
         };
         let left = operation.steps.iter().filter(leaves).map(|step| Left {

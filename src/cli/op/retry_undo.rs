@@ -24,6 +24,6 @@ impl Args {
                 by.ok_or(Error::NotTakenBack(id))?
             }
         };
-        act::resume(context, out, undo, Once::Ask).await
+        act::resume(context, out, undo, Once::Ask, None).await
     }
 }

@@ -13,7 +13,8 @@ use tallybook_events::event::{
     OperationAbandoned, OperationFailed, OperationIntended, OperationInterrupted, OperationPlanned,
     OperationResumed, OperationRolledBack, OperationStuck, OperationSucceeded, OutputCaptured,
     PathChange, Resolution, SegmentsArchived, SegmentsRestored, SeqRange, SessionRecorded,
-    StepDoubted, StepFailed, StepStarted, StepSucceeded, StepUnstarted, fixed,
+    StepAdopted, StepDoubted, StepDrifted, StepFailed, StepForced, StepStarted, StepSucceeded,
+    StepUnstarted, fixed,
 };
 use tallybook_events::fact::{Backing, Fact, Origin};
 use tallybook_events::header::{ClaimRef, Header, Writer};
@@ -358,6 +359,16 @@ pub fn events() -> Vec<Event> {
             },
             inventory: Seq(2),
             claims: vec![Subject::Container(host("cn1"), container("web"))],
+        }
+        .into(),
+        StepDrifted {
+            what: "/etc/tallybook/nat was not written by tallybook".to_owned(),
+        }
+        .into(),
+        StepForced { reason: reason() }.into(),
+        StepAdopted {
+            reason: reason(),
+            done: done(),
         }
         .into(),
     ]
