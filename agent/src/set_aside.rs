@@ -72,10 +72,7 @@ fn beside(path: &Path, (operation, step): Origin) -> Result<PathBuf, StepFailure
 ///
 /// # Errors
 /// When one can't be moved, or where it goes can't be recorded: then it is where it was.
-pub(crate) fn clear(
-    context: &mut Context<'_>,
-    paths: &[PathBuf],
-) -> Result<Vec<Captured>, StepFailure> {
+pub fn clear(context: &mut Context<'_>, paths: &[PathBuf]) -> Result<Vec<Captured>, StepFailure> {
     let mut moved = Vec::new();
     if paths.is_empty() {
         return Ok(moved);
@@ -112,7 +109,7 @@ pub(crate) fn clear(
 ///
 /// # Errors
 /// When one can't be moved.
-pub(crate) fn put_back(context: &mut Context<'_>) -> Result<Vec<Captured>, StepFailure> {
+pub fn put_back(context: &mut Context<'_>) -> Result<Vec<Captured>, StepFailure> {
     let record = record(context.layout, context.origin);
     let mut all = Vec::new();
     let mut stays = false;
@@ -156,5 +153,170 @@ fn told(context: &mut Context<'_>, text: String) -> Captured {
         exit: Some(0),
         text: Blob(format!("{text}\n").into_bytes()),
         dropped_bytes: 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::network::simulated::{Simulated, allocation};
+    use crate::network::{BRIDGE_UNIT, DNSMASQ_UNIT, NFTABLES_UNIT};
+    use crate::step::Step;
+    use crate::steps::dhcp_release::DhcpRelease;
+    use crate::steps::dhcp_reserve::DhcpReserve;
+    use crate::steps::forward_close::ForwardClose;
+    use crate::steps::forward_open::ForwardOpen;
+    use crate::steps::host_bridge::HostBridge;
+    use crate::steps::host_directories::HostDirectories;
+    use crate::steps::host_dnsmasq::HostDnsmasq;
+    use crate::steps::host_forwarding::HostForwarding;
+    use crate::steps::host_nftables::HostNftables;
+
+    fn bridge() -> HostBridge {
+        HostBridge {
+            bridge: "tb0".parse().unwrap(),
+            gateway: "10.5.0.1/16".parse().unwrap(),
+        }
+    }
+
+    #[test]
+    fn every_kind_that_writes_files_sets_those_of_others_aside() {
+        let (name, gateway) = (bridge().bridge, bridge().gateway);
+        let web = || "web1".parse().unwrap();
+        Simulated::sets_aside(Simulated::installed, &HostForwarding {}, Layout::sysctl);
+        Simulated::sets_aside(Simulated::installed, &bridge(), |it| it.unit(BRIDGE_UNIT));
+        let dnsmasq = HostDnsmasq {
+            bridge: name.clone(),
+            gateway,
+            domain: None,
+            lease_s: 3600,
+            dns: Vec::new(),
+        };
+        Simulated::sets_aside(Simulated::installed, &dnsmasq, Layout::dnsmasq);
+        Simulated::sets_aside(Simulated::installed, &dnsmasq, |it| it.unit(DNSMASQ_UNIT));
+        let nftables = HostNftables {
+            bridge: name,
+            gateway,
+            forward_address: None,
+        };
+        Simulated::sets_aside(Simulated::installed, &nftables, Layout::nat);
+        Simulated::sets_aside(Simulated::installed, &nftables, Layout::ruleset);
+        Simulated::sets_aside(Simulated::installed, &nftables, |it| it.unit(NFTABLES_UNIT));
+        let reserve = DhcpReserve {
+            container: web(),
+            allocation: allocation(2, &[]),
+        };
+        Simulated::sets_aside(Simulated::prepared, &reserve, |it| {
+            it.reservation(&"web1".parse().unwrap())
+        });
+        Simulated::sets_aside(Simulated::prepared, &reserve, |it| {
+            it.name(&"web1".parse().unwrap())
+        });
+        let open = ForwardOpen {
+            container: web(),
+            allocation: allocation(2, &[(40001, 22)]),
+        };
+        Simulated::sets_aside(Simulated::prepared, &open, |it| {
+            it.forward(&"web1".parse().unwrap())
+        });
+        Simulated::sets_aside(Simulated::bare, &HostDirectories {}, Layout::reservations);
+        Simulated::sets_aside(Simulated::bare, &HostDirectories {}, |it| {
+            it.state.join("installed")
+        });
+    }
+
+    /// What takes something away finds a file of others in the place of the tool's.
+    #[test]
+    fn what_takes_its_own_away_sets_aside_what_others_put_there() {
+        let container: tallybook_events::name::ContainerName = "web1".parse().unwrap();
+        let allocation = allocation(2, &[(40001, 22)]);
+        let mut sim = Simulated::prepared();
+        let release = DhcpRelease {
+            container: container.clone(),
+            allocation: allocation.clone(),
+        };
+        let path = sim.layout.reservation(&container);
+        fs::write(&path, "of others\n").unwrap();
+        sim.forward(1, &release).unwrap_err();
+        let found = sim.with(1, |context| release.in_the_way(context)).unwrap();
+        sim.with(1, |context| clear(context, &found)).unwrap();
+        sim.forward(1, &release).unwrap();
+        sim.undo(1, &release, None).unwrap();
+        sim.with(1, |context| put_back(context)).unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "of others\n");
+        fs::remove_file(&path).unwrap();
+        let close = ForwardClose {
+            container: container.clone(),
+            allocation,
+        };
+        let path = sim.layout.forward(&container);
+        fs::write(&path, "of others\n").unwrap();
+        sim.forward(2, &close).unwrap_err();
+        let found = sim.with(2, |context| close.in_the_way(context)).unwrap();
+        assert_eq!(found, [path.clone()]);
+        sim.with(2, |context| clear(context, &found)).unwrap();
+        sim.forward(2, &close).unwrap();
+        sim.undo(2, &close, None).unwrap();
+        sim.with(2, |context| put_back(context)).unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "of others\n");
+    }
+
+    #[test]
+    fn a_unit_that_is_put_back_is_read_again() {
+        let mut sim = Simulated::installed();
+        let path = sim.layout.unit(BRIDGE_UNIT);
+        fs::write(&path, "[Unit]\n").unwrap();
+        sim.with(1, |context| clear(context, std::slice::from_ref(&path)))
+            .unwrap();
+        let reloads = sim.link.count("systemctl daemon-reload");
+        sim.with(1, |context| put_back(context)).unwrap();
+        assert_eq!(sim.link.count("systemctl daemon-reload"), reloads + 1);
+        assert!(path.exists());
+    }
+
+    /// Cut between the record and the move, or set aside twice: nothing is lost, and the last is put back first.
+    #[test]
+    fn what_is_recorded_and_not_moved_is_where_it_was() {
+        let mut sim = Simulated::installed();
+        let path = sim.layout.sysctl();
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        for text in ["first", "second"] {
+            fs::write(&path, text).unwrap();
+            sim.with(1, |context| clear(context, std::slice::from_ref(&path)))
+                .unwrap();
+        }
+        sim.with(1, |context| {
+            let record = record(context.layout, context.origin);
+            let mut all = recorded(&record).unwrap();
+            assert_eq!(all.len(), 2);
+            all.push(Aside {
+                from: path.clone(),
+                to: beside(&path, context.origin).unwrap(),
+            });
+            fs::write(&record, codec::encode(&all).unwrap()).unwrap();
+        });
+        let told = sim.with(1, |context| put_back(context)).unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "second");
+        assert_eq!(
+            told.len(),
+            2,
+            "one is back, and one stays for the other is in its place"
+        );
+        fs::remove_file(&path).unwrap();
+        sim.with(1, |context| put_back(context)).unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "first");
+        assert!(!directory(&sim.layout).exists());
+    }
+
+    #[test]
+    fn what_another_step_set_aside_is_not_this_one_s_to_put_back() {
+        let mut sim = Simulated::installed();
+        let path = sim.layout.sysctl();
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(&path, "of others").unwrap();
+        sim.with(1, |context| clear(context, std::slice::from_ref(&path)))
+            .unwrap();
+        assert_eq!(sim.with(2, |context| put_back(context)).unwrap(), []);
+        assert!(!path.exists());
     }
 }

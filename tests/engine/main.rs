@@ -3,6 +3,7 @@
 mod abandon;
 mod deed;
 mod doubt;
+mod drift;
 mod ends;
 mod fence;
 mod hosts;

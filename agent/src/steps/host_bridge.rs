@@ -489,4 +489,21 @@ mod tests {
         assert!(sim.forward(1, &step).unwrap().changed);
         assert_eq!(sim.link.addresses["tb0"], ["10.5.0.1/16"]);
     }
+
+    #[test]
+    fn a_bridge_of_others_with_the_address_is_taken_over() {
+        let mut sim = Simulated::installed();
+        let path = sim.layout.unit(BRIDGE_UNIT);
+        fs::write(&path, "[Unit]\n").unwrap();
+        let step = HostBridge {
+            bridge: "tb0".parse().unwrap(),
+            gateway: "10.5.0.1/16".parse().unwrap(),
+        };
+        let adopt = |sim: &mut Simulated| sim.with(1, |context| step.adopt(context));
+        adopt(&mut sim).expect_err("there is none");
+        sim.link.add_bridge("tb0", &["10.9.0.1/16"], &[]);
+        adopt(&mut sim).expect_err("it has another address");
+        sim.link.add_bridge("tb0", &["10.5.0.1/16"], &[]);
+        assert!(!adopt(&mut sim).unwrap().changed);
+    }
 }

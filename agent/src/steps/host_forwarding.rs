@@ -234,4 +234,27 @@ mod tests {
         assert_eq!(failure.class, FailureClass::Exists);
         assert_eq!(value(&sim), "0\n");
     }
+
+    #[test]
+    fn what_somebody_else_switched_on_for_good_is_taken_over() {
+        let mut sim = Simulated::installed();
+        let path = sim.layout.sysctl();
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        let adopt = |sim: &mut Simulated| sim.with(1, |context| HostForwarding {}.adopt(context));
+        fs::write(&path, "net.ipv4.ip_forward=1\n").unwrap();
+        adopt(&mut sim).expect_err("the kernel does not do it");
+        switch(&sim.layout, "1\n").unwrap();
+        let done = adopt(&mut sim).unwrap();
+        assert!(!done.changed && done.output.was_on);
+        fs::write(&path, "# net.ipv4.ip_forward=1\n").unwrap();
+        adopt(&mut sim).expect_err("it is off at the next boot");
+        fs::write(&path, "net.ipv4.ip_forward = 1\n").unwrap();
+        // Nothing of it is the step's to take back.
+        assert!(
+            !sim.undo(1, &HostForwarding {}, Some(done.output))
+                .unwrap()
+                .changed
+        );
+        assert!(path.exists() && is_on(&sim.layout).unwrap());
+    }
 }
