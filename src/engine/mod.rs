@@ -6,6 +6,7 @@
 mod abandon;
 pub mod adopt;
 mod chain;
+pub mod check;
 pub mod conversation;
 pub mod crash;
 mod net;

@@ -4,6 +4,7 @@
 
 mod allocations;
 mod commands;
+mod drift;
 mod failures;
 mod full;
 mod ground;

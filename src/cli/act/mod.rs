@@ -2,6 +2,7 @@
 //!
 //! Nothing acts before its operation is in the log; a failure leaves either nothing or something that `op` lists.
 
+mod check;
 mod dry_run;
 mod ending;
 mod fleet;
@@ -12,6 +13,7 @@ mod rollback_to;
 mod secrets;
 mod stop;
 
+pub(super) use check::check;
 pub(super) use fleet::{fleet, settings, target};
 pub(super) use operate::{ActOptions, Needs, Wish, operate};
 pub(super) use resume::{adopt, resume};
