@@ -341,7 +341,7 @@ impl Runner<'_> {
         let mut captured = crate::step::Link::take_captured(&mut link);
         captured.extend(moved);
         let mut done = result.map_err(|mut failure| {
-            failure.captured.extend(captured.drain(..));
+            failure.captured.append(&mut captured);
             failure
         })?;
         done.changed |= has_moved;

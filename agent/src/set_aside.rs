@@ -242,7 +242,7 @@ mod tests {
         sim.with(1, |context| clear(context, &found)).unwrap();
         sim.forward(1, &release).unwrap();
         sim.undo(1, &release, None).unwrap();
-        sim.with(1, |context| put_back(context)).unwrap();
+        sim.with(1, put_back).unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), "of others\n");
         fs::remove_file(&path).unwrap();
         let close = ForwardClose {
@@ -253,11 +253,11 @@ mod tests {
         fs::write(&path, "of others\n").unwrap();
         sim.forward(2, &close).unwrap_err();
         let found = sim.with(2, |context| close.in_the_way(context)).unwrap();
-        assert_eq!(found, [path.clone()]);
+        assert_eq!(found, std::slice::from_ref(&path));
         sim.with(2, |context| clear(context, &found)).unwrap();
         sim.forward(2, &close).unwrap();
         sim.undo(2, &close, None).unwrap();
-        sim.with(2, |context| put_back(context)).unwrap();
+        sim.with(2, put_back).unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), "of others\n");
     }
 
@@ -269,7 +269,7 @@ mod tests {
         sim.with(1, |context| clear(context, std::slice::from_ref(&path)))
             .unwrap();
         let reloads = sim.link.count("systemctl daemon-reload");
-        sim.with(1, |context| put_back(context)).unwrap();
+        sim.with(1, put_back).unwrap();
         assert_eq!(sim.link.count("systemctl daemon-reload"), reloads + 1);
         assert!(path.exists());
     }
@@ -295,7 +295,7 @@ mod tests {
             });
             fs::write(&record, codec::encode(&all).unwrap()).unwrap();
         });
-        let told = sim.with(1, |context| put_back(context)).unwrap();
+        let told = sim.with(1, put_back).unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), "second");
         assert_eq!(
             told.len(),
@@ -303,7 +303,7 @@ mod tests {
             "one is back, and one stays for the other is in its place"
         );
         fs::remove_file(&path).unwrap();
-        sim.with(1, |context| put_back(context)).unwrap();
+        sim.with(1, put_back).unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), "first");
         assert!(!directory(&sim.layout).exists());
     }
@@ -316,7 +316,7 @@ mod tests {
         fs::write(&path, "of others").unwrap();
         sim.with(1, |context| clear(context, std::slice::from_ref(&path)))
             .unwrap();
-        assert_eq!(sim.with(2, |context| put_back(context)).unwrap(), []);
+        assert_eq!(sim.with(2, put_back).unwrap(), []);
         assert!(!path.exists());
     }
 }

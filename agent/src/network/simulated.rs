@@ -239,7 +239,7 @@ impl Simulated {
         assert_eq!(refused.class, FailureClass::Exists, "{kind}: {refused:?}");
         assert_eq!(fs::read_to_string(&path).unwrap(), TEXT, "{kind}");
         let found = sim.with(1, |context| step.in_the_way(context)).unwrap();
-        assert_eq!(found, [path.clone()], "{kind}");
+        assert_eq!(found, std::slice::from_ref(&path), "{kind}");
         let told = sim
             .with(1, |context| set_aside::clear(context, &found))
             .unwrap();
@@ -256,7 +256,7 @@ impl Simulated {
         sim.undo(1, step, Some(done.output)).unwrap();
         let still = fs::read_to_string(&path).ok();
         // What the undo left in the place, because others need it, stays.
-        let told = sim.with(1, |context| set_aside::put_back(context)).unwrap();
+        let told = sim.with(1, set_aside::put_back).unwrap();
         assert_eq!(told.len(), 1, "{kind}");
         match still {
             None => assert_eq!(fs::read_to_string(&path).unwrap(), TEXT, "{kind}"),
@@ -265,7 +265,7 @@ impl Simulated {
                 assert_eq!(fs::read_to_string(&path).unwrap(), still, "{kind}");
             }
         }
-        let told = sim.with(1, |context| set_aside::put_back(context)).unwrap();
+        let told = sim.with(1, set_aside::put_back).unwrap();
         assert_eq!(told.len(), usize::from(before.is_some()), "{kind}");
     }
 

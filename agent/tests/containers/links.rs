@@ -262,9 +262,7 @@ impl<L: Link> Operation<L> {
 
     /// Puts back what a step set aside; how many things were to be.
     pub(crate) fn put_back(&mut self, index: u32) -> usize {
-        self.with(index, |context| set_aside::put_back(context))
-            .unwrap()
-            .len()
+        self.with(index, set_aside::put_back).unwrap().len()
     }
 
     /// Describes what is in a step's place, and keeps that as its output.

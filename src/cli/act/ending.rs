@@ -9,7 +9,7 @@ use tallybook_events::event::Event;
 use tallybook_events::ids::OperationId;
 use tallybook_events::intent::Intent;
 use tallybook_events::name::HostName;
-use tallybook_events::step::{FailureClass, PlannedStep, StepFailure};
+use tallybook_events::step::{Action, FailureClass, PlannedStep, StepFailure};
 use tallybook_replay::operation::{Operation, Step, StepStatus};
 use tallybook_replay::undo::{self, Left};
 
@@ -141,6 +141,7 @@ async fn tell(
     let mut ended = judge(&run, outcome);
     if !is_taken_back(operation, outcome, undo_failed) {
         ended.hints.extend(next(operation, outcome));
+        ended.hints.extend(past_others(operation));
         for undone in operation.intent.takes_back() {
             ended
                 .kept
@@ -214,6 +215,17 @@ fn next(operation: &Operation, outcome: &Outcome) -> Option<String> {
         )),
         Outcome::Succeeded | Outcome::Fenced(_) => None,
     }
+}
+
+/// What can be done where something of others is in the way of a step.
+fn past_others(operation: &Operation) -> Option<String> {
+    let is_blocked = |step: &Step| step.is_blocked() && matches!(step.plan.action, Action::Forward);
+    let short = operation.id.short();
+    operation.steps.iter().any(is_blocked).then(|| {
+        format!(
+            "`tallybook op show {short}` shows the ways past what is in the way: set aside, or taken over"
+        )
+    })
 }
 
 /// An operation, and when it was begun or taken up again.
