@@ -78,6 +78,7 @@ pub(crate) fn run(
         }
     })
     .map_err(|error| receipt_failure("no step was begun", &error))?;
+    check_given_up(&batch, &known)?;
     check_once(site, &batch, &known)?;
     check_newest(&batch, &known)?;
     let mut runner = Runner {
@@ -221,6 +222,21 @@ fn check_once(site: &Site<'_>, batch: &Batch, known: &Known) -> Result<(), StepF
     Ok(())
 }
 
+/// A start that comes late, after a controller was told that it was never begun, is not begun.
+fn check_given_up(batch: &Batch, known: &Known) -> Result<(), StepFailure> {
+    for call in &batch.calls {
+        let receipt = known.get(&call.key);
+        if receipt.is_some_and(|receipt| receipt.phase == Phase::GivenUp) {
+            let message = format!(
+                "start {} of step {} comes after it was given up",
+                call.key.attempt, call.key.step
+            );
+            return Err(fail(FailureClass::Other, message));
+        }
+    }
+    Ok(())
+}
+
 /// A start that comes late, after a newer start of the same step was begun, is not begun: the controller gave it up.
 fn check_newest(batch: &Batch, known: &Known) -> Result<(), StepFailure> {
     for call in &batch.calls {
@@ -283,7 +299,7 @@ impl Runner<'_> {
                 self.outputs.insert(call.key.step, done.output.clone());
                 true
             }
-            Phase::Started | Phase::Failed(_) => false,
+            Phase::Started | Phase::Failed(_) | Phase::GivenUp => false,
         };
         self.line.say(&Reply::Finished(receipt));
         Ok(goes_on)

@@ -4,7 +4,7 @@
 //! it asks for next decides what the rest of the conversation is: a batch of steps, probes, receipts, the
 //! sending end of a transfer, or a session in a container. One conversation a process.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read, Write};
 
 use serde::de::Error as _;
@@ -21,7 +21,7 @@ use zeroize::Zeroize;
 use crate::secret::{self, Secret, SecretName, Values};
 
 /// The version of this protocol. Both ends must have the same: the agent is pushed by its hash.
-pub const PROTOCOL: u16 = 4;
+pub const PROTOCOL: u16 = 5;
 /// The most bytes a frame may have.
 pub const FRAME_LEN_MAX: usize = 16 * 1024 * 1024;
 
@@ -47,6 +47,15 @@ pub struct Shown {
     pub newest: Blob,
     /// The header of the event that the host said in its `Hello` it was shown last; `None` where none is to be shown.
     pub proof: Option<Blob>,
+}
+
+/// A start of a step whose outcome a controller does not know.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Start {
+    /// Which start of which step.
+    pub key: StepKey,
+    /// The kind of step.
+    pub kind: String,
 }
 
 /// Steps of one operation, to be carried out in order; the first failure ends it.
@@ -136,10 +145,26 @@ pub enum Request {
     Probe(Batch),
     /// Describe what is there as if these steps had made it, and change nothing.
     Adopt(Batch),
-    /// Say what receipts there are of an operation. Waits while another agent still carries out a step of it.
+    /// Say what receipts there are of an operation, and give up those of these starts that have none: what of them is still
+    /// under way is not begun when it comes. Waits while another agent still carries out a step of the operation.
     Receipts {
+        /// For the fence.
+        shown: Shown,
+        /// The claim that the starts are of.
+        fence: Fence,
         /// The operation.
         operation: OperationId,
+        /// The starts.
+        starts: Vec<Start>,
+    },
+    /// Say which operations there are receipts of.
+    Operations,
+    /// Leave out the receipts of these operations: they are over, and what is shown came behind their ends.
+    Forget {
+        /// For the fence.
+        shown: Shown,
+        /// The operations.
+        operations: BTreeSet<OperationId>,
     },
     /// Be the sending end of a transfer.
     Send {
@@ -178,8 +203,8 @@ pub enum Request {
 /// What an agent knows of an operation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReceiptReport {
-    /// The receipts journal of this log, where it is there and whole. A missing receipt proves that a step was never
-    /// started only when this is the journal that was there before it was to start.
+    /// The receipts journal of this log, where it is there and whole. That a start was given up proves that it was never
+    /// begun only when this is the journal that was there before it was to start.
     pub journal: Option<JournalId>,
     /// The newest receipt of each start of each step of the operation.
     pub receipts: Vec<Receipt>,
@@ -209,6 +234,8 @@ pub enum Reply {
         time_unix_us: u64,
         /// The receipts journal of this log, where there is one.
         journal: Option<JournalId>,
+        /// How many bytes that journal has.
+        journal_len: u64,
         /// The newest event of this log that the host was shown; `None` where there is none, or it can't be read.
         seen: Option<Mark>,
     },
@@ -267,6 +294,10 @@ pub enum Reply {
     },
     /// Answer to `Receipts`.
     Receipts(ReceiptReport),
+    /// Answer to `Operations`.
+    Operations(BTreeSet<OperationId>),
+    /// Answer to `Forget`: how many receipts were left out.
+    Forgotten(u64),
     /// Bytes for the other end of a transfer.
     Peer(Blob),
     /// The transfer's sending end has nothing more to say.

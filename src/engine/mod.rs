@@ -9,6 +9,7 @@ mod chain;
 pub mod check;
 pub mod conversation;
 pub mod crash;
+mod forget;
 mod net;
 pub mod reach;
 mod resolve;
@@ -56,11 +57,16 @@ pub use abandon::abandon;
 pub struct Limits {
     /// Chains of steps, over all hosts.
     pub chains: usize,
+    /// How many bytes a host's receipts journal may have before what is over is left out of it.
+    pub journal_len_max: u64,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Limits { chains: 32 }
+        Limits {
+            chains: 32,
+            journal_len_max: 4 * 1024 * 1024,
+        }
     }
 }
 
@@ -450,7 +456,11 @@ impl Engine {
     ) -> Result<Outcome, Error> {
         let operation = self.load(id).await?;
         let crew = self.crew(&operation, once).await?;
-        Run::new(self, crew, running).drive(id).await
+        let outcome = Run::new(self, crew.clone(), running).drive(id).await;
+        if matches!(outcome, Ok(Outcome::Succeeded)) {
+            forget::on_long_hosts(&crew).await;
+        }
+        outcome
     }
 
     async fn crew(&self, operation: &Operation, once: Once) -> Result<Crew, Error> {
@@ -471,6 +481,8 @@ impl Engine {
                     .needs(operation.steps.iter().map(|it| &it.plan)),
             ),
             secrets: Arc::clone(&self.secrets),
+            long: Arc::default(),
+            journal_len_max: self.limits.journal_len_max,
         })
     }
 

@@ -49,6 +49,8 @@ pub(super) fn reply(mask: &Mask, said: Reply) -> Reply {
         Reply::Refused(failure) => Reply::Refused(self::failure(mask, failure)),
         said @ (Reply::Hello { .. }
         | Reply::Alive
+        | Reply::Operations(_)
+        | Reply::Forgotten(_)
         | Reply::Journal(_)
         | Reply::Waiting(_)
         | Reply::Started(_)
@@ -143,6 +145,7 @@ fn receipt(mask: &Mask, receipt: Receipt) -> Receipt {
         Phase::Started => Phase::Started,
         Phase::Succeeded(it) => Phase::Succeeded(done(mask, it)),
         Phase::Failed(it) => Phase::Failed(failure(mask, it)),
+        Phase::GivenUp => Phase::GivenUp,
     };
     Receipt { phase, ..receipt }
 }

@@ -15,6 +15,7 @@ mod holder;
 mod indexer;
 mod lock;
 mod open;
+pub mod pace;
 pub mod recover;
 mod reserve;
 pub mod retention;
@@ -41,6 +42,7 @@ use crate::{identity, journal};
 use holder::Holder;
 use lock::Lock;
 use open::Opened;
+use pace::{Call, Pace};
 
 pub use crate::journal::Limits;
 pub use anchor::{HEAD, KeptHead, is_there};
@@ -80,6 +82,8 @@ pub struct Log {
     limits: Limits,
     notice: Notice,
     role: Arc<RwLock<Role>>,
+    /// Only in a simulation.
+    pace: Option<Pace>,
 }
 
 enum Role {
@@ -123,7 +127,15 @@ impl Log {
             limits,
             notice,
             role: Arc::new(RwLock::new(role)),
+            pace: None,
         })
+    }
+
+    /// The same log, with each call at the pace of a simulation.
+    #[must_use]
+    pub fn at_pace(mut self, pace: Pace) -> Self {
+        self.pace = Some(pace);
+        self
     }
 
     /// Whether this process holds the store.
@@ -141,6 +153,15 @@ impl Log {
     /// # Errors
     /// [`Error::Refused`] when the condition does not hold. On any error nothing may be acted on.
     pub async fn append(
+        &self,
+        drafts: Vec<Draft>,
+        condition: Condition,
+    ) -> Result<Vec<Appended>, Error> {
+        let appended = self.append_by_holder(drafts, condition);
+        pace::call(self.pace.as_ref(), Call::Append, appended).await
+    }
+
+    async fn append_by_holder(
         &self,
         drafts: Vec<Draft>,
         condition: Condition,
@@ -172,6 +193,10 @@ impl Log {
     /// # Errors
     /// When the store can't be read.
     pub async fn state(&self) -> Result<State, Error> {
+        pace::call(self.pace.as_ref(), Call::Read, self.state_of_holder()).await
+    }
+
+    async fn state_of_holder(&self) -> Result<State, Error> {
         let deadline = Instant::now() + HOLDER_WAIT;
         loop {
             {
@@ -194,6 +219,10 @@ impl Log {
     /// # Errors
     /// When the store can't be read.
     pub async fn head(&self) -> Result<Head, Error> {
+        pace::call(self.pace.as_ref(), Call::Read, self.head_of_holder()).await
+    }
+
+    async fn head_of_holder(&self) -> Result<Head, Error> {
         let deadline = Instant::now() + HOLDER_WAIT;
         loop {
             {
@@ -216,6 +245,11 @@ impl Log {
     /// # Errors
     /// When the store can't be read.
     pub async fn records(&self, filter: &Filter) -> Result<Vec<Record>, Error> {
+        let records = self.records_of_holder(filter);
+        pace::call(self.pace.as_ref(), Call::Read, records).await
+    }
+
+    async fn records_of_holder(&self, filter: &Filter) -> Result<Vec<Record>, Error> {
         let deadline = Instant::now() + HOLDER_WAIT;
         loop {
             {
@@ -291,6 +325,11 @@ impl Log {
     /// # Errors
     /// When the store can't be read.
     pub async fn summary(&self, id: OperationId) -> Result<Option<OperationSummary>, Error> {
+        let summary = self.summary_of_holder(id);
+        pace::call(self.pace.as_ref(), Call::Read, summary).await
+    }
+
+    async fn summary_of_holder(&self, id: OperationId) -> Result<Option<OperationSummary>, Error> {
         let deadline = Instant::now() + HOLDER_WAIT;
         loop {
             {

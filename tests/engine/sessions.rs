@@ -102,6 +102,7 @@ fn take(line: &UnixStream, seen: Option<Mark>) -> Option<protocol::Shown> {
         hostname: "a".to_owned(),
         time_unix_us: 1,
         journal: None,
+        journal_len: 0,
         seen,
     };
     write_frame(line, &reply).unwrap();

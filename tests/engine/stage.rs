@@ -65,11 +65,20 @@ impl Stage {
 
     /// What another process that is started now would have.
     pub(crate) fn engine(&self) -> Engine {
+        self.engine_watched(|_| {})
+    }
+
+    /// The same, with somebody who hears what it tells.
+    pub(crate) fn engine_watched(&self, watch: impl Fn(&Notice) + Send + Sync + 'static) -> Engine {
         let notices = Arc::clone(&self.notices);
+        let told = move |notice: &Notice| {
+            notices.lock().unwrap().push(notice.clone());
+            watch(notice);
+        };
         Engine::new(
             self.log.clone(),
             self.world.clone(),
-            Arc::new(move |notice| notices.lock().unwrap().push(notice.clone())),
+            Arc::new(told),
             self.stop.subscribe(),
             Limits::default(),
         )

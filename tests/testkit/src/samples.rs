@@ -608,6 +608,7 @@ pub fn receipts() -> Vec<Receipt> {
             .iter()
             .map(|class| receipt(Phase::Failed(failure(*class)))),
     );
+    all.push(receipt(Phase::GivenUp));
     all
 }
 
