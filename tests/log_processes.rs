@@ -121,7 +121,7 @@ async fn in_a_role() {
                 let wanted = subject(&format!("n{number}"));
                 let id = tallybook::clock::operation_id();
                 let condition = Condition {
-                    unclaimed: Some((vec![wanted.clone()], None)),
+                    unclaimed: Some((vec![wanted.clone()], Vec::new())),
                     ..Condition::default()
                 };
                 match log
@@ -265,7 +265,7 @@ async fn a_rollback_takes_the_claim_over() {
         .unwrap(),
     );
     let condition = Condition {
-        unclaimed: Some((vec![subject("web")], Some(first))),
+        unclaimed: Some((vec![subject("web")], vec![first])),
         ..Condition::default()
     };
     log.append(vec![rollback], condition).await.unwrap();
@@ -383,14 +383,14 @@ async fn another_version_of_the_protocol_is_refused_at_once() {
     let other = tokio::net::UnixListener::bind(&socket).unwrap();
     let later = tokio::spawn(async move {
         let (mut line, _) = other.accept().await.unwrap();
-        line.write_all(b"TBSK\x07\x00").await.unwrap();
+        line.write_all(b"TBSK\x09\x03").await.unwrap();
         let mut said = Vec::new();
         line.read_to_end(&mut said).await.unwrap();
         said
     });
     let refused = client.head().await;
     assert!(
-        matches!(refused, Err(Error::OtherProtocol { theirs: 7, .. })),
+        matches!(refused, Err(Error::OtherProtocol { theirs: 777, .. })),
         "{refused:?}"
     );
     assert_eq!(

@@ -22,6 +22,7 @@ use crate::lock;
 use crate::protocol::{Batch, Call, Reply, Shown};
 use crate::receipts::{self, Journal};
 use crate::serve::Site;
+use crate::set_aside;
 use crate::step::{Context, StepKind, fail, failure};
 
 /// How long another agent that still carries out a step of the same operation is waited for without a word.
@@ -145,6 +146,30 @@ pub(crate) fn probe(site: &Site<'_>, line: &Line, batch: &Batch) -> Result<(), S
         line.say(&Reply::Probed {
             key: call.key,
             seen,
+        });
+    }
+    Ok(())
+}
+
+/// Describes what is in the place of each step, and changes nothing.
+pub(crate) fn adopt(site: &Site<'_>, line: &Line, batch: &Batch) -> Result<(), StepFailure> {
+    check(site, batch)?;
+    for call in &batch.calls {
+        let row = row(site, call)?;
+        let mut link = LineLink::new(line, &site.secrets, Some(call.key));
+        let mut context = context(site, call, &batch.outputs, &mut link);
+        let adopted = caught(|| match call.action {
+            Action::Forward => (row.adopt)(&call.params, &mut context),
+            Action::Undo { .. } => Err(fail(FailureClass::Unknown, "an undo takes over nothing")),
+        });
+        link.end();
+        let key = call.key;
+        line.say(&match adopted {
+            Ok(done) => Reply::Adopted { key, done },
+            Err(failure) => Reply::NotAdopted {
+                key,
+                failure: site.cleaned(failure),
+            },
         });
     }
     Ok(())
@@ -312,16 +337,31 @@ impl Runner<'_> {
         let link = LineLink::new(self.line, &self.site.secrets, Some(call.key));
         let mut link = link.outlived_by(self.running.clone());
         let mut context = context(self.site, call, &self.outputs, &mut link);
+        let mut moved = Vec::new();
         let result = caught(|| match &call.action {
-            Action::Forward => (row.forward)(&call.params, &mut context),
-            Action::Undo { output, .. } => (row.undo)(&call.params, &mut context, output.as_ref()),
+            Action::Forward => {
+                if call.set_aside {
+                    let paths = (row.in_the_way)(&call.params, &mut context)?;
+                    moved = set_aside::clear(&mut context, &paths)?;
+                }
+                (row.forward)(&call.params, &mut context)
+            }
+            Action::Undo { output, .. } => {
+                let done = (row.undo)(&call.params, &mut context, output.as_ref())?;
+                moved = set_aside::put_back(&mut context)?;
+                Ok(done)
+            }
         });
         link.end();
-        let captured = crate::step::Link::take_captured(&mut link);
-        let done = result.map_err(|mut failure| {
-            failure.captured.extend(captured);
+        let has_moved = !moved.is_empty();
+        let mut captured = crate::step::Link::take_captured(&mut link);
+        captured.extend(moved);
+        let mut done = result.map_err(|mut failure| {
+            failure.captured.append(&mut captured);
             failure
         })?;
+        done.changed |= has_moved;
+        done.captured.extend(captured);
         let len = done.output.0.len()
             + done
                 .captured

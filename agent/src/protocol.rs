@@ -14,14 +14,14 @@ use tallybook_events::event::SessionRecorded;
 use tallybook_events::ids::{Blob, BootId, JournalId, LogId, OperationId, StepIndex};
 use tallybook_events::name::{ContainerName, HostName};
 pub use tallybook_events::step::SendSource;
-use tallybook_events::step::{Action, Fence, Mark, Receipt, Seen, StepFailure, StepKey};
+use tallybook_events::step::{Action, Fence, Mark, Receipt, Seen, StepDone, StepFailure, StepKey};
 
 use zeroize::Zeroize;
 
 use crate::secret::{self, Secret, SecretName, Values};
 
 /// The version of this protocol. Both ends must have the same: the agent is pushed by its hash.
-pub const PROTOCOL: u16 = 4;
+pub const PROTOCOL: u16 = 5;
 /// The most bytes a frame may have.
 pub const FRAME_LEN_MAX: usize = 16 * 1024 * 1024;
 
@@ -36,6 +36,8 @@ pub struct Call {
     pub params: Blob,
     /// Which way.
     pub action: Action,
+    /// Whether what others have in its place is set aside before: only of one that goes forward.
+    pub set_aside: bool,
 }
 
 /// What a controller shows of its log before it acts: see [`crate::fence`].
@@ -141,6 +143,8 @@ pub enum Request {
     Proof(Blob),
     /// Look at the effect of steps, and change nothing.
     Probe(Batch),
+    /// Describe what is there as if these steps had made it, and change nothing.
+    Adopt(Batch),
     /// Say what receipts there are of an operation, and give up those of these starts that have none: what of them is still
     /// under way is not begun when it comes. Waits while another agent still carries out a step of the operation.
     Receipts {
@@ -273,6 +277,20 @@ pub enum Reply {
         key: StepKey,
         /// What was seen.
         seen: Seen,
+    },
+    /// What is there instead of what a step was to make, in its own words.
+    Adopted {
+        /// The step.
+        key: StepKey,
+        /// As the step would have reported it.
+        done: StepDone,
+    },
+    /// It has no words for what is there.
+    NotAdopted {
+        /// The step.
+        key: StepKey,
+        /// Why not.
+        failure: StepFailure,
     },
     /// Answer to `Receipts`.
     Receipts(ReceiptReport),

@@ -145,6 +145,7 @@ fn answer(site: &Site<'_>, line: &Line, request: Request) -> Result<(), StepFail
         Request::MakeJournal => make_journal(site, line),
         Request::Run { shown, batch } => batch::run(site, line, &shown, batch),
         Request::Probe(batch) => batch::probe(site, line, &batch),
+        Request::Adopt(batch) => batch::adopt(site, line, &batch),
         Request::Receipts {
             shown,
             fence,

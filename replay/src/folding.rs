@@ -105,7 +105,7 @@ impl Folding {
 fn is_looked_into(kind: &str) -> bool {
     match kind.split_once('.') {
         Some(("operation", verb)) => !matches!(verb, "planned" | "resumed" | "succeeded"),
-        Some(("step", verb)) => verb == "succeeded",
+        Some(("step", verb)) => matches!(verb, "succeeded" | "adopted"),
         Some(("output" | "session" | "segments", _)) => false,
         Some(_) | None => true,
     }

@@ -7,5 +7,6 @@ pub mod entry;
 pub mod folding;
 pub mod operation;
 pub mod resume;
+pub mod since;
 pub mod state;
 pub mod undo;

@@ -29,6 +29,8 @@ pub enum Exit {
     Missing,
     /// A disk is full, here or on a host.
     DiskFull,
+    /// Somebody else changed on a host what the log says is there.
+    Drift,
     /// It was interrupted; `op resume` goes on where it stopped.
     Interrupted,
     /// `container exec` and `container shell` end as the command in the container did.
@@ -37,7 +39,7 @@ pub enum Exit {
 
 impl Exit {
     /// Every code of our own, in order.
-    pub const ALL: [Exit; 12] = [
+    pub const ALL: [Exit; 13] = [
         Exit::Ok,
         Exit::Failed,
         Exit::Usage,
@@ -49,6 +51,7 @@ impl Exit {
         Exit::Exists,
         Exit::Missing,
         Exit::DiskFull,
+        Exit::Drift,
         Exit::Interrupted,
     ];
 
@@ -75,6 +78,7 @@ impl Exit {
             Exit::Exists => 8,
             Exit::Missing => 9,
             Exit::DiskFull => 10,
+            Exit::Drift => 11,
             Exit::Interrupted => 75,
             Exit::Command(code) => code,
         }
@@ -94,6 +98,7 @@ impl Exit {
             Exit::Exists => "exists",
             Exit::Missing => "missing",
             Exit::DiskFull => "disk_full",
+            Exit::Drift => "drift",
             Exit::Interrupted => "interrupted",
             Exit::Command(_) => "command",
         }

@@ -6,6 +6,7 @@
 mod act;
 mod argument;
 mod cloud;
+mod confirmation;
 mod container;
 mod context;
 mod diff;
@@ -19,6 +20,7 @@ mod op;
 mod redact;
 mod replay;
 mod resolve;
+mod rollback;
 mod show;
 mod start;
 mod state;
@@ -154,6 +156,7 @@ commands! {
     Diff(diff::Args),
     Why(why::Args),
     Verify(verify::Args),
+    Rollback(rollback::Args),
     Redact(redact::Args),
     Replay(replay::Args),
 }

@@ -120,6 +120,7 @@ impl Crew {
                     kind: plan.kind.clone(),
                     params: plan.params.clone(),
                     action: plan.action.clone(),
+                    set_aside: is_forced(operation, plan),
                 })
                 .collect(),
             outputs: operation.outputs(),
@@ -245,6 +246,12 @@ impl Crew {
             },
         });
     }
+}
+
+/// Whether what others have in a step's place is set aside when it starts.
+pub(super) fn is_forced(operation: &Operation, plan: &PlannedStep) -> bool {
+    let step = operation.steps.get(plan.index.0 as usize);
+    plan.action == Action::Forward && step.is_some_and(|step| step.forced)
 }
 
 /// How a step ended, as far as people are told.
@@ -549,6 +556,8 @@ async fn follow(
             | Reply::Alive
             | Reply::Journal(_)
             | Reply::Probed { .. }
+            | Reply::Adopted { .. }
+            | Reply::NotAdopted { .. }
             | Reply::Receipts(_)
             | Reply::Operations(_)
             | Reply::Forgotten(_)

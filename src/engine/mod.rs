@@ -4,7 +4,9 @@
 //! after. It never acts before the intention is durable, and never invents an outcome.
 
 mod abandon;
+pub mod adopt;
 mod chain;
+pub mod check;
 pub mod conversation;
 pub mod crash;
 mod forget;
@@ -17,7 +19,7 @@ pub mod session;
 mod standing;
 pub mod watch;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tallybook_agent::mask::Mask;
@@ -25,14 +27,14 @@ use tallybook_agent::secret::SecretName;
 use tallybook_events::allocation::Allocation;
 use tallybook_events::event::{
     AllocationReleased, Event, LogFenced, OperationIntended, OperationPlanned, OperationResumed,
-    OperationRolledBack, OperationSucceeded,
+    OperationRolledBack, OperationSucceeded, StepForced,
 };
 use tallybook_events::ids::{OperationId, Seq};
 use tallybook_events::intent::Intent;
 use tallybook_events::name::HostName;
-use tallybook_events::step::{Fence, Mark, PlannedStep, StepFailure};
+use tallybook_events::step::{Action, Fence, Mark, PlannedStep, StepFailure};
 use tallybook_events::subject::Subject;
-use tallybook_replay::operation::{Operation, OperationStatus, StepStatus};
+use tallybook_replay::operation::{Operation, OperationStatus, Step, StepStatus};
 use tallybook_replay::resume::Running;
 use tokio::sync::watch as stop_channel;
 
@@ -133,6 +135,12 @@ pub enum Error {
         /// What it was shown.
         seen: Mark,
     },
+    /// What is there can't be taken over as what a step was to make.
+    #[error(transparent)]
+    Unfit(#[from] adopt::Unfit),
+    /// Nothing is known to be in the way of a step.
+    #[error("nothing is known to be in the way of a step of operation {}", .0.short())]
+    Unblocked(OperationId),
     /// A session can't be taken up again.
     #[error("operation {} was a session in a container, which can't be resumed", .0.short())]
     Session(OperationId),
@@ -169,12 +177,14 @@ pub struct Proposal {
     pub claims: Vec<Subject>,
     /// Its steps.
     pub steps: Vec<PlannedStep>,
-    /// The event up to which the state was known when it was planned.
-    pub planned_at: Seq,
+    /// The event up to which the state was known when it was planned: nothing that it claims may have changed since. `None`
+    /// where it is known without the state what is to be done.
+    pub planned_at: Option<Seq>,
     /// What becomes true with it, in the same append: what it was given, and on which condition.
     pub alongside: Option<(Vec<Draft>, Condition)>,
-    /// The operation whose claims it takes over, when it takes that one back.
-    pub instead_of: Option<OperationId>,
+    /// The operations whose claims it takes over, when it takes those back, each with the newest event of it that the
+    /// plan knows.
+    pub instead_of: Vec<(OperationId, Seq)>,
 }
 
 /// Carries operations out. As long as it lives no other process can carry out those that it began or took up.
@@ -289,11 +299,11 @@ impl Engine {
         } = proposal;
         self.check_not_fenced().await?;
         self.hold(id)?;
-        if let Some(original) = instead_of {
+        for (original, last) in &instead_of {
             // Nobody else acts for it from here on; and the plan must know all that was done before.
-            self.hold(original)?;
-            let known = self.load(original).await?;
-            if known.last != planned_at {
+            self.hold(*original)?;
+            let known = self.load(*original).await?;
+            if known.last != *last {
                 let subject = known.claims.first().cloned().unwrap_or(Subject::Cloud);
                 let seq = known.last;
                 return Err(log::Error::Refused(Refusal::Changed { subject, seq }).into());
@@ -307,8 +317,11 @@ impl Engine {
             .unwrap_or(Subject::Cloud);
         let count = steps.len();
         let mut condition = Condition {
-            unchanged: instead_of.is_none().then(|| (claims.clone(), planned_at)),
-            unclaimed: Some((claims.clone(), instead_of)),
+            unchanged: planned_at.map(|seq| (claims.clone(), seq)),
+            unclaimed: Some((
+                claims.clone(),
+                instead_of.iter().map(|(original, _)| *original).collect(),
+            )),
             ..Condition::default()
         };
         let intended = OperationIntended {
@@ -333,7 +346,7 @@ impl Engine {
                 .operation(id, None),
         );
         // What is taken back was recorded long ago, and must be taken back.
-        let fresh = drafts.iter().filter(|_| instead_of.is_none());
+        let fresh = drafts.iter().filter(|_| instead_of.is_empty());
         let mut shown = fresh.filter_map(|draft| self.secrets.mask().find(&draft.payload.0));
         if let Some(name) = shown.next() {
             return Err(Error::Exposed(name.clone()));
@@ -352,6 +365,39 @@ impl Engine {
     /// # Errors
     /// When there is none, it is finished, another process carries it out, or the log fails.
     pub async fn resume(&self, id: OperationId, once: Once) -> Result<Outcome, Error> {
+        let operation = self.take_up(id).await?;
+        self.append(&operation, OperationResumed {}).await?;
+        self.go_on(&operation, once).await
+    }
+
+    /// The same; and what others have in the place of steps that they are known to block is set aside when those are started.
+    ///
+    /// # Errors
+    /// As [`Engine::resume`], and when nothing is known to be in the way of a step.
+    pub async fn force(&self, id: OperationId, once: Once, reason: &str) -> Result<Outcome, Error> {
+        let operation = self.take_up(id).await?;
+        let is_forced =
+            |step: &&Step| step.is_blocked() && matches!(step.plan.action, Action::Forward);
+        let mut drafts = Vec::new();
+        let resumed = self.draft(claimed(&operation), OperationResumed {})?;
+        drafts.push(resumed.operation(id, Some(operation.claim)));
+        for step in operation.steps.iter().filter(is_forced) {
+            let reason = reason.to_owned();
+            let forced = self.draft(&step.plan.subject, StepForced { reason })?;
+            let forced = forced.operation(id, Some(operation.claim));
+            drafts.push(forced.step(step.plan.index, step.attempts));
+        }
+        if drafts.len() == 1 {
+            return Err(Error::Unblocked(id));
+        }
+        // Crash boundary: from here on whoever resumes it sets aside what is in the way.
+        let held = Condition::held(id, operation.claim);
+        self.log.append(drafts, held).await?;
+        self.go_on(&operation, once).await
+    }
+
+    /// An unfinished operation that nobody else carries out or takes back, so that something may be done about it.
+    async fn take_up(&self, id: OperationId) -> Result<Operation, Error> {
         self.check_not_fenced().await?;
         self.hold(id)?;
         // Loaded once it is held: what another process did before is in it.
@@ -363,20 +409,28 @@ impl Engine {
                 status: operation.status.label(),
             });
         }
-        if session::is_session(&operation.intent) {
+        if operation.intent.is_session() {
             self.settle_session(&operation).await?;
             return Err(Error::Session(id));
         }
         if operation.status == OperationStatus::Intended {
             return Err(Error::Unplanned(id));
         }
-        self.append(&operation, OperationResumed {}).await?;
+        Ok(operation)
+    }
+
+    async fn go_on(&self, operation: &Operation, once: Once) -> Result<Outcome, Error> {
+        let id = operation.id;
         let mut running = Running::default();
         for step in &operation.steps {
             let again = match step.status {
                 StepStatus::Failed(_) => true,
                 StepStatus::Doubted { .. } => once == Once::Again && step.plan.once,
-                StepStatus::Pending | StepStatus::Started | StepStatus::Succeeded { .. } => false,
+                // One that drifted is looked at first: it may be as it was again.
+                StepStatus::Pending
+                | StepStatus::Started
+                | StepStatus::Succeeded { .. }
+                | StepStatus::Drifted { .. } => false,
             };
             if again {
                 running.retry.insert(step.plan.index);
@@ -401,13 +455,22 @@ impl Engine {
         once: Once,
     ) -> Result<Outcome, Error> {
         let operation = self.load(id).await?;
+        let crew = self.crew(&operation, once).await?;
+        let outcome = Run::new(self, crew.clone(), running).drive(id).await;
+        if matches!(outcome, Ok(Outcome::Succeeded)) {
+            forget::on_long_hosts(&crew).await;
+        }
+        outcome
+    }
+
+    async fn crew(&self, operation: &Operation, once: Once) -> Result<Crew, Error> {
         let head = self.log.head().await?;
-        let crew = Crew {
+        Ok(Crew {
             log: self.log.clone(),
             reach: Arc::clone(&self.reach),
             watch: Arc::clone(&self.watch),
             fence: Fence {
-                log: head.log.ok_or(Error::Missing(id))?,
+                log: head.log.ok_or(Error::Missing(operation.id))?,
                 epoch: head.epoch,
                 claim: operation.claim,
             },
@@ -420,12 +483,7 @@ impl Engine {
             secrets: Arc::clone(&self.secrets),
             long: Arc::default(),
             journal_len_max: self.limits.journal_len_max,
-        };
-        let outcome = Run::new(self, crew.clone(), running).drive(id).await;
-        if matches!(outcome, Ok(Outcome::Succeeded)) {
-            forget::on_long_hosts(&crew).await;
-        }
-        outcome
+        })
     }
 
     fn draft(&self, subject: &Subject, event: impl Into<Event>) -> Result<Draft, Error> {
@@ -437,8 +495,7 @@ impl Engine {
     }
 
     async fn append(&self, operation: &Operation, event: impl Into<Event>) -> Result<(), Error> {
-        let subject = operation.claims.first().cloned().unwrap_or(Subject::Cloud);
-        let draft = self.draft(&subject, event)?;
+        let draft = self.draft(claimed(operation), event)?;
         let draft = draft.operation(operation.id, Some(operation.claim));
         let held = Condition::held(operation.id, operation.claim);
         self.log.append(vec![draft], held).await?;
@@ -450,39 +507,21 @@ impl Engine {
         let subject = operation.claims.first().cloned().unwrap_or(Subject::Cloud);
         let claim = Some(operation.claim);
         let mut drafts = Vec::new();
+        let mut given_up: BTreeSet<Key> = BTreeSet::new();
+        for taken_back in operation.intent.takes_back() {
+            let by = operation.id;
+            drafts.push(
+                self.draft(&subject, OperationRolledBack { by })?
+                    .operation(*taken_back, claim),
+            );
+            given_up.extend(made_container(&self.load(*taken_back).await?.intent));
+        }
+        // What was given to containers that are not made after all.
+        for key in given_up {
+            let allocation = cloud_log::left_over(&self.log, &key).await?;
+            drafts.extend(released(operation, &key, allocation)?);
+        }
         match &operation.intent {
-            Intent::Rollback {
-                operation: taken_back,
-            } => {
-                let by = operation.id;
-                drafts.push(
-                    self.draft(&subject, OperationRolledBack { by })?
-                        .operation(*taken_back, claim),
-                );
-                // What was given to a container that is not made after all.
-                let key = match self.load(*taken_back).await?.intent {
-                    Intent::ContainerCreate {
-                        container, host, ..
-                    } => Some((host, container)),
-                    Intent::ContainerCopy { to, copy, .. } => Some((to, copy)),
-                    Intent::HostInstall { .. }
-                    | Intent::HostPrepare { .. }
-                    | Intent::ContainerStart { .. }
-                    | Intent::ContainerStop { .. }
-                    | Intent::ContainerRestart { .. }
-                    | Intent::ContainerDestroy { .. }
-                    | Intent::ContainerExec { .. }
-                    | Intent::ContainerShell { .. }
-                    | Intent::TemplateSnapshot { .. }
-                    | Intent::TemplateSync { .. }
-                    | Intent::TemplateRemove { .. }
-                    | Intent::Rollback { .. } => None,
-                };
-                if let Some(key) = key {
-                    let allocation = cloud_log::left_over(&self.log, &key).await?;
-                    drafts.extend(released(operation, &key, allocation)?);
-                }
-            }
             Intent::ContainerDestroy { container, host } => {
                 let key = (host.clone(), container.clone());
                 let state = self.log.state().await?;
@@ -500,7 +539,9 @@ impl Engine {
             | Intent::ContainerCopy { .. }
             | Intent::TemplateSnapshot { .. }
             | Intent::TemplateSync { .. }
-            | Intent::TemplateRemove { .. } => {}
+            | Intent::TemplateRemove { .. }
+            | Intent::Rollback { .. }
+            | Intent::RollbackTo { .. } => {}
         }
         let events = operation.events + 1;
         let succeeded = self.draft(&subject, OperationSucceeded { events })?;
@@ -508,6 +549,34 @@ impl Engine {
         let held = Condition::held(operation.id, operation.claim);
         self.log.append(drafts, held).await?;
         Ok(())
+    }
+}
+
+/// What events of an operation as a whole are about.
+fn claimed(operation: &Operation) -> &Subject {
+    operation.claims.first().unwrap_or(&Subject::Cloud)
+}
+
+/// The container that an operation was to make.
+fn made_container(intent: &Intent) -> Option<Key> {
+    match intent {
+        Intent::ContainerCreate {
+            container, host, ..
+        } => Some((host.clone(), container.clone())),
+        Intent::ContainerCopy { to, copy, .. } => Some((to.clone(), copy.clone())),
+        Intent::HostInstall { .. }
+        | Intent::HostPrepare { .. }
+        | Intent::ContainerStart { .. }
+        | Intent::ContainerStop { .. }
+        | Intent::ContainerRestart { .. }
+        | Intent::ContainerDestroy { .. }
+        | Intent::ContainerExec { .. }
+        | Intent::ContainerShell { .. }
+        | Intent::TemplateSnapshot { .. }
+        | Intent::TemplateSync { .. }
+        | Intent::TemplateRemove { .. }
+        | Intent::Rollback { .. }
+        | Intent::RollbackTo { .. } => None,
     }
 }
 

@@ -5,7 +5,9 @@
 use std::collections::BTreeMap;
 
 use tallybook_agent::protocol::{ReceiptReport, Reply, Request, Start};
-use tallybook_events::event::{Resolution, StepDoubted, StepSucceeded, StepUnstarted};
+use tallybook_events::event::{
+    Event, Resolution, StepDoubted, StepDrifted, StepSucceeded, StepUnstarted,
+};
 use tallybook_events::ids::{Attempt, JournalId, StepIndex};
 use tallybook_events::name::HostName;
 use tallybook_events::step::{Action, Fence, Phase, PlannedStep, Receipt, Seen};
@@ -123,13 +125,17 @@ async fn settle(
             "its effect is there".to_owned()
         }
         Verdict::Seen(seen) => {
-            let (why, foreign) = match seen {
-                Seen::Absent | Seen::Done(_) => ("nothing of it is there".to_owned(), false),
-                Seen::Partial { what } => (format!("some of it is there: {what}"), false),
-                Seen::Conflict { what } => (format!("something else is in the way: {what}"), true),
-                Seen::Unknown { why } => (format!("it can't be told: {why}"), false),
+            let (why, drift) = match seen {
+                Seen::Absent | Seen::Done(_) => ("nothing of it is there".to_owned(), None),
+                Seen::Partial { what } => (format!("some of it is there: {what}"), None),
+                Seen::Conflict { what } => (format!("drift: {what}"), Some(what)),
+                Seen::Unknown { why } => (format!("it can't be told: {why}"), None),
             };
-            let event = StepDoubted { why: why.clone() };
+            let foreign = drift.is_some() && !chain::is_forced(operation, plan);
+            let event: Event = match drift {
+                Some(what) => StepDrifted { what }.into(),
+                None => StepDoubted { why: why.clone() }.into(),
+            };
             let draft = crew.draft(operation, plan, attempt, event)?;
             crew.log.append(vec![draft], held).await?;
             if foreign || (plan.once && crew.once == Once::Ask) {

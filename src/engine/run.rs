@@ -411,7 +411,8 @@ impl<'a> Run<'a> {
                 StepStatus::Pending
                 | StepStatus::Started
                 | StepStatus::Succeeded { .. }
-                | StepStatus::Doubted { .. } => None,
+                | StepStatus::Doubted { .. }
+                | StepStatus::Drifted { .. } => None,
             });
         failed.chain(self.refused.iter().cloned()).collect()
     }

@@ -31,7 +31,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tallybook_events::ids::{OperationId, Seq};
-use tallybook_events::intent::Intent;
 use tallybook_events::record::Record;
 use tallybook_replay::entry::Entry;
 use tallybook_replay::operation::Operation;
@@ -491,10 +490,10 @@ impl Log {
     /// # Errors
     /// When the store can't be read.
     pub async fn taken_back_by(&self, id: OperationId) -> Result<Option<OperationId>, Error> {
-        let intent = Intent::Rollback { operation: id };
         let state = self.state().await?;
         let mut open = state.operations.iter();
-        let by = open.find(|(_, known)| known.intent == intent && !known.status.is_final());
+        let by = open
+            .find(|(_, known)| known.intent.takes_back().contains(&id) && !known.status.is_final());
         Ok(by.map(|(by, _)| *by))
     }
 

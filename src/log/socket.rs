@@ -32,7 +32,7 @@ use crate::identity;
 
 const SOCKET: &str = "socket";
 /// Rises when requests or answers change shape.
-const PROTOCOL: u16 = 6;
+const PROTOCOL: u16 = 7;
 /// What both ends say first, before the version in two bytes, little-endian.
 const GREETING: [u8; 4] = *b"TBSK";
 const FRAME_LEN_MAX: u32 = 256 * 1024 * 1024;

@@ -4,12 +4,14 @@
 
 mod allocations;
 mod commands;
+mod drift;
 mod failures;
 mod full;
 mod ground;
 mod hosts;
 mod messages;
 mod played;
+mod rollback_to;
 mod secrets;
 mod sshd;
 mod terminal;

@@ -3,10 +3,12 @@
 mod abandon;
 mod deed;
 mod doubt;
+mod drift;
 mod ends;
 mod fence;
 mod hosts;
 mod rollback;
+mod rollback_to;
 mod runners;
 mod sessions;
 mod spans;

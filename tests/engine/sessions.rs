@@ -61,9 +61,9 @@ async fn begin(stage: &Stage, engine: Engine) -> Shown {
         inventory: tallybook_events::ids::Seq::NONE,
         claims: Vec::new(),
         steps: vec![session::plan(&host, &subject(), &request)],
-        planned_at: stage.log.head().await.unwrap().seq,
+        planned_at: Some(stage.log.head().await.unwrap().seq),
         alongside: None,
-        instead_of: None,
+        instead_of: Vec::new(),
     };
     let (typing, input) = mpsc::channel(16);
     let text = Arc::new(Mutex::new(Vec::new()));

@@ -195,6 +195,8 @@ pub(crate) static TABLE: LazyLock<Vec<StepKind>> = LazyLock::new(|| {
             }
             Answer::Seen(_) => unreachable!("a step acts"),
         },
+        in_the_way: |_, _| Err(unplayed()),
+        adopt: |_, _| Err(unplayed()),
         undo: |_, context, _| match ask(context, Deed::Undo)? {
             Answer::Done(done) => done,
             Answer::Seen(_) | Answer::Receive => unreachable!("an undo acts"),
@@ -202,6 +204,11 @@ pub(crate) static TABLE: LazyLock<Vec<StepKind>> = LazyLock::new(|| {
     };
     steps::TABLE.iter().map(kind).collect()
 });
+
+/// Nobody in it decides about what others made.
+fn unplayed() -> StepFailure {
+    fail(FailureClass::Exists, "this is not played")
+}
 
 /// Lets the simulation know, behind all that was told to the controller before.
 fn say(link: &mut dyn Link, said: Said) -> Result<(), StepFailure> {

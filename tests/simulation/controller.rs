@@ -226,9 +226,9 @@ impl Process {
             inventory: Seq::NONE,
             claims: wish.claims.clone(),
             steps: wish.steps.clone(),
-            planned_at: self.log.head().await?.seq,
+            planned_at: Some(self.log.head().await?.seq),
             alongside: None,
-            instead_of: None,
+            instead_of: Vec::new(),
         })
     }
 
@@ -245,9 +245,9 @@ impl Process {
             inventory: Seq::NONE,
             claims: operation.claims.clone(),
             steps: undo::plan(&operation).steps,
-            planned_at: operation.last,
+            planned_at: None,
             alongside: None,
-            instead_of: Some(id),
+            instead_of: vec![(id, operation.last)],
         };
         engine.begin(proposal).await?;
         self.tell(undo, engine.run(undo).await);

@@ -191,7 +191,7 @@ impl Host {
                 }
                 return;
             }
-            Request::Probe(batch) => {
+            Request::Probe(batch) | Request::Adopt(batch) => {
                 agent.probes = batch.calls.len();
                 BTreeSet::new()
             }
@@ -332,7 +332,7 @@ impl Host {
                             agent.locks.clear();
                             true
                         }
-                        Reply::Probed { .. } => {
+                        Reply::Probed { .. } | Reply::Adopted { .. } | Reply::NotAdopted { .. } => {
                             agent.probes -= 1;
                             agent.probes == 0
                         }

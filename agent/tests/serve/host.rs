@@ -411,6 +411,7 @@ pub(crate) fn call<S: Step>(step: u32, what: &S) -> Call {
         kind: S::KIND.to_owned(),
         params: params(what).unwrap(),
         action: Action::Forward,
+        set_aside: false,
     }
 }
 

@@ -9,9 +9,9 @@ use tallybook_events::event::Event;
 use tallybook_events::ids::OperationId;
 use tallybook_events::intent::Intent;
 use tallybook_events::name::HostName;
-use tallybook_events::step::{FailureClass, PlannedStep, StepFailure};
+use tallybook_events::step::{Action, FailureClass, PlannedStep, StepFailure};
 use tallybook_replay::operation::{Operation, Step, StepStatus};
-use tallybook_replay::undo;
+use tallybook_replay::undo::{self, Left};
 
 use super::super::error::FENCED;
 use super::super::{Error, Exit};
@@ -51,6 +51,7 @@ impl Ended {
 /// A step whose effect an undo leaves.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(super) struct Kept {
+    operation: OperationId,
     what: String,
     why: String,
 }
@@ -58,8 +59,17 @@ pub(super) struct Kept {
 impl Kept {
     /// What taking an operation back leaves.
     pub(super) fn of(operation: &Operation) -> Vec<Self> {
-        let kept = undo::plan(operation).kept.into_iter();
-        kept.map(|(what, why)| Kept { what, why }).collect()
+        Kept::all(undo::plan(operation).kept)
+    }
+
+    /// What an undo leaves.
+    pub(super) fn all(kept: Vec<Left>) -> Vec<Self> {
+        let kept = kept.into_iter().map(|left| Kept {
+            operation: left.operation,
+            what: left.summary,
+            why: left.why,
+        });
+        kept.collect()
     }
 }
 
@@ -131,8 +141,11 @@ async fn tell(
     let mut ended = judge(&run, outcome);
     if !is_taken_back(operation, outcome, undo_failed) {
         ended.hints.extend(next(operation, outcome));
-        if let Intent::Rollback { operation: undone } = &operation.intent {
-            ended.kept = Kept::of(&load(engine.log(), *undone).await?);
+        ended.hints.extend(past_others(operation));
+        for undone in operation.intent.takes_back() {
+            ended
+                .kept
+                .extend(Kept::of(&load(engine.log(), *undone).await?));
         }
         say(out, operation, &ended)?;
         return Ok(ended.exit);
@@ -175,7 +188,7 @@ fn is_taken_back(operation: &Operation, outcome: &Outcome, undo_failed: bool) ->
         Outcome::Failed { .. } => undo_failed && builds_something(&operation.intent),
         // An undo is never undone: it stays for `op resume`, and so does what was asked to stay.
         Outcome::Unreachable(_) => {
-            undo_failed && !is_rollback(&operation.intent) && untouched(operation)
+            undo_failed && !operation.intent.is_rollback() && untouched(operation)
         }
         // An undo would act under the fence that was just refused.
         Outcome::Fenced(_) => false,
@@ -186,7 +199,7 @@ fn is_taken_back(operation: &Operation, outcome: &Outcome, undo_failed: bool) ->
 /// What can be done with one that is not finished.
 fn next(operation: &Operation, outcome: &Outcome) -> Option<String> {
     let short = operation.id.short();
-    let back = if is_rollback(&operation.intent) {
+    let back = if operation.intent.is_rollback() {
         String::new()
     } else {
         format!(", `tallybook op rollback {short}` takes it back")
@@ -202,6 +215,17 @@ fn next(operation: &Operation, outcome: &Outcome) -> Option<String> {
         )),
         Outcome::Succeeded | Outcome::Fenced(_) => None,
     }
+}
+
+/// What can be done where something of others is in the way of a step.
+fn past_others(operation: &Operation) -> Option<String> {
+    let is_blocked = |step: &Step| step.is_blocked() && matches!(step.plan.action, Action::Forward);
+    let short = operation.id.short();
+    operation.steps.iter().any(is_blocked).then(|| {
+        format!(
+            "`tallybook op show {short}` shows the ways past what is in the way: set aside, or taken over"
+        )
+    })
 }
 
 /// An operation, and when it was begun or taken up again.
@@ -235,10 +259,6 @@ fn untouched(operation: &Operation) -> bool {
     operation.steps.iter().all(|step| step.attempts.0 == 0)
 }
 
-const fn is_rollback(intent: &Intent) -> bool {
-    matches!(intent, Intent::Rollback { .. })
-}
-
 /// Whether a failed operation of this kind leaves something half made, which its undo removes.
 fn builds_something(intent: &Intent) -> bool {
     match intent {
@@ -255,7 +275,8 @@ fn builds_something(intent: &Intent) -> bool {
         | Intent::ContainerShell { .. }
         | Intent::TemplateSync { .. }
         | Intent::TemplateRemove { .. }
-        | Intent::Rollback { .. } => false,
+        | Intent::Rollback { .. }
+        | Intent::RollbackTo { .. } => false,
     }
 }
 
@@ -317,7 +338,11 @@ fn judge(run: &Run, outcome: &Outcome) -> Ended {
                     "`tallybook op resume --once-again {short}` starts again what is meant to be started only once"
                 ));
             }
-            ("stuck", Exit::Failed)
+            let drifted = |step: &Step| matches!(step.status, StepStatus::Drifted { .. });
+            match operation.steps.iter().any(drifted) {
+                true => ("stuck", Exit::Drift),
+                false => ("stuck", Exit::Failed),
+            }
         }
         Outcome::Fenced(reason) => {
             reasons.push(reason.clone());

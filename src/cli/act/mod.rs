@@ -2,18 +2,22 @@
 //!
 //! Nothing acts before its operation is in the log; a failure leaves either nothing or something that `op` lists.
 
+mod check;
 mod dry_run;
 mod ending;
 mod fleet;
 mod operate;
 mod resume;
 mod rollback;
+mod rollback_to;
 mod secrets;
 mod stop;
 
+pub(super) use check::check;
 pub(super) use fleet::{fleet, settings, target};
 pub(super) use operate::{ActOptions, Needs, Wish, operate};
-pub(super) use resume::resume;
+pub(super) use resume::{adopt, resume};
 pub(super) use rollback::rollback;
+pub(super) use rollback_to::{Wanted, rollback_to};
 pub(super) use secrets::{declared, declared_by};
 pub(super) use stop::engine;

@@ -1,6 +1,7 @@
 //! `tallybook op …`: operations, what they did and where they stand.
 
 mod abandon;
+mod adopt;
 mod list;
 mod resume;
 mod retry_undo;
@@ -31,5 +32,6 @@ commands! {
     Resume(resume::Args),
     Rollback(rollback::Args),
     RetryUndo(retry_undo::Args),
+    Adopt(adopt::Args),
     Abandon(abandon::Args),
 }

@@ -13,6 +13,12 @@ pub(super) struct Args {
     /// Start steps again that can be started only once and are in doubt: you looked, and want them once more
     #[arg(long)]
     once_again: bool,
+    /// Set aside what others have in the place of a step, never delete it, then go on; undoing the step puts it back
+    #[arg(long, requires = "reason")]
+    force: bool,
+    /// Why, for whoever reads the log
+    #[arg(long, value_name = "TEXT", requires = "force")]
+    reason: Option<String>,
 }
 
 impl Args {
@@ -24,6 +30,7 @@ impl Args {
         } else {
             Once::Ask
         };
-        act::resume(context, out, id, once).await
+        let forced = self.reason.as_deref().filter(|_| self.force);
+        act::resume(context, out, id, once, forced).await
     }
 }

@@ -1,7 +1,5 @@
 //! `op retry-undo`: the rollback of an operation is gone on with.
 
-use tallybook_events::intent::Intent;
-
 use super::super::{Context, Error, Exit, OperationArgument, act, resolve};
 use crate::engine::Once;
 use crate::log::Open;
@@ -20,12 +18,12 @@ impl Args {
         let id = resolve::operation(log, &self.operation).await?;
         let known = log.summary(id).await?;
         let undo = match known.map(|known| known.intent) {
-            Some(Intent::Rollback { .. }) => id,
+            Some(intent) if intent.is_rollback() => id,
             Some(_) | None => {
                 let by = log.taken_back_by(id).await?;
                 by.ok_or(Error::NotTakenBack(id))?
             }
         };
-        act::resume(context, out, undo, Once::Ask).await
+        act::resume(context, out, undo, Once::Ask, None).await
     }
 }

@@ -13,7 +13,8 @@ use tallybook_events::event::{
     OperationAbandoned, OperationFailed, OperationIntended, OperationInterrupted, OperationPlanned,
     OperationResumed, OperationRolledBack, OperationStuck, OperationSucceeded, OutputCaptured,
     PathChange, Resolution, SegmentsArchived, SegmentsRestored, SeqRange, SessionRecorded,
-    StepDoubted, StepFailed, StepStarted, StepSucceeded, StepUnstarted, fixed,
+    StepAdopted, StepDoubted, StepDrifted, StepFailed, StepForced, StepStarted, StepSucceeded,
+    StepUnstarted, fixed,
 };
 use tallybook_events::fact::{Backing, Fact, Origin};
 use tallybook_events::header::{ClaimRef, Header, Writer};
@@ -351,6 +352,25 @@ pub fn events() -> Vec<Event> {
         }
         .into(),
         OperationAbandoned { reason: reason() }.into(),
+        OperationIntended {
+            intent: Intent::RollbackTo {
+                to: Seq(17),
+                operations: vec![operation(3), operation(2)],
+            },
+            inventory: Seq(2),
+            claims: vec![Subject::Container(host("cn1"), container("web"))],
+        }
+        .into(),
+        StepDrifted {
+            what: "/etc/tallybook/nat was not written by tallybook".to_owned(),
+        }
+        .into(),
+        StepForced { reason: reason() }.into(),
+        StepAdopted {
+            reason: reason(),
+            done: done(),
+        }
+        .into(),
     ]
 }
 
@@ -456,6 +476,10 @@ pub fn intents() -> Vec<Intent> {
         },
         Intent::Rollback {
             operation: operation(1),
+        },
+        Intent::RollbackTo {
+            to: Seq(17),
+            operations: vec![operation(3), operation(2)],
         },
     ]
 }
