@@ -4,12 +4,13 @@
 
 use std::path::PathBuf;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tallybook_agent::secret::SecretName;
 use tallybook_events::ids::{OperationId, Seq};
 
 use super::exit::Exit;
 use crate::cloud::{Diagnostics, allocate};
+use crate::daemon::{self, client, sockets};
 use crate::engine::runner_lock;
 use crate::log::Refusal;
 use crate::log::retention::FailureClass;
@@ -164,6 +165,32 @@ pub enum Error {
     /// It has to be confirmed, and nobody can be asked.
     #[error("this has to be confirmed, and there is no terminal to ask at")]
     Unconfirmed,
+    /// The daemon can't serve, or not any more.
+    #[error(transparent)]
+    Daemon(#[from] daemon::Error),
+    /// The daemon did not do what was asked.
+    #[error(transparent)]
+    Client(#[from] client::Error),
+    /// What happened elsewhere, as it was told.
+    #[error("{}", .0.error)]
+    Told(Report),
+    /// An operation is the daemon's, and it can't be followed.
+    #[error("operation {} can't be followed any more", id.short())]
+    Unfollowed {
+        /// The operation.
+        id: OperationId,
+        /// Why not.
+        source: client::Error,
+    },
+    /// It was to be left to a daemon, and there is none.
+    #[error("no daemon serves the store, so nobody would carry it out")]
+    NoDaemonToDetach,
+    /// The daemon does not carry it out.
+    #[error("the daemon does not carry out operation {}", .0.short())]
+    NotCarriedOut(OperationId),
+    /// Only a daemon is to be asked, and this needs the store itself.
+    #[error("this needs the store itself, and only the daemon in {} is to be asked", .0.display())]
+    StoreNeeded(PathBuf),
     /// A result has no form in JSON.
     #[error("the result can't be written as JSON")]
     Json(#[from] serde_json::Error),
@@ -201,6 +228,7 @@ impl Error {
                 engine::Error::Missing(_) => Exit::Missing,
                 engine::Error::Exposed(_) => Exit::Usage,
                 engine::Error::RollingBack { .. } | engine::Error::Fenced { .. } => Exit::Locked,
+                engine::Error::NoStore(_) => Exit::Permission,
                 engine::Error::Runner(error) => match error {
                     runner_lock::Error::Held(_) => Exit::Locked,
                     runner_lock::Error::File { source, .. } => io_exit(source),
@@ -226,6 +254,24 @@ impl Error {
             | Error::Ambiguous { .. } => Exit::Usage,
             Error::Unknown { .. } | Error::NoEvent { .. } => Exit::Missing,
             Error::Json(_) => Exit::Failed,
+            Error::Daemon(error) => match error {
+                daemon::Error::Other(_) => Exit::Locked,
+                daemon::Error::Log(error) => log_exit(error),
+                daemon::Error::Socket(sockets::Error::Group(_)) => Exit::Usage,
+                daemon::Error::Lock { source, .. }
+                | daemon::Error::Socket(sockets::Error::File { source, .. })
+                | daemon::Error::Signals(source) => io_exit(source),
+            },
+            Error::Client(error) => match error {
+                client::Error::Log(error) => log_exit(error),
+                client::Error::Refused(report) => report.exit,
+                client::Error::Lost => Exit::Locked,
+            },
+            Error::Told(report) => report.exit,
+            Error::Unfollowed { .. } => Exit::Interrupted,
+            Error::NoDaemonToDetach => Exit::Usage,
+            Error::NotCarriedOut(_) => Exit::Locked,
+            Error::StoreNeeded(_) => Exit::Usage,
             Error::Output(Unwritten(error)) | Error::Start(error) => io_exit(error),
         }
     }
@@ -261,6 +307,9 @@ impl Error {
                 name.variable()
             )),
             Error::Reach(error) => error.hint(),
+            Error::Engine(engine::Error::NoStore(_)) => {
+                Some("run it as the owner of the store".to_owned())
+            }
             Error::Engine(engine::Error::Fenced { .. }) => Some(FENCED.to_owned()),
             Error::Engine(engine::Error::Missing(_)) => {
                 Some("`tallybook op list --all` shows all".to_owned())
@@ -313,7 +362,35 @@ impl Error {
                 Some("--dry-run shows what would be done, --yes does it without asking".to_owned())
             }
             Error::Ambiguous { .. } => Some("write the one you mean".to_owned()),
-            Error::Limit(_)
+            Error::Daemon(daemon::Error::Log(error)) | Error::Client(client::Error::Log(error)) => {
+                log_hint(error)
+            }
+            Error::Client(client::Error::Refused(report)) | Error::Told(report) => {
+                report.hint.clone()
+            }
+            Error::Client(client::Error::Lost) => Some("try again".to_owned()),
+            Error::Unfollowed { id, .. } => Some(format!(
+                "it is in the log, and the daemon goes on with it, also when it is started anew; `tallybook op attach {}` follows it",
+                id.short()
+            )),
+            Error::NoDaemonToDetach => {
+                Some("start one (`tallybook daemon`), or leave --detach out".to_owned())
+            }
+            Error::NotCarriedOut(id) => Some(format!(
+                "`tallybook op show {}` shows how it stands",
+                id.short()
+            )),
+            Error::StoreNeeded(_) => Some(
+                "run it as the owner of the store, without --daemon and TALLYBOOK_DAEMON"
+                    .to_owned(),
+            ),
+            Error::Daemon(daemon::Error::Other(_)) => {
+                Some("end that one first, or name another store with --store".to_owned())
+            }
+            Error::Daemon(
+                daemon::Error::Lock { .. } | daemon::Error::Socket(_) | daemon::Error::Signals(_),
+            )
+            | Error::Limit(_)
             | Error::Inventory { .. }
             | Error::NoEvent { .. }
             | Error::Output(_)
@@ -356,6 +433,13 @@ impl Error {
             | Error::Unknown { .. }
             | Error::Ambiguous { .. }
             | Error::NoEvent { .. }
+            | Error::Daemon(_)
+            | Error::Client(_)
+            | Error::Told(_)
+            | Error::Unfollowed { .. }
+            | Error::NoDaemonToDetach
+            | Error::NotCarriedOut(_)
+            | Error::StoreNeeded(_)
             | Error::Output(_)
             | Error::Json(_)
             | Error::Start(_) => Vec::new(),
@@ -364,6 +448,9 @@ impl Error {
 
     /// As it is shown.
     pub fn report(&self) -> Report {
+        if let Error::Told(report) | Error::Client(client::Error::Refused(report)) = self {
+            return report.clone();
+        }
         let details = self.details();
         let mut because = Vec::new();
         let mut source = std::error::Error::source(self).filter(|_| details.is_empty());
@@ -383,7 +470,7 @@ impl Error {
 }
 
 /// An error as it is shown: text on standard error, or with `--format json` this object there.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Report {
     /// What happened.
     pub error: String,
@@ -470,7 +557,8 @@ fn io_exit(error: &std::io::Error) -> Exit {
 
 fn log_exit(error: &log::Error) -> Exit {
     match error {
-        log::Error::Missing(_) => Exit::Missing,
+        log::Error::Missing(_) | log::Error::NoDaemon(_) => Exit::Missing,
+        log::Error::Forbidden(_) => Exit::Permission,
         log::Error::Directory { source, .. } => match source.kind() {
             std::io::ErrorKind::NotFound => Exit::Missing,
             _ => io_exit(source),
@@ -568,6 +656,13 @@ fn log_hint(error: &log::Error) -> Option<String> {
         ),
         log::Error::Refused(Refusal::Changed { .. }) => "try again".to_owned(),
         log::Error::Refused(Refusal::Fenced { .. }) => FENCED.to_owned(),
+        log::Error::Forbidden(_) => {
+            "who may read and who may act is said where the daemon is started; `id` shows your groups"
+                .to_owned()
+        }
+        log::Error::NoDaemon(_) => {
+            "see whether it runs; --daemon or TALLYBOOK_DAEMON names another directory".to_owned()
+        }
         log::Error::NoHolder(_) | log::Error::InUse(_) | log::Error::Held(_) => {
             "find out which process holds the store, and whether it hangs".to_owned()
         }

@@ -2,7 +2,8 @@
 //!
 //! A code, once given, never means anything else.
 
-use serde::{Serialize, Serializer};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// How a command ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -29,6 +30,8 @@ pub enum Exit {
     Missing,
     /// A disk is full, here or on a host.
     DiskFull,
+    /// Whoever asks may not have that done.
+    Permission,
     /// It was interrupted; `op resume` goes on where it stopped.
     Interrupted,
     /// `container exec` and `container shell` end as the command in the container did.
@@ -37,7 +40,7 @@ pub enum Exit {
 
 impl Exit {
     /// Every code of our own, in order.
-    pub const ALL: [Exit; 12] = [
+    pub const ALL: [Exit; 13] = [
         Exit::Ok,
         Exit::Failed,
         Exit::Usage,
@@ -49,6 +52,7 @@ impl Exit {
         Exit::Exists,
         Exit::Missing,
         Exit::DiskFull,
+        Exit::Permission,
         Exit::Interrupted,
     ];
 
@@ -75,6 +79,7 @@ impl Exit {
             Exit::Exists => 8,
             Exit::Missing => 9,
             Exit::DiskFull => 10,
+            Exit::Permission => 11,
             Exit::Interrupted => 75,
             Exit::Command(code) => code,
         }
@@ -94,6 +99,7 @@ impl Exit {
             Exit::Exists => "exists",
             Exit::Missing => "missing",
             Exit::DiskFull => "disk_full",
+            Exit::Permission => "permission",
             Exit::Interrupted => "interrupted",
             Exit::Command(_) => "command",
         }
@@ -103,6 +109,14 @@ impl Exit {
 impl Serialize for Exit {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(self.label())
+    }
+}
+
+impl<'de> Deserialize<'de> for Exit {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let label = String::deserialize(deserializer)?;
+        let known = Exit::ALL.into_iter().find(|exit| exit.label() == label);
+        known.ok_or_else(|| D::Error::custom(format!("there is no exit code {label:?}")))
     }
 }
 

@@ -17,8 +17,9 @@ mod standing;
 pub mod watch;
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
+use serde::{Deserialize, Serialize};
 use tallybook_agent::mask::Mask;
 use tallybook_agent::secret::SecretName;
 use tallybook_events::allocation::Allocation;
@@ -47,6 +48,7 @@ use runner_lock::Hold;
 use watch::{Notice, Watch};
 
 pub use abandon::abandon;
+pub use reach::Gone;
 
 /// How much may go on at once. On one host it is one chain of an operation at a time: a second one would only wait
 /// there for the operation's lock, and say so to people as if it were an earlier run's.
@@ -63,7 +65,7 @@ impl Default for Limits {
 }
 
 /// How a run of an operation ended.
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Outcome {
     /// Every step succeeded.
     Succeeded,
@@ -72,12 +74,12 @@ pub enum Outcome {
         /// What failed, and how.
         failures: Vec<(PlannedStep, StepFailure)>,
         /// Hosts that could not be reached besides.
-        unreachable: BTreeMap<HostName, reach::Error>,
+        unreachable: BTreeMap<HostName, Gone>,
     },
     /// It was left unfinished on purpose, or because a line was lost; it can be resumed.
     Interrupted(String),
     /// Nothing more can be done without these hosts; it can be resumed.
-    Unreachable(BTreeMap<HostName, reach::Error>),
+    Unreachable(BTreeMap<HostName, Gone>),
     /// Somebody has to decide.
     Stuck(String),
     /// A host has seen a newer line of this log's history, and refuses this one. Nothing more may be begun with it
@@ -116,6 +118,9 @@ pub enum Error {
     /// Another process carries it out.
     #[error(transparent)]
     Runner(#[from] runner_lock::Error),
+    /// Only the daemon can hold it: the store is not there for us.
+    #[error("operation {} can only be carried out by the daemon: its store is not in reach", .0.short())]
+    NoStore(OperationId),
     /// What was asked for, or a step of its plan, shows a secret: it would be recorded.
     #[error("the value of secret {0} is in what is asked for, and that is recorded")]
     Exposed(SecretName),
@@ -150,6 +155,15 @@ pub enum Once {
     Again,
 }
 
+/// What becomes of steps that failed when an operation is taken up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Failed {
+    /// They are tried again: somebody wants that.
+    Again,
+    /// They stay failed: only what was cut short is gone on with.
+    Stay,
+}
+
 /// What is needed to begin an operation.
 #[derive(Debug)]
 pub struct Proposal {
@@ -171,6 +185,24 @@ pub struct Proposal {
     pub instead_of: Option<OperationId>,
 }
 
+/// Who sees to it that no other process carries an operation out meanwhile.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Holds {
+    /// This process, with a lock in the store.
+    Here,
+    /// The daemon, which was asked for it before and holds it as long as the line to it stands.
+    Daemon,
+}
+
+/// What a daemon does with a run besides: it has it end without a word when it ends itself, and says who stopped it.
+#[derive(Debug, Clone)]
+pub struct Service {
+    /// Turns true when what runs shall be finished and all else left, for the next start of the daemon.
+    pub drain: stop_channel::Receiver<bool>,
+    /// Who asked to stop.
+    pub stopped_by: Arc<OnceLock<String>>,
+}
+
 /// Carries operations out. As long as it lives no other process can carry out those that it began or took up.
 pub struct Engine {
     log: Log,
@@ -179,7 +211,9 @@ pub struct Engine {
     stop: stop_channel::Receiver<bool>,
     limits: Limits,
     secrets: Arc<Declared>,
+    keeps: Holds,
     holds: Mutex<BTreeMap<OperationId, Hold>>,
+    service: Option<Service>,
 }
 
 impl Engine {
@@ -198,8 +232,26 @@ impl Engine {
             stop,
             limits,
             secrets: Arc::default(),
+            keeps: Holds::Here,
             holds: Mutex::new(BTreeMap::new()),
+            service: None,
         }
+    }
+
+    /// With operations held by whom these say.
+    #[must_use]
+    pub fn kept(mut self, keeps: Holds) -> Self {
+        self.keeps = keeps;
+        self
+    }
+
+    /// As a daemon's, with operations that it holds already.
+    #[must_use]
+    pub fn serving(mut self, service: Service, held: Vec<Hold>) -> Self {
+        self.service = Some(service);
+        let held = held.into_iter().map(|hold| (hold.operation(), hold));
+        self.holds = Mutex::new(held.collect());
+        self
     }
 
     /// With these secrets: hosts are told what they need, and none is recorded.
@@ -214,9 +266,12 @@ impl Engine {
     /// # Errors
     /// When another one does.
     pub fn hold(&self, id: OperationId) -> Result<(), Error> {
+        if self.keeps == Holds::Daemon {
+            return Ok(());
+        }
         let mut holds = self.holds.lock().unwrap_or_else(PoisonError::into_inner);
         if let std::collections::btree_map::Entry::Vacant(place) = holds.entry(id) {
-            place.insert(Hold::take(self.log.directory(), id)?);
+            place.insert(hold(&self.log, id)?);
         }
         Ok(())
     }
@@ -259,6 +314,20 @@ impl Engine {
     /// Resolves when it is asked to begin nothing more.
     pub async fn stopped(&self) {
         chain::asked_to_stop(&mut self.stop.clone()).await;
+    }
+
+    /// Turns true when a daemon ends; never in another process.
+    fn drain(&self) -> stop_channel::Receiver<bool> {
+        match &self.service {
+            Some(service) => service.drain.clone(),
+            None => stop_channel::channel(false).1,
+        }
+    }
+
+    /// Who asked to stop, for people.
+    fn stopped_by(&self) -> &str {
+        let by = self.service.as_ref().and_then(|it| it.stopped_by.get());
+        by.map_or("the operator", String::as_str)
     }
 
     /// The log it writes to.
@@ -346,6 +415,15 @@ impl Engine {
     /// # Errors
     /// When there is none, it is finished, another process carries it out, or the log fails.
     pub async fn resume(&self, id: OperationId, once: Once) -> Result<Outcome, Error> {
+        self.take_up(id).await?;
+        self.go_on(id, once, Failed::Again).await
+    }
+
+    /// Records that an unfinished operation is taken up again. Nothing is carried out.
+    ///
+    /// # Errors
+    /// When there is none, it is finished, another process carries it out, or the log fails.
+    pub async fn take_up(&self, id: OperationId) -> Result<(), Error> {
         self.check_not_fenced().await?;
         self.hold(id)?;
         // Loaded once it is held: what another process did before is in it.
@@ -364,11 +442,24 @@ impl Engine {
         if operation.status == OperationStatus::Intended {
             return Err(Error::Unplanned(id));
         }
-        self.append(&operation, OperationResumed {}).await?;
+        self.append(&operation, OperationResumed {}).await
+    }
+
+    /// Carries an operation out that was taken up.
+    ///
+    /// # Errors
+    /// As [`Engine::run`].
+    pub async fn go_on(
+        &self,
+        id: OperationId,
+        once: Once,
+        failed: Failed,
+    ) -> Result<Outcome, Error> {
+        self.hold(id)?;
         let mut running = Running::default();
-        for step in &operation.steps {
+        for step in &self.load(id).await?.steps {
             let again = match step.status {
-                StepStatus::Failed(_) => true,
+                StepStatus::Failed(_) => failed == Failed::Again,
                 StepStatus::Doubted { .. } => once == Once::Again && step.plan.once,
                 StepStatus::Pending | StepStatus::Started | StepStatus::Succeeded { .. } => false,
             };
@@ -517,6 +608,14 @@ fn released(
     released.cause = operation.claim.seq;
     released.claim = Some(operation.claim);
     Ok(Some(released))
+}
+
+/// The right to carry an operation out, from the store of this log.
+fn hold(log: &Log, id: OperationId) -> Result<Hold, Error> {
+    match log.store() {
+        Some(store) => Ok(Hold::take(store, id)?),
+        None => Err(Error::NoStore(id)),
+    }
 }
 
 async fn check_not_taken_back(log: &Log, id: OperationId) -> Result<(), Error> {

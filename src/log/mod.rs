@@ -19,13 +19,13 @@ pub mod recover;
 mod reserve;
 pub mod retention;
 mod seal;
-mod socket;
+pub(crate) mod socket;
 pub mod verify;
 mod view;
 mod writer;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -35,6 +35,7 @@ use tallybook_events::record::Record;
 use tallybook_replay::entry::Entry;
 use tallybook_replay::operation::Operation;
 use tallybook_replay::state::{Head, OperationSummary, State};
+use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::RwLock;
 
 use crate::causes::in_line as chain;
@@ -42,6 +43,7 @@ use crate::{identity, journal};
 use holder::Holder;
 use lock::Lock;
 use open::Opened;
+use socket::Place;
 
 pub use crate::journal::Limits;
 pub use anchor::{HEAD, KeptHead, is_there};
@@ -49,6 +51,7 @@ pub use draft::{Appended, Condition, Draft, Refusal};
 pub use erase::Erased;
 pub use error::Error;
 pub use filter::{Filter, Limit};
+pub use socket::{Attendant, Caller, Right};
 
 /// How long to go on trying when the holder comes and goes.
 const HOLDER_WAIT: Duration = Duration::from_secs(20);
@@ -56,6 +59,10 @@ const HOLDER_WAIT: Duration = Duration::from_secs(20);
 pub const JOURNAL: &str = "journal";
 /// The index's directory in a store.
 pub const INDEX: &str = "index";
+/// The socket of a daemon for those who may act.
+pub const ACT: &str = "act";
+/// The socket of a daemon for those who may read.
+pub const READ: &str = "read";
 /// The projections' directory in a store.
 pub const PROJECTION: &str = "projection";
 
@@ -76,7 +83,7 @@ type Notice = Arc<Mutex<dyn FnMut(String) + Send>>;
 /// A log, open. Cheap to clone.
 #[derive(Clone)]
 pub struct Log {
-    directory: Arc<PathBuf>,
+    place: Arc<Place>,
     open: Open,
     limits: Limits,
     notice: Notice,
@@ -119,7 +126,7 @@ impl Log {
         let notice: Notice = Arc::new(Mutex::new(notice));
         let role = take_role(directory, open, limits, &notice).await?;
         Ok(Log {
-            directory: Arc::new(directory.to_owned()),
+            place: Arc::new(Place::Store(directory.to_owned())),
             open,
             limits,
             notice,
@@ -132,9 +139,70 @@ impl Log {
         matches!(*self.role.read().await, Role::Holder(_))
     }
 
-    /// The store's directory.
-    pub fn directory(&self) -> &Path {
-        &self.directory
+    /// Asks at the sockets of a daemon, for whoever can't use its store: where they may act, else where they may read.
+    ///
+    /// # Errors
+    /// When none is served there, or none is open to whoever asks.
+    pub async fn open_at(sockets: &Path) -> Result<Self, Error> {
+        let mut closed = None;
+        for name in [ACT, READ] {
+            let place = Place::Socket(sockets.join(name));
+            match socket::head(&place).await {
+                Ok(Some(_)) => {
+                    return Ok(Log {
+                        place: Arc::new(place),
+                        open: Open::Existing,
+                        limits: Limits::default(),
+                        notice: Arc::new(Mutex::new(drop::<String>)),
+                        role: Arc::new(RwLock::new(Role::Client)),
+                    });
+                }
+                Ok(None) => {}
+                Err(error @ Error::Forbidden(_)) => closed = Some(error),
+                Err(error) => return Err(error),
+            }
+        }
+        Err(closed.unwrap_or_else(|| Error::NoDaemon(sockets.to_owned())))
+    }
+
+    /// Answers on another socket as well, what may be asked there; as long as this process holds the store. `false` when it
+    /// does not.
+    pub async fn serve_at(&self, listener: UnixListener, right: Right) -> bool {
+        match &mut *self.role.write().await {
+            Role::Holder(holder) => {
+                holder.serve_at(listener, right);
+                true
+            }
+            Role::Client => false,
+        }
+    }
+
+    /// Has this take the lines of those who ask for the daemon. `false` when this process does not hold the store, or another
+    /// one takes them.
+    pub async fn attend(&self, attendant: Attendant) -> bool {
+        match &*self.role.read().await {
+            Role::Holder(holder) => holder.desk().attend(attendant),
+            Role::Client => false,
+        }
+    }
+
+    /// A line to the daemon that holds the store; `None` where there is none.
+    ///
+    /// # Errors
+    /// When the holder hangs, or speaks another version.
+    pub async fn daemon(&self) -> Result<Option<UnixStream>, Error> {
+        match &*self.role.read().await {
+            Role::Holder(_) => Ok(None),
+            Role::Client => socket::daemon(&self.place).await,
+        }
+    }
+
+    /// The store's directory; `None` where only a daemon's socket can be used.
+    pub fn store(&self) -> Option<&Path> {
+        match &*self.place {
+            Place::Store(directory) => Some(directory),
+            Place::Socket(_) => None,
+        }
     }
 
     /// Appends events if the condition holds; returns once they are durable.
@@ -157,7 +225,7 @@ impl Log {
                     }
                     Role::Client => {
                         if let Some(answer) =
-                            socket::append(&self.directory, &drafts, &condition).await?
+                            socket::append(&self.place, &drafts, &condition).await?
                         {
                             return answer;
                         }
@@ -180,7 +248,7 @@ impl Log {
                 match &*role {
                     Role::Holder(holder) => return Ok(holder.desk().state()),
                     Role::Client => {
-                        if let Some(state) = socket::state(&self.directory).await? {
+                        if let Some(state) = socket::state(&self.place).await? {
                             return Ok(state);
                         }
                     }
@@ -202,7 +270,7 @@ impl Log {
                 match &*role {
                     Role::Holder(holder) => return Ok(holder.desk().head()),
                     Role::Client => {
-                        if let Some(head) = socket::head(&self.directory).await? {
+                        if let Some(head) = socket::head(&self.place).await? {
                             return Ok(head);
                         }
                     }
@@ -224,7 +292,7 @@ impl Log {
                 match &*role {
                     Role::Holder(holder) => return holder.desk().records(filter).await,
                     Role::Client => {
-                        if let Some(records) = socket::records(&self.directory, filter).await? {
+                        if let Some(records) = socket::records(&self.place, filter).await? {
                             return Ok(records);
                         }
                     }
@@ -246,7 +314,7 @@ impl Log {
                 match &*role {
                     Role::Holder(holder) => return holder.desk().check_index(to).await,
                     Role::Client => {
-                        if let Some(report) = socket::check_index(&self.directory, to).await? {
+                        if let Some(report) = socket::check_index(&self.place, to).await? {
                             return Ok(report);
                         }
                     }
@@ -268,7 +336,7 @@ impl Log {
                 match &*role {
                     Role::Holder(holder) => return holder.desk().faults().await,
                     Role::Client => {
-                        if let Some(faults) = socket::faults(&self.directory).await? {
+                        if let Some(faults) = socket::faults(&self.place).await? {
                             return Ok(faults);
                         }
                     }
@@ -299,7 +367,7 @@ impl Log {
                 match &*role {
                     Role::Holder(holder) => return holder.desk().summary(id).await,
                     Role::Client => {
-                        if let Some(known) = socket::summary(&self.directory, id).await? {
+                        if let Some(known) = socket::summary(&self.place, id).await? {
                             return Ok(known);
                         }
                     }
@@ -323,7 +391,7 @@ impl Log {
                         return holder.desk().operations_like(start.to_owned()).await;
                     }
                     Role::Client => {
-                        let found = socket::operations_like(&self.directory, start).await?;
+                        let found = socket::operations_like(&self.place, start).await?;
                         if let Some(found) = found {
                             return Ok(found);
                         }
@@ -369,7 +437,7 @@ impl Log {
                 match &*role {
                     Role::Holder(holder) => return holder.desk().erase(announced).await,
                     Role::Client => {
-                        if let Some(payloads) = socket::erase(&self.directory, announced).await? {
+                        if let Some(payloads) = socket::erase(&self.place, announced).await? {
                             return Ok(payloads);
                         }
                     }
@@ -413,7 +481,7 @@ impl Log {
             let asked = Instant::now();
             let beyond = match newest {
                 Some(mut newest) => newest.wait_for(|newest| *newest > seq).await.is_ok(),
-                None => socket::wait_beyond(&self.directory, seq).await?.is_some(),
+                None => socket::wait_beyond(&self.place, seq).await?.is_some(),
             };
             if beyond {
                 return Ok(());
@@ -470,7 +538,7 @@ impl Log {
     /// The holder is gone: become it, or find the next one.
     async fn take_over(&self, deadline: Instant) -> Result<(), Error> {
         if Instant::now() > deadline {
-            return Err(Error::NoHolder(self.directory.to_path_buf()));
+            return Err(Error::NoHolder(self.place.path().to_owned()));
         }
         let mut role = self.role.write().await;
         match &*role {
@@ -480,7 +548,9 @@ impl Log {
             Role::Holder(_) => Ok(()),
             Role::Client => {
                 tokio::time::sleep(Duration::from_millis(20)).await;
-                *role = take_role(&self.directory, self.open, self.limits, &self.notice).await?;
+                if let Place::Store(directory) = &*self.place {
+                    *role = take_role(directory, self.open, self.limits, &self.notice).await?;
+                }
                 Ok(())
             }
         }

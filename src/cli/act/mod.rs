@@ -2,18 +2,24 @@
 //!
 //! Nothing acts before its operation is in the log; a failure leaves either nothing or something that `op` lists.
 
+mod aftermath;
 mod dry_run;
 mod ending;
 mod fleet;
+mod hand;
 mod operate;
 mod resume;
 mod rollback;
 mod secrets;
+mod serve;
 mod stop;
 
+pub(super) use ending::told;
 pub(super) use fleet::{fleet, settings, target};
+pub(super) use hand::{follow, held};
 pub(super) use operate::{ActOptions, Needs, Wish, operate};
 pub(super) use resume::resume;
 pub(super) use rollback::rollback;
 pub(super) use secrets::{declared, declared_by};
+pub(super) use serve::work;
 pub(super) use stop::engine;

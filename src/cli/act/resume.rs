@@ -9,10 +9,12 @@ use tallybook_events::ids::{OperationId, Seq};
 use tallybook_replay::operation::{Operation, Step, StepStatus};
 
 use super::super::{Context, Error, Exit};
+use super::aftermath::aftermath;
 use super::ending::conclude;
-use super::{declared_by, engine, fleet};
+use super::{declared_by, engine, fleet, hand};
 use crate::cloud::inventory::Inventory;
 use crate::cloud::parse;
+use crate::daemon::protocol::Purpose;
 use crate::engine::{self, Once};
 use crate::log::{Filter, Log, Open};
 use crate::render::Output;
@@ -27,6 +29,7 @@ pub(in crate::cli) async fn resume(
     out: &mut Output,
     id: OperationId,
     once: Once,
+    detach: bool,
 ) -> Result<Exit, Error> {
     let log = context.open_log(Open::Existing).await?;
     let operation = load(log, id).await?;
@@ -38,9 +41,17 @@ pub(in crate::cli) async fn resume(
         operation.steps.iter().filter(is_done).count(),
     );
     let secrets = declared_by(&inventory);
-    let engine = engine(log, fleet(&inventory)?, &progress, secrets);
-    let carried_out = engine.resume(id, once).await;
-    conclude(&engine, out, &progress, id, carried_out, false).await
+    let purpose = Purpose::GoOn {
+        once_again: once == Once::Again,
+    };
+    let reserved = hand::reserve(log, id, None, purpose, detach).await?;
+    let engine = engine(log, fleet(&inventory)?, &progress, secrets).kept(hand::holds(&reserved));
+    if let Some(reserved) = reserved {
+        engine.take_up(id).await?;
+        return hand::over(&engine, out, &progress, id, reserved, detach).await;
+    }
+    let ending = aftermath(&engine, id, engine.resume(id, once).await, false).await;
+    conclude(log, out, &progress, id, ending).await
 }
 
 pub(super) async fn load(log: &Log, id: OperationId) -> Result<Operation, Error> {

@@ -1,11 +1,13 @@
 //! `tallybook op …`: operations, what they did and where they stand.
 
 mod abandon;
+mod attach;
 mod list;
 mod resume;
 mod retry_undo;
 mod rollback;
 mod show;
+mod stop;
 mod ways;
 
 use super::{Context, Error, Exit, commands};
@@ -28,6 +30,8 @@ impl Args {
 commands! {
     List(list::Args),
     Show(show::Args),
+    Attach(attach::Args),
+    Stop(stop::Args),
     Resume(resume::Args),
     Rollback(rollback::Args),
     RetryUndo(retry_undo::Args),

@@ -13,6 +13,9 @@ pub(super) struct Args {
     /// Start steps again that can be started only once and are in doubt: you looked, and want them once more
     #[arg(long)]
     once_again: bool,
+    /// Have the daemon carry it out, and end here as soon as it has it; `op attach` follows it
+    #[arg(long)]
+    detach: bool,
 }
 
 impl Args {
@@ -24,6 +27,6 @@ impl Args {
         } else {
             Once::Ask
         };
-        act::resume(context, out, id, once).await
+        act::resume(context, out, id, once, self.detach).await
     }
 }
