@@ -377,6 +377,9 @@ impl Jobs {
         id: OperationId,
         job: &Job,
     ) -> Result<Option<OwnedSemaphorePermit>, Error> {
+        if self.drains() {
+            return Err(Error::Ending);
+        }
         let slots = Arc::clone(&self.slots);
         if let Ok(slot) = Arc::clone(&slots).try_acquire_owned() {
             return Ok(Some(slot));

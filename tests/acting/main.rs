@@ -4,6 +4,7 @@
 
 mod allocations;
 mod commands;
+mod daemon;
 mod failures;
 mod full;
 mod ground;

@@ -1,0 +1,94 @@
+//! The daemon: who hands over, who follows, what goes on without them, and what is left of it when it ends.
+
+mod endings;
+mod handing;
+mod left;
+mod rights;
+
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::ground::{Ground, Run};
+
+/// A daemon of a ground's store, which ends with the test.
+pub(crate) struct Daemon {
+    child: Option<Child>,
+}
+
+impl Daemon {
+    /// One that can be asked.
+    pub(crate) fn start(ground: &Ground, more: &[&str]) -> Self {
+        Self::with(ground, more, &[])
+    }
+
+    pub(crate) fn with(ground: &Ground, more: &[&str], variables: &[(&str, &str)]) -> Self {
+        let mut command = ground.command(&[&["daemon"], more].concat());
+        command.envs(variables.iter().copied());
+        let mut child = command
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        // Its standard output stays open: it says nothing more there.
+        let mut said = BufReader::new(child.stdout.as_mut().unwrap());
+        said.read_line(&mut line).unwrap();
+        if !line.starts_with("serves the store in ") {
+            panic!("{}", Ground::ended(child));
+        }
+        Daemon { child: Some(child) }
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        let pid = Pid::from_child(self.child.as_ref().unwrap());
+        kill_process(pid, signal).unwrap();
+    }
+
+    /// Kills it, as a crash would.
+    pub(crate) fn kill(mut self) {
+        kill(self.child.take().unwrap());
+    }
+
+    /// How it ended.
+    pub(crate) fn ended(mut self) -> Run {
+        Ground::ended(self.child.take().unwrap())
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        if let Some(child) = self.child.take() {
+            kill(child);
+        }
+    }
+}
+
+/// Waits until something is so; a test that waits in vain fails.
+pub(crate) fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let began = Instant::now();
+    while !is_so() {
+        assert!(began.elapsed() < Duration::from_secs(60), "never: {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// A program that goes on by itself.
+pub(crate) fn start(ground: &Ground, arguments: &[&str]) -> Child {
+    let mut command = ground.command(arguments);
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.spawn().unwrap()
+}
+
+/// Kills a program, as a terminal that goes away may.
+pub(crate) fn kill(mut child: Child) {
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
+/// Waits until an operation stands so.
+pub(crate) fn until_status(ground: &Ground, id: &str, status: &str) {
+    until(&format!("{id} is {status}"), || ground.status(id) == status);
+}
