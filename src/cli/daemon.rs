@@ -12,9 +12,9 @@ use crate::daemon::{self, Ended};
 use crate::log::Open;
 use crate::render::{Format, Output, count};
 
-/// Hold the store and carry operations out, also for those whose terminal is gone; SIGTERM ends it in good order
+/// Hold the store, and carry operations out for those whose terminal may go
 ///
-/// It runs in the foreground, for a service manager. Commands find it by the store; those who can't read the store find it
+/// It runs in the foreground, for a service manager; SIGTERM ends it in good order. Commands find it by the store; those who can't read the store find it
 /// by `--daemon DIR`, where their group may read or act.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -76,9 +76,9 @@ impl Args {
         match ended {
             Ended::Drained => Ok(Exit::Ok),
             Ended::Left(left) => {
-                let left = count(left, "operation");
                 tracing::warn!(
-                    "{left} left as they were; the next start finds out what became of them"
+                    "left as it was: {}; the next start finds out what became of that",
+                    count(left, "operation")
                 );
                 Ok(Exit::Interrupted)
             }

@@ -27,7 +27,7 @@ pub enum Error {
     Log(#[from] log::Error),
     /// It said no.
     #[error("{}", .0.error)]
-    Refused(Report),
+    Refused(Box<Report>),
     /// The line to it ended.
     #[error("the daemon is gone, or has as many clients as it takes")]
     Lost,
@@ -175,7 +175,7 @@ impl Following {
 
 fn unexpected(said: Say) -> Error {
     match said {
-        Say::Refused(report) => Error::Refused(report),
+        Say::Refused(report) => Error::Refused(Box::new(report)),
         Say::Reserved
         | Say::Absent
         | Say::Taken(_)

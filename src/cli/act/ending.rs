@@ -86,7 +86,7 @@ pub(super) async fn conclude(
     let outcome = match ran {
         Ran::Ended(outcome) => outcome,
         Ran::Left(report) => return Err(left(out, id, report)),
-        Ran::Refused(report) => return Err(Error::Told(report)),
+        Ran::Refused(report) => return Err(Error::Told(Box::new(report))),
     };
     let told = tell(log, out, id, &outcome, undone, again).await;
     told.map_err(|error| match error {
@@ -174,7 +174,7 @@ fn left(out: &mut Output, id: OperationId, report: Report) -> Error {
         // The error itself follows on standard error.
         let _closed = out.json_line(&ended);
     }
-    Error::Told(report)
+    Error::Told(Box::new(report))
 }
 
 async fn tell(
@@ -193,7 +193,7 @@ async fn tell(
         Some(Undone::Failed(report)) => {
             // Why it failed must not be lost behind why it can't be taken back.
             say(out, operation, &ended.exits(report.exit))?;
-            return Err(Error::Told(report));
+            return Err(Error::Told(Box::new(report)));
         }
         None => {
             ended.hints.extend(again.map(|again| {

@@ -81,7 +81,7 @@ pub(super) async fn over(
     detach: bool,
 ) -> Result<Exit, Error> {
     let following = reserved.go().await;
-    let mut following = following.map_err(|source| Error::Unfollowed { id, source })?;
+    let mut following = following.map_err(|source| Error::unfollowed(id, source))?;
     if detach {
         return detached(out, id);
     }
@@ -95,7 +95,7 @@ pub(super) async fn over(
                 asked = true;
                 watch(&Notice::Stopping);
                 let told = following.stop().await;
-                told.map_err(|source| Error::Unfollowed { id, source })?;
+                told.map_err(|source| Error::unfollowed(id, source))?;
             }
             ended = next(&mut following, progress, id) => if let Some(ending) = ended? {
                 break ending;
@@ -143,7 +143,7 @@ async fn next(
     id: OperationId,
 ) -> Result<Option<Ending>, Error> {
     let event = following.next().await;
-    match event.map_err(|source| Error::Unfollowed { id, source })? {
+    match event.map_err(|source| Error::unfollowed(id, source))? {
         Event::Told(text) => show(progress, &text),
         Event::Missed(count) => {
             tracing::warn!("{count} notices were left out: they were not read in time");

@@ -5,8 +5,18 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 
-use super::{Daemon, start, until_status};
+use super::{Daemon, start, until, until_status, until_waits};
 use crate::ground::Ground;
+
+impl Ground {
+    /// Waits until a daemon takes nothing more.
+    fn refused_while_ending(&self) {
+        until("it takes nothing more", || {
+            let run = self.run(&["op", "resume", &self.newest()]);
+            run.code == 5 && run.stderr.contains("the daemon is ending")
+        });
+    }
+}
 
 #[test]
 fn it_ends_in_good_order_and_the_next_goes_on() {
@@ -19,14 +29,7 @@ fn it_ends_in_good_order_and_the_next_goes_on() {
     let create = ground.newest();
     daemon.signal(Signal::TERM);
     // Nothing new is taken, and that is said before anything is in the log.
-    let mut refused = ground.run(&["container", "create", "db"]);
-    while refused.code == 0 {
-        panic!("{refused}");
-    }
-    if refused.code != 5 {
-        refused = ground.run(&["container", "create", "db"]);
-    }
-    refused.ends(5).says("the daemon is ending");
+    ground.refused_while_ending();
     assert_eq!(ground.newest(), create);
     host.release("container.build");
     daemon.ended().ends(0);
@@ -57,28 +60,23 @@ fn it_ends_in_good_order_and_the_next_goes_on() {
 fn a_second_signal_or_a_limit_ends_it_at_once() {
     let ground = Ground::prepared(1);
     let host = ground.host(1);
-    for limit in [false, true] {
-        host.hold("container.restart");
-        host.hold("host.bridge");
-        let more: &[&str] = match limit {
-            true => &["--drain-timeout", "50ms"],
-            false => &[],
-        };
+    for (count, step, more) in [
+        (1, "host.bridge", &[][..]),
+        (2, "host.nftables", &["--drain-timeout", "50ms"]),
+    ] {
+        host.hold(step);
         let daemon = Daemon::start(&ground, more);
         ground.run(&["host", "prepare", "cn1", "--detach"]).ends(0);
         let prepare = ground.newest();
-        host.until_noted("waits: ");
+        until_waits(host, count);
         daemon.signal(Signal::TERM);
-        if !limit {
+        if more.is_empty() {
             // Both are not taken for one.
-            std::thread::sleep(Duration::from_millis(200));
+            ground.refused_while_ending();
             daemon.signal(Signal::INT);
         }
-        daemon
-            .ended()
-            .ends(75)
-            .says("1 operation left as they were");
-        host.release("host.bridge");
+        daemon.ended().ends(75).says("left as it was: 1 operation");
+        host.release(step);
         let next = Daemon::start(&ground, &[]);
         until_status(&ground, &prepare, "succeeded");
         next.signal(Signal::TERM);

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::{Daemon, kill, start, until, until_status};
+use super::{Daemon, events, kill, start, until, until_status};
 use crate::ground::Ground;
 
 #[test]
@@ -76,10 +76,7 @@ fn a_host_that_was_away_is_tried_again() {
         .says("the daemon tries again in 100ms");
     let create = ground.newest();
     // It tries again, and is refused again.
-    let resumed = || {
-        let events = ground.document(&["log", "--kind", "operation.resumed"]);
-        events.as_array().unwrap().len()
-    };
+    let resumed = || events(&ground, "operation.resumed").len();
     until("it was tried twice", || resumed() >= 2);
     ground.host(1).set_down(false);
     until_status(&ground, &create, "succeeded");

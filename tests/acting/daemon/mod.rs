@@ -10,8 +10,10 @@ use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
 
 use crate::ground::{Ground, Run};
+use crate::sshd::Host;
 
 /// A daemon of a ground's store, which ends with the test.
 pub(crate) struct Daemon {
@@ -91,4 +93,25 @@ pub(crate) fn kill(mut child: Child) {
 /// Waits until an operation stands so.
 pub(crate) fn until_status(ground: &Ground, id: &str, status: &str) {
     until(&format!("{id} is {status}"), || ground.status(id) == status);
+}
+
+/// The events of a kind that the log has; of all kinds for an empty one.
+pub(crate) fn events(ground: &Ground, kind: &str) -> Vec<Value> {
+    let of_kind: &[&str] = match kind {
+        "" => &[],
+        kind => &["--kind", kind],
+    };
+    ground.json(&[&["log"], of_kind].concat()).ends(0).lines()
+}
+
+/// Waits until so many steps of a host wait, or did.
+pub(crate) fn until_waits(host: &Host, count: usize) {
+    until("steps wait", || {
+        let notes = host.notes();
+        notes
+            .iter()
+            .filter(|line| line.starts_with("waits: "))
+            .count()
+            >= count
+    });
 }

@@ -4,7 +4,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::process::Stdio;
 
-use super::{Daemon, until, until_status};
+use super::{Daemon, events, until, until_status};
 use crate::ground::{Ground, Run};
 
 /// A user who owns nothing here, and whose only group this is.
@@ -80,7 +80,7 @@ fn who_may_read_has_nothing_done() {
     reader.run(&["op", "show", &create]).ends(0);
     reader.run(&["container", "list"]).ends(0);
     reader.run(&["log"]).ends(0).says("operation.planned");
-    let events = ground.document(&["log"]).as_array().unwrap().len();
+    let before = events(&ground, "").len();
     // Nothing that would change anything: not the log, and not what runs.
     let changed = format!("{}\n# changed\n", ground.inventory());
     ground.set_inventory(&changed);
@@ -107,8 +107,8 @@ fn who_may_read_has_nothing_done() {
             drop(run.ends(11).says(why));
         }
     }
-    let now = ground.document(&["log"]).as_array().unwrap().len();
-    assert_eq!(now, events);
+    let now = events(&ground, "").len();
+    assert_eq!(now, before);
     assert_eq!(ground.status(&create), "running");
     // They may look on.
     let follows = std::thread::scope(|scope| {
@@ -149,15 +149,8 @@ fn who_acts_is_whom_the_kernel_says() {
         .run(&["container", "create", "web"])
         .ends(0)
         .says("container create web --on cn1 succeeded");
-    let create = ground.newest();
-    let intended = ground.document(&[
-        "log",
-        "--kind",
-        "operation.intended",
-        "--operation",
-        &create,
-    ]);
-    let seq = intended[0]["seq"].to_string();
+    let intended = events(&ground, "operation.intended");
+    let seq = intended.last().unwrap()["seq"].to_string();
     let shown = ground.run(&["show", &seq]).ends(0);
     let said = |name: &str, source: &str| {
         let mut lines = shown.stdout.lines();
@@ -186,9 +179,9 @@ fn who_acts_is_whom_the_kernel_says() {
     let reason = reason.as_str().unwrap();
     assert!(reason.starts_with("stopped by uid 64002"), "{reason}");
     actor.run(&["op", "resume", &restart]).ends(0);
-    let resumed = ground.document(&["log", "--kind", "operation.resumed"]);
+    let resumed = events(&ground, "operation.resumed");
     let by = resumed[0]["actor"].as_str().unwrap().to_owned();
-    assert!(by.contains("64002"), "{resumed}");
+    assert!(by.contains("64002"), "{resumed:?}");
     // A session is carried out by who has it, and held for them.
     actor.run(&["container", "exec", "web", "--", "true"]);
     until("the session is over", || {
