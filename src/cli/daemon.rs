@@ -76,11 +76,12 @@ impl Args {
         match ended {
             Ended::Drained => Ok(Exit::Ok),
             Ended::Left(left) => {
-                tracing::warn!(
+                // Nothing waits from here on, and nothing is dropped.
+                eprintln!(
                     "left as it was: {}; the next start finds out what became of that",
                     count(left, "operation")
                 );
-                Ok(Exit::Interrupted)
+                std::process::exit(i32::from(Exit::Interrupted.code()));
             }
         }
     }

@@ -29,7 +29,7 @@ pub enum Error {
     #[error("{}", .0.error)]
     Refused(Box<Report>),
     /// The line to it ended.
-    #[error("the daemon is gone, or has as many clients as it takes")]
+    #[error("the daemon is gone, hangs, or has as many clients as it takes")]
     Lost,
 }
 
@@ -77,7 +77,7 @@ pub async fn reserve(
         purpose,
     };
     say(&mut stream, &ask).await?;
-    match hear(&mut stream).await? {
+    match answer(&mut stream).await? {
         Say::Reserved => Ok(Some(Reserved(stream))),
         other => Err(unexpected(other)),
     }
@@ -90,7 +90,7 @@ impl Reserved {
     /// When the daemon ends. Its next start then carries the operation out.
     pub async fn go(mut self) -> Result<Following, Error> {
         say(&mut self.0, &Then::Go).await?;
-        match hear(&mut self.0).await? {
+        match answer(&mut self.0).await? {
             Say::Taken(picture) => Ok(Following::new(picture, self.0)),
             other => Err(unexpected(other)),
         }
@@ -106,7 +106,7 @@ pub async fn attach(log: &Log, operation: OperationId) -> Result<Option<Followin
         return Ok(None);
     };
     say(&mut stream, &Ask::Attach(operation)).await?;
-    match hear(&mut stream).await? {
+    match answer(&mut stream).await? {
         Say::Taken(picture) => Ok(Some(Following::new(picture, stream))),
         Say::Absent => Ok(None),
         other => Err(unexpected(other)),
@@ -122,7 +122,7 @@ pub async fn stop(log: &Log, operation: OperationId) -> Result<bool, Error> {
         return Ok(false);
     };
     say(&mut stream, &Ask::Stop(operation)).await?;
-    match hear(&mut stream).await? {
+    match answer(&mut stream).await? {
         Say::Stopping => Ok(true),
         Say::Absent => Ok(false),
         other => Err(unexpected(other)),
@@ -192,6 +192,12 @@ async fn say(stream: &mut (impl AsyncWrite + Unpin), what: &impl Serialize) -> R
         Ok(Ok(())) => Ok(()),
         Ok(Err(_)) | Err(_) => Err(Error::Lost),
     }
+}
+
+/// What it says at once; it need not wait for anything.
+async fn answer(stream: &mut UnixStream) -> Result<Say, Error> {
+    let said = timeout(WRITE_TIMEOUT, hear(stream)).await;
+    said.unwrap_or(Err(Error::Lost))
 }
 
 async fn hear(stream: &mut (impl AsyncRead + Unpin)) -> Result<Say, Error> {

@@ -326,10 +326,12 @@ impl Jobs {
         holds: Vec<Hold>,
         job: Arc<Job>,
     ) {
+        tracing::info!("operation {} is taken: {how:?}", id.short());
         let worked = self.work(id, how, holds, &job).await;
         let again = self.pause(id, worked.as_ref().ok()).await;
         let mut ending = worked.unwrap_or_else(|Broken(report)| Ran::Left(report).into());
         ending.again = again;
+        tracing::info!("operation {} ended: {}", id.short(), label(&ending));
         self.table().remove(&id);
         job.ending.send_replace(Some(ending));
         self.ended.notify_waiters();
@@ -442,6 +444,20 @@ impl Jobs {
 
     fn pauses(&self) -> std::sync::MutexGuard<'_, BTreeMap<OperationId, Pause>> {
         self.pauses.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// How it ended, in a word.
+const fn label(ending: &Ending) -> &'static str {
+    match ending.ran {
+        Ran::Ended(Outcome::Succeeded) => "succeeded",
+        Ran::Ended(Outcome::Failed { .. }) => "failed",
+        Ran::Ended(Outcome::Interrupted(_)) => "interrupted",
+        Ran::Ended(Outcome::Unreachable(_)) => "unreachable",
+        Ran::Ended(Outcome::Stuck(_)) => "stuck",
+        Ran::Ended(Outcome::Fenced(_)) => "fenced",
+        Ran::Left(_) => "left",
+        Ran::Refused(_) => "refused",
     }
 }
 

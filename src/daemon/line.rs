@@ -97,18 +97,16 @@ async fn reserve(
     };
     say(&mut line.out, &Say::Reserved).await?;
     let heard = line.heard.recv().await;
-    let how = match purpose {
-        Purpose::Run { undo_failed } => How::Run { undo_failed },
-        Purpose::GoOn { once_again } => How::GoOn { once_again },
+    let how = match (purpose, heard) {
         // Held until the line ends.
-        Purpose::Hold => return Ok(()),
-    };
-    match heard {
-        Some(Then::Go) => {}
+        (Purpose::Hold, _) => return Ok(()),
+        (Purpose::Run { undo_failed }, Some(Then::Go)) => How::Run { undo_failed },
+        (Purpose::GoOn { once_again }, Some(Then::Go)) => How::GoOn { once_again },
         // It died, or changed its mind. What it began goes on all the same.
-        Some(Then::Stop) | None if !is_running(log, operation).await => return Ok(()),
-        Some(Then::Stop) | None => {}
-    }
+        (_, Some(Then::Stop) | None) if !is_running(log, operation).await => return Ok(()),
+        (Purpose::Run { undo_failed }, Some(Then::Stop) | None) => How::Run { undo_failed },
+        (Purpose::GoOn { .. }, Some(Then::Stop) | None) => How::TakeUp,
+    };
     let job = match jobs.submit(operation, how, holds) {
         Ok(job) => job,
         Err(error) => return say(&mut line.out, &Say::Refused(error.report())).await,

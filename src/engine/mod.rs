@@ -14,6 +14,7 @@ mod run;
 pub mod runner_lock;
 pub mod session;
 mod standing;
+mod success;
 pub mod watch;
 
 use std::collections::BTreeMap;
@@ -22,10 +23,8 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use serde::{Deserialize, Serialize};
 use tallybook_agent::mask::Mask;
 use tallybook_agent::secret::SecretName;
-use tallybook_events::allocation::Allocation;
 use tallybook_events::event::{
-    AllocationReleased, Event, LogFenced, OperationIntended, OperationPlanned, OperationResumed,
-    OperationRolledBack, OperationSucceeded,
+    Event, LogFenced, OperationIntended, OperationPlanned, OperationResumed,
 };
 use tallybook_events::ids::{OperationId, Seq};
 use tallybook_events::intent::Intent;
@@ -36,10 +35,9 @@ use tallybook_replay::operation::{Operation, OperationStatus, StepStatus};
 use tallybook_replay::resume::Running;
 use tokio::sync::watch as stop_channel;
 
-use crate::cloud::allocate::Key;
+use crate::clock;
 use crate::log::{self, Condition, Draft, Log, Refusal};
 use crate::secrets::Declared;
-use crate::{clock, cloud_log};
 use chain::Crew;
 use crash::Moment;
 use reach::Reach;
@@ -523,91 +521,6 @@ impl Engine {
         self.log.append(vec![draft], held).await?;
         Ok(())
     }
-
-    /// Every step succeeded: says so, and what follows from it for the cloud.
-    async fn succeed(&self, operation: &Operation) -> Result<(), Error> {
-        let subject = operation.claims.first().cloned().unwrap_or(Subject::Cloud);
-        let claim = Some(operation.claim);
-        let mut drafts = Vec::new();
-        match &operation.intent {
-            Intent::Rollback {
-                operation: taken_back,
-            } => {
-                let by = operation.id;
-                drafts.push(
-                    self.draft(&subject, OperationRolledBack { by })?
-                        .operation(*taken_back, claim),
-                );
-                // What was given to a container that is not made after all.
-                let key = match self.load(*taken_back).await?.intent {
-                    Intent::ContainerCreate {
-                        container, host, ..
-                    } => Some((host, container)),
-                    Intent::ContainerCopy { to, copy, .. } => Some((to, copy)),
-                    Intent::HostInstall { .. }
-                    | Intent::HostPrepare { .. }
-                    | Intent::ContainerStart { .. }
-                    | Intent::ContainerStop { .. }
-                    | Intent::ContainerRestart { .. }
-                    | Intent::ContainerDestroy { .. }
-                    | Intent::ContainerExec { .. }
-                    | Intent::ContainerShell { .. }
-                    | Intent::TemplateSnapshot { .. }
-                    | Intent::TemplateSync { .. }
-                    | Intent::TemplateRemove { .. }
-                    | Intent::Rollback { .. } => None,
-                };
-                if let Some(key) = key {
-                    let allocation = cloud_log::left_over(&self.log, &key).await?;
-                    drafts.extend(released(operation, &key, allocation)?);
-                }
-            }
-            Intent::ContainerDestroy { container, host } => {
-                let key = (host.clone(), container.clone());
-                let state = self.log.state().await?;
-                let allocation = state.allocations.get(&key).cloned();
-                drafts.extend(released(operation, &key, allocation)?);
-            }
-            Intent::HostInstall { .. }
-            | Intent::HostPrepare { .. }
-            | Intent::ContainerCreate { .. }
-            | Intent::ContainerStart { .. }
-            | Intent::ContainerStop { .. }
-            | Intent::ContainerRestart { .. }
-            | Intent::ContainerExec { .. }
-            | Intent::ContainerShell { .. }
-            | Intent::ContainerCopy { .. }
-            | Intent::TemplateSnapshot { .. }
-            | Intent::TemplateSync { .. }
-            | Intent::TemplateRemove { .. } => {}
-        }
-        let events = operation.events + 1;
-        let succeeded = self.draft(&subject, OperationSucceeded { events })?;
-        drafts.push(succeeded.operation(operation.id, claim));
-        let held = Condition::held(operation.id, operation.claim);
-        self.log.append(drafts, held).await?;
-        Ok(())
-    }
-}
-
-/// The end of an allocation. Not an event of the operation's own steps, so it is caused by it and not counted in it.
-fn released(
-    operation: &Operation,
-    (host, container): &Key,
-    allocation: Option<Allocation>,
-) -> Result<Option<Draft>, Error> {
-    let Some(allocation) = allocation else {
-        return Ok(None);
-    };
-    let subject = Subject::Container(host.clone(), container.clone());
-    let mut released = draft(
-        &Mask::default(),
-        &subject,
-        AllocationReleased { allocation },
-    )?;
-    released.cause = operation.claim.seq;
-    released.claim = Some(operation.claim);
-    Ok(Some(released))
 }
 
 /// The right to carry an operation out, from the store of this log.

@@ -200,7 +200,6 @@ fn forbidden(request: &Request, right: Right) -> Option<String> {
         Request::Head
         | Request::State
         | Request::Records(_)
-        | Request::CheckIndex(_)
         | Request::Faults
         | Request::Summary(_)
         | Request::OperationsLike(_)
@@ -209,6 +208,8 @@ fn forbidden(request: &Request, right: Right) -> Option<String> {
         | Request::Daemon => (Right::Read, "read the log"),
         Request::Append { .. } => (Right::Act, "append to the log"),
         Request::Erase(_) => (Right::Act, "erase anything"),
+        // About the store's files: it reads all of them.
+        Request::CheckIndex(_) => (Right::Own, "check the index"),
         // It says where to: that is a path, and the holder may be root.
         Request::Retain { .. } => (Right::Own, "move segments"),
     };
