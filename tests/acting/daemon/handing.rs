@@ -2,7 +2,7 @@
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::{Daemon, events, kill, start, until_status, until_waits};
+use super::{Daemon, events, kill, start, until, until_status, until_waits};
 use crate::ground::Ground;
 
 #[test]
@@ -66,12 +66,20 @@ fn a_client_that_is_killed_changes_nothing() {
     kill(client);
     host.release("container.start");
     until_status(&ground, &create, "succeeded");
-    // One that is killed as soon as the log has its operation, before it hands that over.
+    // One that is killed as soon as the log has its operation, before it hands that over: also what is to be done about
+    // a failure is known.
+    host.fail("container.publish", "host");
     let mut command = ground.command(&["container", "create", "db"]);
     let killed = command.env("TALLYBOOK_CRASH_AT", "planned").status();
     assert_eq!(killed.unwrap().code(), None);
-    let create = ground.newest();
-    until_status(&ground, &create, "succeeded");
+    until("it is taken back", || {
+        ground.status(&ground.newest()) == "succeeded"
+    });
+    let list = ground.document(&["op", "list", "--all"]);
+    let made = list.as_array().unwrap().iter();
+    let made = made.filter(|one| one["intent"] == "container create db --on cn1");
+    let status: Vec<_> = made.map(|one| one["status"].clone()).collect();
+    assert_eq!(status, ["rolled_back"]);
 }
 
 #[test]

@@ -66,6 +66,29 @@ fn what_is_left_while_it_runs_is_taken_up() {
 }
 
 #[test]
+fn what_had_failed_before_is_not_tried_again() {
+    let ground = Ground::prepared(2);
+    ground.host(1).fail("host.bridge", "host");
+    ground.host(2).hold("host.bridge");
+    let daemon = Daemon::start(&ground, &[]);
+    ground
+        .run(&["host", "prepare", "cn1", "cn2", "--detach"])
+        .ends(0);
+    let prepare = ground.newest();
+    ground.host(2).until_noted("waits: ");
+    let failed = || events(&ground, "step.failed").len();
+    until("a step failed", || failed() == 1);
+    daemon.kill();
+    ground.host(1).mend("host.bridge");
+    let _daemon = Daemon::start(&ground, &[]);
+    ground.host(2).release("host.bridge");
+    until_status(&ground, &prepare, "failed");
+    assert_eq!(failed(), 1);
+    ground.run(&["op", "attach", &prepare]).ends(3);
+    ground.run(&["op", "resume", &prepare]).ends(0);
+}
+
+#[test]
 fn a_host_that_was_away_is_tried_again() {
     let ground = Ground::prepared(1);
     let _daemon = Daemon::start(&ground, &["--retry-pause", "100ms"]);
