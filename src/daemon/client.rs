@@ -1,4 +1,4 @@
-//! The client's end: reserving an operation, handing it over, following one, having one stopped.
+//! The client's end: having an operation held, handing it over, following one, having one stopped.
 //!
 //! Nothing is carried out here, and a line that breaks says nothing of how an operation goes on: the log does.
 
@@ -48,7 +48,7 @@ pub enum Event {
 
 /// An operation that nobody else carries out: the daemon holds it, as long as this is kept.
 #[must_use = "dropping it lets others carry the operation out"]
-pub struct Reserved(UnixStream);
+pub struct Held(UnixStream);
 
 /// An operation that the daemon carries out.
 pub struct Following {
@@ -62,28 +62,28 @@ pub struct Following {
 ///
 /// # Errors
 /// When it is held by others, or the daemon takes nothing more.
-pub async fn reserve(
+pub async fn hold(
     log: &Log,
     operation: OperationId,
     besides: Option<OperationId>,
     purpose: Purpose,
-) -> Result<Option<Reserved>, Error> {
+) -> Result<Option<Held>, Error> {
     let Some(mut stream) = log.daemon().await? else {
         return Ok(None);
     };
-    let ask = Ask::Reserve {
+    let ask = Ask::Hold {
         operation,
         besides,
         purpose,
     };
     say(&mut stream, &ask).await?;
     match answer(&mut stream).await? {
-        Say::Reserved => Ok(Some(Reserved(stream))),
+        Say::Held => Ok(Some(Held(stream))),
         other => Err(unexpected(other)),
     }
 }
 
-impl Reserved {
+impl Held {
     /// The log has it: the daemon shall carry it out.
     ///
     /// # Errors
@@ -176,7 +176,7 @@ impl Following {
 fn unexpected(said: Say) -> Error {
     match said {
         Say::Refused(report) => Error::Refused(Box::new(report)),
-        Say::Reserved
+        Say::Held
         | Say::Absent
         | Say::Taken(_)
         | Say::Told(_)

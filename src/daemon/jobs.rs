@@ -136,6 +136,8 @@ pub(super) struct Jobs {
     table: Mutex<BTreeMap<OperationId, Arc<Job>>>,
     pauses: Mutex<BTreeMap<OperationId, Pause>>,
     drain: watch::Sender<bool>,
+    /// Had by each line on which one is followed.
+    telling: Arc<()>,
     /// One of them ended.
     ended: Notify,
 }
@@ -222,6 +224,7 @@ impl Jobs {
             table: Mutex::default(),
             pauses: Mutex::default(),
             drain: watch::channel(false).0,
+            telling: Arc::default(),
             ended: Notify::new(),
         })
     }
@@ -292,6 +295,18 @@ impl Jobs {
                 return;
             }
             ended.await;
+        }
+    }
+
+    /// What a line keeps until whoever follows was told how it ended.
+    pub(super) fn telling(&self) -> Arc<()> {
+        Arc::clone(&self.telling)
+    }
+
+    /// Resolves once nobody is left to be told anything.
+    pub(super) async fn told(&self) {
+        while Arc::strong_count(&self.telling) > 1 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }
 

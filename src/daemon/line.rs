@@ -13,6 +13,7 @@ use tokio::sync::broadcast::error::{RecvError, TryRecvError};
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 
+use super::LAST_WORDS;
 use super::ending::Ending;
 use super::jobs::{self, Followed, How, Job, Jobs};
 use super::protocol::{ASK_LEN_MAX, Ask, Purpose, Say, Then, WRITE_TIMEOUT};
@@ -46,18 +47,18 @@ pub(super) async fn serve(log: Log, jobs: Arc<Jobs>, stream: UnixStream, caller:
         return;
     }
     let _gone = match ask {
-        Ask::Reserve {
+        Ask::Hold {
             operation,
             besides,
             purpose,
         } => {
             let line = Line::new(read, out);
-            reserve(&log, &jobs, line, caller, (operation, besides), purpose).await
+            keep(&log, &jobs, line, caller, (operation, besides), purpose).await
         }
         Ask::Attach(operation) => match jobs.find(operation) {
             Some(job) => {
                 let line = Line::new(read, out);
-                follow(line, &job, caller, job.follow()).await
+                follow(line, &jobs, &job, caller).await
             }
             None => say(&mut out, &Say::Absent).await,
         },
@@ -75,11 +76,11 @@ pub(super) async fn serve(log: Log, jobs: Arc<Jobs>, stream: UnixStream, caller:
 const fn needed(ask: &Ask) -> Right {
     match ask {
         Ask::Attach(_) => Right::Read,
-        Ask::Reserve { .. } | Ask::Stop(_) => Right::Act,
+        Ask::Hold { .. } | Ask::Stop(_) => Right::Act,
     }
 }
 
-async fn reserve(
+async fn keep(
     log: &Log,
     jobs: &Arc<Jobs>,
     mut line: Line,
@@ -95,11 +96,11 @@ async fn reserve(
         Ok(holds) => holds,
         Err(report) => return say(&mut line.out, &Say::Refused(report)).await,
     };
-    say(&mut line.out, &Say::Reserved).await?;
+    say(&mut line.out, &Say::Held).await?;
     let heard = line.heard.recv().await;
     let how = match (purpose, heard) {
         // Held until the line ends.
-        (Purpose::Hold, _) => return Ok(()),
+        (Purpose::Own, _) => return Ok(()),
         (Purpose::Run { undo_failed }, Some(Then::Go)) => How::Run { undo_failed },
         (Purpose::GoOn { once_again }, Some(Then::Go)) => How::GoOn { once_again },
         // It died, or changed its mind. What it began goes on all the same.
@@ -111,8 +112,7 @@ async fn reserve(
         Ok(job) => job,
         Err(error) => return say(&mut line.out, &Say::Refused(error.report())).await,
     };
-    let followed = job.follow();
-    follow(line, &job, caller, followed).await
+    follow(line, jobs, &job, caller).await
 }
 
 /// The right to carry these out.
@@ -141,18 +141,18 @@ async fn is_running(log: &Log, id: OperationId) -> bool {
 }
 
 /// Tells how an operation goes on until it ends, or nobody listens any more.
-async fn follow(mut line: Line, job: &Job, caller: Caller, followed: Followed) -> Result<(), Gone> {
+async fn follow(mut line: Line, jobs: &Jobs, job: &Job, caller: Caller) -> Result<(), Gone> {
+    let _telling = jobs.telling();
     let Followed {
         picture,
         mut notices,
         mut ending,
-    } = followed;
+    } = job.follow();
     say(&mut line.out, &Say::Taken(picture)).await?;
-    let mut listens = true;
     let ending = loop {
         tokio::select! {
             biased;
-            heard = line.heard.recv(), if listens => match heard {
+            heard = line.heard.recv() => match heard {
                 Some(Then::Stop) if caller.right >= Right::Act => {
                     job.stop(caller.peer);
                     say(&mut line.out, &Say::Stopping).await?;
@@ -164,8 +164,8 @@ async fn follow(mut line: Line, job: &Job, caller: Caller, followed: Followed) -
             notice = notices.recv() => match notice {
                 Ok(text) => say(&mut line.out, &Say::Told(text.to_string())).await?,
                 Err(RecvError::Lagged(count)) => say(&mut line.out, &Say::Missed(count)).await?,
-                // The job ends with its notices.
-                Err(RecvError::Closed) => listens = false,
+                // As long as there is the job, there may be more.
+                Err(RecvError::Closed) => return Err(Gone),
             },
             ended = end(&mut ending) => break ended,
         }
@@ -178,10 +178,11 @@ async fn follow(mut line: Line, job: &Job, caller: Caller, followed: Followed) -
             Err(TryRecvError::Empty | TryRecvError::Closed) => break,
         }
     }
-    match ending {
-        Some(ending) => say(&mut line.out, &Say::Ended(Box::new(ending))).await,
-        None => Err(Gone),
-    }
+    let ending = ending.ok_or(Gone)?;
+    say(&mut line.out, &Say::Ended(Box::new(ending))).await?;
+    // Whoever was told has yet to ask the log, and ends the line then.
+    let _asked = timeout(LAST_WORDS, line.heard.recv()).await;
+    Ok(())
 }
 
 /// How it ended, once it did; `None` when that is never told.

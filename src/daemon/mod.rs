@@ -32,6 +32,8 @@ use sockets::Group;
 const LOCK: &str = "daemon";
 /// How long others may hold the store at the start.
 const HOLDER_WAIT: Duration = Duration::from_secs(20);
+/// How long it is waited for those who followed, once all has come to a rest.
+pub(crate) const LAST_WORDS: Duration = Duration::from_secs(2);
 /// How many lines of clients may stand at once of those who may act, and of those who may read.
 const LINES_MAX: usize = 128;
 
@@ -108,7 +110,9 @@ pub async fn serve(
     }
     let _sockets = listen(log, options).await?;
     let jobs = Jobs::new(log.clone(), work, options.at_once, options.pause);
-    attend(log, &jobs).await;
+    if !attend(log, &jobs).await {
+        return Err(lost(log));
+    }
     serving();
     manager.ready();
     tokio::select! {
@@ -137,14 +141,18 @@ pub async fn serve(
         }
     };
     tokio::select! {
-        () = rest => Ok(Ended::Drained),
+        () = rest => {
+            // Who followed is told to the end.
+            let _told = timeout(LAST_WORDS, jobs.told()).await;
+            Ok(Ended::Drained)
+        }
         () = tokio::time::sleep_until(until) => Ok(Ended::Left(jobs.count())),
         () = signals.heard() => Ok(Ended::Left(jobs.count())),
     }
 }
 
 /// Has the lines of those who ask for the daemon served, so many at once.
-async fn attend(log: &Log, jobs: &Arc<Jobs>) {
+async fn attend(log: &Log, jobs: &Arc<Jobs>) -> bool {
     let [readers, actors] = [(), ()].map(|()| Arc::new(Semaphore::new(LINES_MAX)));
     let (log_there, jobs) = (log.clone(), Arc::clone(jobs));
     let attendant = move |stream, caller: Caller| {
@@ -164,7 +172,12 @@ async fn attend(log: &Log, jobs: &Arc<Jobs>) {
             line::serve(log, jobs, stream, caller).await;
         });
     };
-    log.attend(Arc::new(attendant)).await;
+    log.attend(Arc::new(attendant)).await
+}
+
+/// Somebody else holds the store.
+fn lost(log: &Log) -> Error {
+    log::Error::InUse(log.store().unwrap_or(Path::new("")).to_owned()).into()
 }
 
 /// The sockets that are taken away again.
@@ -187,7 +200,9 @@ async fn listen(log: &Log, options: &Options) -> Result<Sockets, Error> {
         let Some(group) = group else { continue };
         let listener = sockets::listen(&options.sockets, name, group)?;
         made.1.push(name);
-        log.serve_at(listener, right).await;
+        if !log.serve_at(listener, right).await {
+            return Err(lost(log));
+        }
     }
     Ok(made)
 }

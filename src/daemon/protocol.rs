@@ -19,8 +19,8 @@ pub(super) const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
 /// What a client wants. The first message on a line.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Ask {
-    /// Nobody else may carry these out from here on; the first is handed over with [`Then::Go`].
-    Reserve {
+    /// Keep others from carrying these out from here on; the first is handed over with [`Then::Go`].
+    Hold {
         /// The operation, which need not be in the log yet.
         operation: OperationId,
         /// The one that it takes back.
@@ -34,7 +34,7 @@ pub(super) enum Ask {
     Stop(OperationId),
 }
 
-/// What an operation is reserved for.
+/// What an operation is held for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Purpose {
     /// To be carried out once it is in the log.
@@ -47,8 +47,8 @@ pub enum Purpose {
         /// Whether steps in doubt are started again that are started once only.
         once_again: bool,
     },
-    /// For the client alone, as long as the line stands.
-    Hold,
+    /// For the client itself, as long as the line stands.
+    Own,
 }
 
 /// What a client says then.
@@ -63,8 +63,8 @@ pub(super) enum Then {
 /// What the daemon says.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Say {
-    /// Nobody else carries it out.
-    Reserved,
+    /// Nobody else carries them out.
+    Held,
     /// No, and why.
     Refused(Report),
     /// The daemon does not carry this one out.
@@ -90,6 +90,24 @@ pub struct Picture {
     pub ended: usize,
     /// The notices of those that run, as JSON; or that it waits for its turn.
     pub running: BTreeMap<Option<StepIndex>, String>,
+}
+
+/// A door for the fuzz targets (`tests/fuzz`): what comes over a line of the daemon, decoded and encoded again. Nothing else may
+/// use it.
+#[doc(hidden)]
+pub mod fuzzing {
+    use tallybook_events::codec;
+
+    use super::{Ask, Say, Then};
+
+    /// The first message of a client, a later one, or one of the daemon.
+    pub fn message(bytes: &[u8], which: u8) -> Option<Vec<u8>> {
+        match which {
+            0 => codec::encode(&codec::decode::<Ask>(bytes).ok()?).ok(),
+            1 => codec::encode(&codec::decode::<Then>(bytes).ok()?).ok(),
+            _ => codec::encode(&codec::decode::<Say>(bytes).ok()?).ok(),
+        }
+    }
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@
 use std::fs::{DirBuilder, Permissions};
 use std::io;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use tokio::net::UnixListener;
@@ -65,6 +65,7 @@ fn make(directory: &Path, name: &str, group: &Group) -> io::Result<UnixListener>
         .recursive(true)
         .mode(0o755)
         .create(directory)?;
+    check(directory)?;
     // Nobody else looks in here: until it is moved, whoever may use it is not decided.
     let closed = directory.join(".closed");
     match DirBuilder::new().mode(0o700).create(&closed) {
@@ -87,6 +88,19 @@ fn make(directory: &Path, name: &str, group: &Group) -> io::Result<UnixListener>
     Ok(listener)
 }
 
+/// Refuses a directory in which others could put something in our place.
+fn check(directory: &Path) -> io::Result<()> {
+    let about = directory.metadata()?;
+    let own = rustix::process::geteuid().as_raw();
+    match about.uid() == own || about.uid() == 0 {
+        true if about.mode() & 0o022 == 0 => Ok(()),
+        true | false => Err(io::Error::other(format!(
+            "others than its owner may change {}",
+            directory.display()
+        ))),
+    }
+}
+
 /// Takes a socket away that this process listens at.
 pub fn remove(directory: &Path, name: &str) {
     let _gone = std::fs::remove_file(directory.join(name));
@@ -94,8 +108,6 @@ pub fn remove(directory: &Path, name: &str) {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::MetadataExt;
-
     use super::*;
 
     #[tokio::test]
@@ -112,6 +124,12 @@ mod tests {
         tokio::net::UnixStream::connect(directory.join("read"))
             .await
             .unwrap();
+        std::fs::set_permissions(&directory, Permissions::from_mode(0o777)).unwrap();
+        let refused = listen(&directory, "act", &group).unwrap_err();
+        let Error::File { source, .. } = refused else {
+            panic!("{refused}");
+        };
+        assert!(source.to_string().contains("may change"), "{source}");
         assert_eq!(Group::named("17").unwrap(), Group(17));
         assert!(matches!(Group::named("no such"), Err(Error::Group(_))));
     }

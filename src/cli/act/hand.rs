@@ -7,7 +7,7 @@ use tallybook_events::ids::OperationId;
 
 use super::super::{Error, Exit};
 use super::ending::conclude;
-use crate::daemon::client::{self, Event, Following, Reserved};
+use crate::daemon::client::{self, Event, Following, Held};
 use crate::daemon::ending::Ending;
 use crate::daemon::protocol::Purpose;
 use crate::engine::watch::Notice;
@@ -30,23 +30,23 @@ struct Detached {
 ///
 /// # Errors
 /// When others have it, or there is no daemon and there has to be one.
-pub(super) async fn reserve(
+pub(super) async fn hold(
     log: &Log,
     id: OperationId,
     besides: Option<OperationId>,
     purpose: Purpose,
     detach: bool,
-) -> Result<Option<Reserved>, Error> {
-    let reserved = client::reserve(log, id, besides, purpose).await?;
-    if reserved.is_none() && detach {
+) -> Result<Option<Held>, Error> {
+    let held = client::hold(log, id, besides, purpose).await?;
+    if held.is_none() && detach {
         return Err(Error::NoDaemonToDetach);
     }
-    Ok(reserved)
+    Ok(held)
 }
 
 /// Who holds what is begun.
-pub(super) const fn holds(reserved: &Option<Reserved>) -> Holds {
-    match reserved {
+pub(super) const fn holds(held: &Option<Held>) -> Holds {
+    match held {
         Some(_) => Holds::Daemon,
         None => Holds::Here,
     }
@@ -57,15 +57,15 @@ pub(super) const fn holds(reserved: &Option<Reserved>) -> Holds {
 ///
 /// # Errors
 /// When others have it.
-pub(in crate::cli) async fn held(
+pub(in crate::cli) async fn kept(
     log: &Log,
     id: OperationId,
-) -> Result<(Holds, Option<Reserved>), Error> {
+) -> Result<(Holds, Option<Held>), Error> {
     if log.store().is_some() {
         return Ok((Holds::Here, None));
     }
-    let reserved = client::reserve(log, id, None, Purpose::Hold).await?;
-    Ok((holds(&reserved), reserved))
+    let held = client::hold(log, id, None, Purpose::Own).await?;
+    Ok((holds(&held), held))
 }
 
 /// Hands over what the log has by now; follows it, unless it is left to the daemon.
@@ -77,23 +77,21 @@ pub(super) async fn over(
     out: &mut Output,
     progress: &Progress,
     id: OperationId,
-    reserved: Reserved,
+    held: Held,
     detach: bool,
 ) -> Result<Exit, Error> {
-    let following = reserved.go().await;
+    let following = held.go().await;
     let mut following = following.map_err(|source| Error::unfollowed(id, source))?;
     if detach {
         return detached(out, id);
     }
-    progress.resume(following.picture.steps, following.picture.ended);
-    let watch = progress.watch();
+    join(progress, &mut following);
     let mut asked = false;
     let ending = loop {
         tokio::select! {
             biased;
             () = engine.stopped(), if !asked => {
                 asked = true;
-                watch(&Notice::Stopping);
                 let told = following.stop().await;
                 told.map_err(|source| Error::unfollowed(id, source))?;
             }
@@ -117,10 +115,7 @@ pub(in crate::cli) async fn follow(
     leave: impl Future<Output = ()>,
 ) -> Result<Exit, Error> {
     let progress = Progress::new(out.format());
-    progress.resume(following.picture.steps, following.picture.ended);
-    for text in std::mem::take(&mut following.picture.running).values() {
-        show(&progress, text);
-    }
+    join(&progress, &mut following);
     tokio::pin!(leave);
     let ending = loop {
         tokio::select! {
@@ -134,6 +129,15 @@ pub(in crate::cli) async fn follow(
         }
     };
     conclude(log, out, &progress, id, ending).await
+}
+
+/// Shows how far it is.
+fn join(progress: &Progress, following: &mut Following) {
+    let picture = std::mem::take(&mut following.picture);
+    progress.resume(picture.steps, picture.ended);
+    for text in picture.running.values() {
+        show(progress, text);
+    }
 }
 
 /// Shows what happened next; `Some` when it ended.

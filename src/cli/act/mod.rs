@@ -16,7 +16,7 @@ mod stop;
 
 pub(super) use ending::told;
 pub(super) use fleet::{fleet, settings, target};
-pub(super) use hand::{follow, held};
+pub(super) use hand::{follow, kept};
 pub(super) use operate::{ActOptions, Needs, Wish, operate};
 pub(super) use resume::resume;
 pub(super) use rollback::rollback;

@@ -114,8 +114,8 @@ pub(in crate::cli) async fn operate(
     let purpose = Purpose::Run {
         undo_failed: !options.keep_failed,
     };
-    let reserved = hand::reserve(log, id, None, purpose, options.detach).await?;
-    let engine = engine(log, fleet, &progress, Arc::clone(&secrets)).kept(hand::holds(&reserved));
+    let held = hand::hold(log, id, None, purpose, options.detach).await?;
+    let engine = engine(log, fleet, &progress, Arc::clone(&secrets)).kept(hand::holds(&held));
     let mut attempt = 0;
     let mut patience = options.wait.map(Patience::of);
     loop {
@@ -146,7 +146,7 @@ pub(in crate::cli) async fn operate(
             return nothing_to_do(out, &proposal.intent);
         }
         // Who carries it out has to have them: the daemon reads its own.
-        for step in proposal.steps.iter().filter(|_| reserved.is_none()) {
+        for step in proposal.steps.iter().filter(|_| held.is_none()) {
             secrets.check(step)?;
         }
         match engine.begin(proposal).await {
@@ -169,8 +169,8 @@ pub(in crate::cli) async fn operate(
             }
         }
     }
-    if let Some(reserved) = reserved {
-        return hand::over(&engine, out, &progress, id, reserved, options.detach).await;
+    if let Some(held) = held {
+        return hand::over(&engine, out, &progress, id, held, options.detach).await;
     }
     let carried_out = engine.run(id).await;
     let ending = aftermath(&engine, id, carried_out, !options.keep_failed).await;

@@ -44,11 +44,11 @@ pub(in crate::cli) async fn resume(
     let purpose = Purpose::GoOn {
         once_again: once == Once::Again,
     };
-    let reserved = hand::reserve(log, id, None, purpose, detach).await?;
-    let engine = engine(log, fleet(&inventory)?, &progress, secrets).kept(hand::holds(&reserved));
-    if let Some(reserved) = reserved {
+    let held = hand::hold(log, id, None, purpose, detach).await?;
+    let engine = engine(log, fleet(&inventory)?, &progress, secrets).kept(hand::holds(&held));
+    if let Some(held) = held {
         engine.take_up(id).await?;
-        return hand::over(&engine, out, &progress, id, reserved, detach).await;
+        return hand::over(&engine, out, &progress, id, held, detach).await;
     }
     let ending = aftermath(&engine, id, engine.resume(id, once).await, false).await;
     conclude(log, out, &progress, id, ending).await

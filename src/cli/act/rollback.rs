@@ -42,16 +42,16 @@ pub(in crate::cli) async fn rollback(
     let secrets = declared_by(&inventory);
     let undo = engine::new_operation();
     let purpose = Purpose::Run { undo_failed: false };
-    let reserved = hand::reserve(log, undo, Some(id), purpose, detach).await?;
-    let engine = engine(log, fleet(&inventory)?, &progress, secrets).kept(hand::holds(&reserved));
+    let held = hand::hold(log, undo, Some(id), purpose, detach).await?;
+    let engine = engine(log, fleet(&inventory)?, &progress, secrets).kept(hand::holds(&held));
     // Nobody else acts for it from here on, so what is planned now is all that there is to undo.
     engine.hold(id)?;
     engine.check_not_taken_back(id).await?;
     let operation = load(log, id).await?;
     let wish = undo_wish(&operation)?;
     begin(&engine, undo, &operation, wish).await?;
-    if let Some(reserved) = reserved {
-        return hand::over(&engine, out, &progress, undo, reserved, detach).await;
+    if let Some(held) = held {
+        return hand::over(&engine, out, &progress, undo, held, detach).await;
     }
     let ending = aftermath(&engine, undo, engine.run(undo).await, false).await;
     conclude(log, out, &progress, undo, ending).await

@@ -49,7 +49,7 @@ pub(super) async fn run(
     let inventory = cloud_log::record_inventory(log, &loaded.path, &loaded.text).await?;
     let progress = Progress::aside(out.format());
     let id = engine::new_operation();
-    let (holds, _reserved) = act::held(log, id).await?;
+    let (holds, _held) = act::kept(log, id).await?;
     let engine = act::engine(log, act::fleet(&loaded.inventory)?, &progress, secrets).kept(holds);
     let size = terminal::size(argv.is_empty());
     let request = SessionRequest {

@@ -65,9 +65,9 @@ impl Args {
     pub(super) async fn run(self, context: &Context, out: &mut Output) -> Result<Exit, Error> {
         let log = context.open_log(Open::Existing).await?;
         let id = resolve::operation(log, &self.operation).await?;
-        let (holds, reserved) = act::held(log, id).await?;
+        let (holds, held) = act::kept(log, id).await?;
         let operation = engine::abandon(log, id, self.reason, holds).await?;
-        drop(reserved);
+        drop(held);
         let left = Left::of(&operation);
         if out.format() == Format::Json {
             out.json(&Abandoned {
