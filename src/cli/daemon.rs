@@ -61,6 +61,7 @@ impl Args {
         };
         let manager = Manager::of_environment(|name| std::env::var_os(name));
         let log = context.open_log(Open::Create).await?;
+        let work = act::work(log)?;
         let serving = || {
             // Nobody may look on.
             let _closed = match out.format() {
@@ -72,7 +73,7 @@ impl Args {
             };
             let _closed = out.flush();
         };
-        let ended = daemon::serve(log, &options, &manager, act::work(log), serving).await?;
+        let ended = daemon::serve(log, &options, &manager, work, serving).await?;
         match ended {
             Ended::Drained => Ok(Exit::Ok),
             Ended::Left(left) => {

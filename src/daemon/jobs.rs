@@ -140,6 +140,8 @@ pub(super) struct Jobs {
     telling: Arc<()>,
     /// One of them ended.
     ended: Notify,
+    /// The same, for the one who looks for what is left: it is not lost while that one looks.
+    look: Notify,
 }
 
 /// One of them.
@@ -226,6 +228,7 @@ impl Jobs {
             drain: watch::channel(false).0,
             telling: Arc::default(),
             ended: Notify::new(),
+            look: Notify::new(),
         })
     }
 
@@ -310,9 +313,9 @@ impl Jobs {
         }
     }
 
-    /// Resolves when one ended.
+    /// Resolves when one ended since it was asked last.
     pub(super) async fn one_ended(&self) {
-        self.ended.notified().await;
+        self.look.notified().await;
     }
 
     /// Whether an operation that nobody carries out is tried again, where its events end here.
@@ -350,6 +353,7 @@ impl Jobs {
         self.table().remove(&id);
         job.ending.send_replace(Some(ending));
         self.ended.notify_waiters();
+        self.look.notify_one();
     }
 
     async fn work(

@@ -4,32 +4,41 @@
 
 use std::sync::Arc;
 
+use tallybook_events::ids::OperationId;
+
 use super::super::Error;
 use super::aftermath::aftermath;
+use super::declared_by;
+use super::fleet::fleet_with;
 use super::resume::{load, recorded_inventory};
-use super::{declared_by, fleet};
 use crate::daemon::ending::{Ending, Ran};
 use crate::daemon::jobs::{How, Task, Work};
+use crate::engine::reach::AgentProgram;
 use crate::engine::{Engine, Failed, Limits, Once};
 use crate::log::Log;
 
-/// What the daemon does with an operation.
-pub(in crate::cli) fn work(log: &Log) -> Work {
+/// What the daemon does with an operation. The agent is read now: by the time of an operation another version of both
+/// programs may have been put in their place.
+///
+/// # Errors
+/// When there is no agent to send.
+pub(in crate::cli) fn work(log: &Log) -> Result<Work, Error> {
     let log = log.clone();
-    Arc::new(move |task| {
-        let log = log.clone();
+    let agent = AgentProgram::beside_this_program()?;
+    Ok(Arc::new(move |task| {
+        let (log, agent) = (log.clone(), agent.clone());
         Box::pin(async move {
-            match prepared(&log, task).await {
+            match prepared(&log, agent, task).await {
                 Ok((engine, id, how)) => carry_out(&engine, id, how).await,
                 Err(error) => Ran::Refused(error.report()).into(),
             }
         })
-    })
+    }))
 }
 
-type Prepared = (Engine, tallybook_events::ids::OperationId, How);
+type Prepared = (Engine, OperationId, How);
 
-async fn prepared(log: &Log, task: Task) -> Result<Prepared, Error> {
+async fn prepared(log: &Log, agent: AgentProgram, task: Task) -> Result<Prepared, Error> {
     let Task {
         operation: id,
         how,
@@ -40,14 +49,14 @@ async fn prepared(log: &Log, task: Task) -> Result<Prepared, Error> {
     } = task;
     let operation = load(log, id).await?;
     let inventory = recorded_inventory(log, operation.inventory).await?;
-    let fleet = Arc::new(fleet(&inventory)?);
+    let fleet = Arc::new(fleet_with(&inventory, agent)?);
     let engine = Engine::new(log.clone(), fleet, watch, stop, Limits::default())
         .with_secrets(declared_by(&inventory))
         .serving(service, holds);
     Ok((engine, id, how))
 }
 
-async fn carry_out(engine: &Engine, id: tallybook_events::ids::OperationId, how: How) -> Ending {
+async fn carry_out(engine: &Engine, id: OperationId, how: How) -> Ending {
     let mut wants_undo = false;
     let carried_out = match how {
         How::Run { undo_failed } => {
