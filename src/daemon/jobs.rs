@@ -201,15 +201,14 @@ impl Job {
                 picture.running.remove(&Some(*step));
                 picture.ended += 1;
             }
-            Notice::Queued { .. } => {
+            Notice::Queued { .. } | Notice::Stopping => {
                 picture.running.insert(None, text.clone());
             }
             Notice::Progress { .. }
             | Notice::Waiting { .. }
             | Notice::Claimed { .. }
             | Notice::Resolved { .. }
-            | Notice::Unreachable { .. }
-            | Notice::Stopping => {}
+            | Notice::Unreachable { .. } => {}
         }
         // While it is held: who follows from here on has either the picture with it, or the notice.
         let _nobody = self.notices.send(text.into());

@@ -90,7 +90,7 @@ async fn keep(
 ) -> Result<(), Gone> {
     let held = match jobs.drains() {
         true => Err(jobs::Error::Ending.report()),
-        false => hold(log, operation, besides),
+        false => hold(log, jobs, operation, besides),
     };
     let holds = match held {
         Ok(holds) => holds,
@@ -118,6 +118,7 @@ async fn keep(
 /// The right to carry these out.
 fn hold(
     log: &Log,
+    jobs: &Jobs,
     operation: OperationId,
     besides: Option<OperationId>,
 ) -> Result<Vec<Hold>, Report> {
@@ -126,7 +127,16 @@ fn hold(
         store.ok_or_else(|| cli::Error::from(engine::Error::NoStore(operation)).report())?;
     let take = |id| {
         let taken = Hold::take(store, id).map_err(engine::Error::from);
-        taken.map_err(|error| cli::Error::from(error).report())
+        taken.map_err(|error| {
+            let mut report = cli::Error::from(error).report();
+            if jobs.find(id).is_some() {
+                let short = id.short();
+                report.hint = Some(format!(
+                    "it is the daemon: `tallybook op attach {short}` follows it, `tallybook op stop {short}` stops it"
+                ));
+            }
+            report
+        })
     };
     std::iter::once(operation)
         .chain(besides)

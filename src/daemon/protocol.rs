@@ -88,7 +88,7 @@ pub struct Picture {
     pub steps: usize,
     /// How many of them ended.
     pub ended: usize,
-    /// The notices of those that run, as JSON; or that it waits for its turn.
+    /// The notices of those that run, as JSON; or that it waits for its turn, or ends.
     pub running: BTreeMap<Option<StepIndex>, String>,
 }
 

@@ -19,6 +19,7 @@ pub mod recover;
 mod reserve;
 pub mod retention;
 mod seal;
+mod serving;
 pub(crate) mod socket;
 pub mod verify;
 mod view;
@@ -35,7 +36,6 @@ use tallybook_events::record::Record;
 use tallybook_replay::entry::Entry;
 use tallybook_replay::operation::Operation;
 use tallybook_replay::state::{Head, OperationSummary, State};
-use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::RwLock;
 
 use crate::causes::in_line as chain;
@@ -51,6 +51,7 @@ pub use draft::{Appended, Condition, Draft, Refusal};
 pub use erase::Erased;
 pub use error::Error;
 pub use filter::{Filter, Limit};
+pub use serving::{ACT, READ};
 pub use socket::{Attendant, Caller, Right};
 
 /// How long to go on trying when the holder comes and goes.
@@ -59,10 +60,6 @@ const HOLDER_WAIT: Duration = Duration::from_secs(20);
 pub const JOURNAL: &str = "journal";
 /// The index's directory in a store.
 pub const INDEX: &str = "index";
-/// The socket of a daemon for those who may act.
-pub const ACT: &str = "act";
-/// The socket of a daemon for those who may read.
-pub const READ: &str = "read";
 /// The projections' directory in a store.
 pub const PROJECTION: &str = "projection";
 
@@ -137,64 +134,6 @@ impl Log {
     /// Whether this process holds the store.
     pub async fn is_holder(&self) -> bool {
         matches!(*self.role.read().await, Role::Holder(_))
-    }
-
-    /// Asks at the sockets of a daemon, for whoever can't use its store: where they may act, else where they may read.
-    ///
-    /// # Errors
-    /// When none is served there, or none is open to whoever asks.
-    pub async fn open_at(sockets: &Path) -> Result<Self, Error> {
-        let mut closed = None;
-        for name in [ACT, READ] {
-            let place = Place::Socket(sockets.join(name));
-            match socket::head(&place).await {
-                Ok(Some(_)) => {
-                    return Ok(Log {
-                        place: Arc::new(place),
-                        open: Open::Existing,
-                        limits: Limits::default(),
-                        notice: Arc::new(Mutex::new(drop::<String>)),
-                        role: Arc::new(RwLock::new(Role::Client)),
-                    });
-                }
-                Ok(None) => {}
-                Err(error @ Error::Forbidden(_)) => closed = Some(error),
-                Err(error) => return Err(error),
-            }
-        }
-        Err(closed.unwrap_or_else(|| Error::NoDaemon(sockets.to_owned())))
-    }
-
-    /// Answers on another socket as well, what may be asked there; as long as this process holds the store. `false` when it
-    /// does not.
-    pub async fn serve_at(&self, listener: UnixListener, right: Right) -> bool {
-        match &mut *self.role.write().await {
-            Role::Holder(holder) => {
-                holder.serve_at(listener, right);
-                true
-            }
-            Role::Client => false,
-        }
-    }
-
-    /// Has this take the lines of those who ask for the daemon. `false` when this process does not hold the store, or another
-    /// one takes them.
-    pub async fn attend(&self, attendant: Attendant) -> bool {
-        match &*self.role.read().await {
-            Role::Holder(holder) => holder.desk().attend(attendant),
-            Role::Client => false,
-        }
-    }
-
-    /// A line to the daemon that holds the store; `None` where there is none.
-    ///
-    /// # Errors
-    /// When the holder hangs, or speaks another version.
-    pub async fn daemon(&self) -> Result<Option<UnixStream>, Error> {
-        match &*self.role.read().await {
-            Role::Holder(_) => Ok(None),
-            Role::Client => socket::daemon(&self.place).await,
-        }
     }
 
     /// The store's directory; `None` where only a daemon's socket can be used.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 
-use super::{Daemon, start, until, until_status, until_waits};
+use super::{Daemon, Follower, start, until, until_status, until_waits};
 use crate::ground::Ground;
 
 impl Ground {
@@ -27,7 +27,9 @@ fn it_ends_in_good_order_and_the_next_goes_on() {
     let client = start(&ground, &["container", "create", "web"]);
     host.until_noted("waits: ");
     let create = ground.newest();
+    let mut follows = Follower::of(&ground, &create);
     daemon.signal(Signal::TERM);
+    follows.until_stopping();
     // Nothing new is taken, and that is said before anything is in the log.
     ground.refused_while_ending();
     assert_eq!(ground.newest(), create);
@@ -123,6 +125,30 @@ fn it_is_killed_and_the_next_goes_on() {
     assert!(!ground.path("sockets/act").exists());
     let gone = ground.run(&["--daemon", sockets, "op", "list"]);
     gone.ends(9).says("no daemon answers in");
+}
+
+#[test]
+fn it_may_die_at_any_moment() {
+    let ground = Ground::prepared(1);
+    let host = ground.host(1);
+    for (count, moment) in (1..).zip(["started", "effect:3", "ended:2", "recorded:4"]) {
+        let daemon = Daemon::with(&ground, &[], &[("TALLYBOOK_CRASH_AT", moment)]);
+        ground
+            .run(&["container", "create", "web", "--detach"])
+            .ends(0);
+        let create = ground.newest();
+        daemon.died();
+        let next = Daemon::start(&ground, &[]);
+        until_status(&ground, &create, "succeeded");
+        let built = host.notes();
+        let built = built
+            .iter()
+            .filter(|line| line.starts_with("build the root"));
+        assert_eq!(built.count(), count, "once each, also at {moment}");
+        ground.run(&["container", "destroy", "web"]).ends(0);
+        next.signal(Signal::TERM);
+        next.ended().ends(0);
+    }
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::{Daemon, events, kill, start, until, until_status, until_waits};
+use super::{Daemon, Follower, events, kill, start, until, until_status, until_waits};
 use crate::ground::Ground;
 
 #[test]
@@ -11,10 +11,12 @@ fn what_is_detached_goes_on_and_can_be_followed() {
     let host = ground.host(1);
     let _daemon = Daemon::start(&ground, &[]);
     host.hold("container.start");
-    let run = ground.run(&["container", "create", "web", "--detach"]);
+    let told = ground.json(&["container", "create", "web", "--detach"]);
     let create = ground.newest();
-    let follow = format!("`tallybook op attach {create}` follows it");
-    run.ends(0).says(&follow);
+    let attach = format!("tallybook op attach {create}");
+    assert_eq!(told.end()["outcome"], "detached");
+    assert_eq!(told.ends(0).end()["attach"], attach);
+    let follow = format!("`{attach}` follows it");
     host.until_noted("waits: start web");
     assert_eq!(ground.status(&create), "running");
     let attached = start(&ground, &["op", "attach", &create]);
@@ -154,9 +156,8 @@ fn what_is_gone_on_with_or_taken_back_is_handed_over_too() {
     host.fail("undo-container.build", "host");
     ground.run(&["op", "rollback", &create]).ends(1);
     host.mend("undo-container.build");
-    ground
-        .run(&["op", "retry-undo", &create, "--detach"])
-        .ends(0);
+    let retried = ground.run(&["op", "retry-undo", &create, "--detach"]);
+    retried.ends(0).says("follows it");
     until_status(&ground, &create, "rolled_back");
     // Who is busy is named, and by whom it can be followed.
     host.hold("container.build");
@@ -169,7 +170,8 @@ fn what_is_gone_on_with_or_taken_back_is_handed_over_too() {
         ground
             .run(&["op", command, &create])
             .ends(5)
-            .says("another process is carrying out operation");
+            .says("another process is carrying out operation")
+            .says(&format!("`tallybook op attach {create}` follows it"));
     }
     host.release("container.build");
     until_status(&ground, &create, "succeeded");
@@ -185,15 +187,19 @@ fn one_that_is_stopped_stays_stopped() {
     host.until_noted("waits: ");
     let first = ground.newest();
     // The first Ctrl-C of who began it.
+    let mut follows = Follower::of(&ground, &first);
     kill_process(Pid::from_child(&began), Signal::INT).unwrap();
+    follows.until_stopping();
     let detached = ground.run(&["container", "create", "db", "--detach"]);
     let second = ground.newest();
     drop(detached.ends(0));
     until_waits(host, 2);
+    let mut follows = Follower::of(&ground, &second);
     ground
         .run(&["op", "stop", &second])
         .ends(0)
         .says("ends in good order");
+    follows.until_stopping();
     host.release("container.build");
     Ground::ended(began).ends(75).says("tallybook op resume");
     until_status(&ground, &second, "interrupted");

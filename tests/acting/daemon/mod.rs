@@ -6,7 +6,7 @@ mod left;
 mod rights;
 
 use std::io::{BufRead, BufReader};
-use std::process::{Child, Stdio};
+use std::process::{Child, ChildStdout, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -54,6 +54,17 @@ impl Daemon {
         kill(self.child.take().unwrap());
     }
 
+    /// Waits until it died by itself.
+    pub(crate) fn died(mut self) {
+        let mut child = self.child.take().unwrap();
+        let mut status = None;
+        until("it died", || {
+            status = child.try_wait().unwrap();
+            status.is_some()
+        });
+        assert_eq!(status.unwrap().code(), None, "it ended by itself");
+    }
+
     /// How it ended.
     pub(crate) fn ended(mut self) -> Run {
         Ground::ended(self.child.take().unwrap())
@@ -65,6 +76,38 @@ impl Drop for Daemon {
         if let Some(child) = self.child.take() {
             kill(child);
         }
+    }
+}
+
+/// Somebody who follows an operation, to see that a stop has come to where it runs.
+pub(crate) struct Follower {
+    child: Child,
+    said: BufReader<ChildStdout>,
+}
+
+impl Follower {
+    pub(crate) fn of(ground: &Ground, id: &str) -> Self {
+        let mut child = start(ground, &["--format", "json", "op", "attach", id]);
+        let said = BufReader::new(child.stdout.take().unwrap());
+        Follower { child, said }
+    }
+
+    /// Waits until the operation was told to stop, and its host as well.
+    pub(crate) fn until_stopping(&mut self) {
+        let mut line = String::new();
+        while !line.contains("\"stopping\"") {
+            line.clear();
+            assert_ne!(self.said.read_line(&mut line).unwrap(), 0, "it ended");
+        }
+        // That far the program tells; its agent hears it next.
+        std::thread::sleep(Duration::from_millis(300));
+    }
+}
+
+impl Drop for Follower {
+    fn drop(&mut self) {
+        let _gone = self.child.kill();
+        let _gone = self.child.wait();
     }
 }
 

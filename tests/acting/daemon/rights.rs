@@ -4,7 +4,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::process::Stdio;
 
-use super::{Daemon, events, until, until_status};
+use super::{Daemon, Follower, events, until, until_status};
 use crate::ground::{Ground, Run};
 
 /// A user who owns nothing here, and whose only group this is.
@@ -172,7 +172,9 @@ fn who_acts_is_whom_the_kernel_says() {
         .ends(0);
     let restart = ground.newest();
     ground.host(1).until_noted("waits: stop web");
+    let mut follows = Follower::of(&ground, &restart);
     actor.run(&["op", "stop", &restart]).ends(0);
+    follows.until_stopping();
     ground.host(1).release("container.stop");
     until_status(&ground, &restart, "interrupted");
     let reason = ground.document(&["op", "show", &restart])["reason"].clone();
