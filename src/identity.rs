@@ -38,12 +38,39 @@ fn ask_actor() -> Actor {
     Actor(claims)
 }
 
+/// Whom the kernel says to be at the other end of a local socket: who made the connection, as it was then.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Peer {
+    /// Its user.
+    pub uid: u32,
+    /// Its group.
+    pub gid: u32,
+    /// Its process, where that can be told.
+    pub pid: Option<i32>,
+}
+
+impl std::fmt::Display for Peer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match user_name(self.uid) {
+            Some(name) => write!(f, "{name} (uid {})", self.uid),
+            None => write!(f, "uid {}", self.uid),
+        }
+    }
+}
+
 /// Who is at the other end of a local socket: the kernel's word, and behind it what that end asserts.
 ///
-/// The kernel's word is the uid alone. What `/proc` says of a pid is said of whoever has that pid by now, and the
-/// process that connected may be gone.
-pub fn actor_of_peer(uid: u32, asserted: Vec<ActorClaim>) -> Actor {
-    let mut actor = Actor(uid_claims(uid));
+/// The kernel's word is what it kept when the connection was made. What `/proc` says of a pid is said of whoever has that
+/// pid by now, and the process that connected may be gone: so who logged in is asserted.
+pub fn actor_of_peer(peer: Peer, asserted: Vec<ActorClaim>) -> Actor {
+    let mut actor = Actor(uid_claims(peer.uid));
+    let pid = peer.pid.map(|pid| ("pid", pid.to_string()));
+    let besides = std::iter::once(("gid", peer.gid.to_string())).chain(pid);
+    actor.0.extend(besides.map(|(name, value)| ActorClaim {
+        name: name.to_owned(),
+        value,
+        source: ClaimSource::Kernel,
+    }));
     actor.0.extend(
         asserted
             .into_iter()
@@ -153,18 +180,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn of_a_peer_only_the_uid_is_the_kernels_word() {
+    fn of_a_peer_nothing_that_it_says_is_the_kernels_word() {
         let said = |name: &str| ActorClaim {
             name: name.to_owned(),
             value: "1000".to_owned(),
             source: ClaimSource::Kernel,
         };
-        let actor = actor_of_peer(0, vec![said(LOGINUID), said("uid"), said("sudo_uid")]);
+        let peer = Peer {
+            uid: 0,
+            gid: 7,
+            pid: Some(42),
+        };
+        let claims = ["uid", "gid", "pid", LOGINUID, "sudo_uid"];
+        let actor = actor_of_peer(peer, claims.map(said).to_vec());
         let of = |source: ClaimSource| -> Vec<&str> {
             let claims = actor.0.iter().filter(|claim| claim.source == source);
             claims.map(|claim| claim.name.as_str()).collect()
         };
-        assert_eq!(of(ClaimSource::Kernel), ["uid"]);
+        assert_eq!(of(ClaimSource::Kernel), ["uid", "gid", "pid"]);
         assert_eq!(of(ClaimSource::Asserted), [LOGINUID, "sudo_uid"]);
         assert_eq!(actor.0[0].value, "0");
     }

@@ -8,6 +8,7 @@ pub mod cli;
 pub mod clock;
 pub mod cloud;
 pub mod cloud_log;
+pub mod daemon;
 pub mod engine;
 pub mod host;
 pub mod identity;

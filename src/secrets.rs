@@ -257,21 +257,25 @@ fn check_file(file: &File) -> Result<(), Why> {
 }
 
 /// What is known to this process, for messages: they come from anywhere in it.
-static SHOWN: RwLock<Option<Arc<Declared>>> = RwLock::new(None);
+static SHOWN: RwLock<Vec<Arc<Declared>>> = RwLock::new(Vec::new());
 
-/// From now on these are taken out of messages.
+/// From now on these are taken out of messages, besides those that somebody still has.
 pub fn watch_over(declared: &Arc<Declared>) {
     let mut shown = SHOWN.write().unwrap_or_else(PoisonError::into_inner);
-    *shown = Some(Arc::clone(declared));
+    shown.retain(|known| Arc::strong_count(known) > 1);
+    shown.push(Arc::clone(declared));
 }
 
 /// The bytes without secrets that this process knows, and without what looks like one.
 pub fn clean(bytes: &[u8]) -> Vec<u8> {
     let shown = SHOWN.read().unwrap_or_else(PoisonError::into_inner);
-    match shown.as_ref() {
-        Some(declared) => declared.mask().clean(bytes),
-        None => scrub::scrub(bytes),
-    }
+    let Some((first, others)) = shown.split_first() else {
+        return scrub::scrub(bytes);
+    };
+    let others = others.iter();
+    others.fold(first.mask().clean(bytes), |cleaned, declared| {
+        declared.mask().clean(&cleaned)
+    })
 }
 
 /// The text without secrets that this process knows, and without what looks like one.

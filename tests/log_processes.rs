@@ -383,14 +383,14 @@ async fn another_version_of_the_protocol_is_refused_at_once() {
     let other = tokio::net::UnixListener::bind(&socket).unwrap();
     let later = tokio::spawn(async move {
         let (mut line, _) = other.accept().await.unwrap();
-        line.write_all(b"TBSK\x09\x03").await.unwrap();
+        line.write_all(b"TBSK\xf0\x00").await.unwrap();
         let mut said = Vec::new();
         line.read_to_end(&mut said).await.unwrap();
         said
     });
     let refused = client.head().await;
     assert!(
-        matches!(refused, Err(Error::OtherProtocol { theirs: 777, .. })),
+        matches!(refused, Err(Error::OtherProtocol { theirs: 240, .. })),
         "{refused:?}"
     );
     assert_eq!(

@@ -204,6 +204,30 @@ fn commands_that_are_named_exist() {
     assert!(seen > 40, "only {seen} commands are named");
 }
 
+/// What the unit file starts is there, and it is waited for as long as the daemon may take to end.
+#[test]
+fn the_unit_file_starts_what_there_is() {
+    let text = std::fs::read_to_string(root().join("docs/systemd/tallybook.service")).unwrap();
+    let value = |name: &str| {
+        let mut lines = text.lines().filter_map(|line| line.split_once('='));
+        let found = lines.find(|(key, _)| *key == name);
+        found.unwrap_or_else(|| panic!("no {name}")).1.to_owned()
+    };
+    let command = value("ExecStart");
+    let matches = tallybook::cli::command().try_get_matches_from(command.split_whitespace());
+    let matches = matches.unwrap_or_else(|error| panic!("{error}"));
+    let (name, daemon) = matches.subcommand().unwrap();
+    assert_eq!(name, "daemon");
+    let drains = daemon
+        .get_one::<std::time::Duration>("drain_timeout")
+        .unwrap();
+    let waits: u64 = value("TimeoutStopSec").parse().unwrap();
+    assert!(waits > drains.as_secs(), "{waits} s are not enough");
+    // Where the sockets and the log are is what the service may change.
+    assert!(command.contains(&format!("/run/{} ", value("RuntimeDirectory"))));
+    assert!(command.contains(&format!("/var/lib/{}/store ", value("StateDirectory"))));
+}
+
 /// A fuzz target that is not built, not run, not tested or not described is none.
 #[test]
 fn every_fuzz_target_is_run() {

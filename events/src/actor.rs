@@ -38,7 +38,7 @@ impl ClaimSource {
 /// One thing said about the actor, for example `uid` = `0`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct ActorClaim {
-    /// `uid`, `user`, `loginuid`, `login_user`, `sudo_uid`, `sudo_user`, `ssh_connection`, `tty`.
+    /// `uid`, `gid`, `pid`, `user`, `loginuid`, `login_user`, `sudo_uid`, `sudo_user`, `ssh_connection`, `tty`.
     pub name: String,
     /// The value as text.
     pub value: String,
@@ -61,12 +61,14 @@ impl Actor {
     }
 
     /// One word for tables and for `log --actor`: who typed it. Behind sudo that is the login user where the
-    /// kernel knows it, else who sudo says it was, marked `?` because only the environment says so.
+    /// kernel knows it, else who sudo says it was, marked `?` because only the environment says so; of root alone, who
+    /// may say anything: another user is not shown as whom they claim to be.
     pub fn label(&self) -> String {
         if let Some(user) = self.get("login_user") {
             return user.to_owned();
         }
-        if let Some(user) = self.get("sudo_user") {
+        let is_root = self.get("uid") == Some("0");
+        if let Some(user) = self.get("sudo_user").filter(|_| is_root) {
             return format!("{user}?");
         }
         match (self.get("user"), self.get("uid")) {

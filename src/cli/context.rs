@@ -24,19 +24,28 @@ pub struct Loaded {
     pub inventory: Inventory,
 }
 
+/// Where the log is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Place {
+    /// In this store.
+    Store(PathBuf),
+    /// With the daemon whose sockets are in this directory.
+    Daemon(PathBuf),
+}
+
 /// What every command needs.
 pub struct Context {
-    store: PathBuf,
+    place: Place,
     inventory: Option<PathBuf>,
     format: Format,
     log: OnceCell<Log>,
 }
 
 impl Context {
-    /// For a store, an inventory where one is named, and a format.
-    pub fn new(store: PathBuf, inventory: Option<PathBuf>, format: Format) -> Self {
+    /// For a place, an inventory where one is named, and a format.
+    pub fn new(place: Place, inventory: Option<PathBuf>, format: Format) -> Self {
         Context {
-            store,
+            place,
             inventory,
             format,
             log: OnceCell::new(),
@@ -44,8 +53,14 @@ impl Context {
     }
 
     /// The store's directory.
-    pub fn store(&self) -> &Path {
-        &self.store
+    ///
+    /// # Errors
+    /// When only a daemon is to be asked.
+    pub fn store(&self) -> Result<&Path, Error> {
+        match &self.place {
+            Place::Store(store) => Ok(store),
+            Place::Daemon(sockets) => Err(Error::StoreNeeded(sockets.clone())),
+        }
     }
 
     /// For whom results are written.
@@ -61,7 +76,10 @@ impl Context {
         self.log
             .get_or_try_init(async || {
                 let notice = |notice: String| tracing::warn!("{notice}");
-                Log::open(&self.store, open, notice).await
+                match &self.place {
+                    Place::Store(store) => Log::open(store, open, notice).await,
+                    Place::Daemon(sockets) => Log::open_at(sockets).await,
+                }
             })
             .await
             .map_err(Error::from)
@@ -72,7 +90,10 @@ impl Context {
     /// # Errors
     /// When the directory can't be read, or there was a log and its journal is gone.
     pub fn has_log(&self) -> Result<bool, Error> {
-        Ok(log::is_there(&self.store)?)
+        match &self.place {
+            Place::Store(store) => Ok(log::is_there(store)?),
+            Place::Daemon(_) => Ok(true),
+        }
     }
 
     /// The state of the log; of nothing where there is no log.
@@ -87,8 +108,11 @@ impl Context {
     }
 
     /// The journal's directory.
-    pub fn journal(&self) -> PathBuf {
-        self.store.join(JOURNAL)
+    ///
+    /// # Errors
+    /// When only a daemon is to be asked.
+    pub fn journal(&self) -> Result<PathBuf, Error> {
+        Ok(self.store()?.join(JOURNAL))
     }
 
     /// Gives the log up in good order, where it was opened.

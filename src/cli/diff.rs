@@ -30,9 +30,9 @@ struct Shown {
 impl Args {
     pub(super) async fn run(self, context: &Context, out: &mut Output) -> Result<Exit, Error> {
         if !context.has_log()? {
-            return Err(log::Error::Missing(context.store().to_owned()).into());
+            return Err(log::Error::Missing(context.store()?.to_owned()).into());
         }
-        let journal = context.journal();
+        let journal = context.journal()?;
         let before = history::fold(&journal, Until::from(self.before))?;
         let after = history::fold(&journal, self.after.map_or(Until::Newest, Until::from))?;
         let shown = Shown {

@@ -2,21 +2,25 @@
 //!
 //! Every error has an exit code here; none is printed anywhere else.
 
+mod of_log;
+
 use std::path::PathBuf;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tallybook_agent::secret::SecretName;
 use tallybook_events::ids::{OperationId, Seq};
 use tallybook_events::name::HostName;
 
 use super::exit::Exit;
 use crate::cloud::{Diagnostics, allocate};
+use crate::daemon::{self, client, sockets};
 use crate::engine::adopt::Unfit;
 use crate::engine::runner_lock;
-use crate::log::Refusal;
-use crate::log::retention::FailureClass;
 use crate::render::{Unwritten, count, plain};
-use crate::{cloud_log, engine, journal, log, plan, secrets};
+use crate::{cloud_log, engine, log, plan, secrets};
+use of_log::{left_hint, log_exit, log_hint};
+
+pub(super) use of_log::FENCED;
 
 /// Why a command failed.
 #[derive(Debug, thiserror::Error)]
@@ -172,6 +176,32 @@ pub enum Error {
     /// It has to be confirmed, and nobody can be asked.
     #[error("this has to be confirmed, and there is no terminal to ask at")]
     Unconfirmed,
+    /// The daemon can't serve, or not any more.
+    #[error(transparent)]
+    Daemon(#[from] daemon::Error),
+    /// The daemon did not do what was asked.
+    #[error(transparent)]
+    Client(#[from] client::Error),
+    /// What happened elsewhere, as it was told.
+    #[error("{}", .0.error)]
+    Told(Box<Report>),
+    /// An operation is the daemon's, and it can't be followed.
+    #[error("operation {} can't be followed any more", id.short())]
+    Unfollowed {
+        /// The operation.
+        id: OperationId,
+        /// Why not.
+        source: Box<client::Error>,
+    },
+    /// It was to be left to a daemon, and there is none.
+    #[error("no daemon serves the store, so nobody would carry it out")]
+    NoDaemonToDetach,
+    /// The daemon does not carry it out.
+    #[error("the daemon does not carry out operation {}", .0.short())]
+    NotCarriedOut(OperationId),
+    /// Only a daemon is to be asked, and this needs the store itself.
+    #[error("this needs the store itself, and only the daemon in {} is to be asked", .0.display())]
+    StoreNeeded(PathBuf),
     /// A result has no form in JSON.
     #[error("the result can't be written as JSON")]
     Json(#[from] serde_json::Error),
@@ -181,6 +211,12 @@ pub enum Error {
 }
 
 impl Error {
+    /// An operation is the daemon's, and it can't be followed.
+    pub(super) fn unfollowed(id: OperationId, source: client::Error) -> Self {
+        let source = Box::new(source);
+        Error::Unfollowed { id, source }
+    }
+
     /// The log failed while this operation was carried out.
     pub(super) fn left(id: OperationId, source: log::Error) -> Self {
         Error::Left {
@@ -209,6 +245,7 @@ impl Error {
                 engine::Error::Missing(_) => Exit::Missing,
                 engine::Error::Exposed(_) => Exit::Usage,
                 engine::Error::RollingBack { .. } | engine::Error::Fenced { .. } => Exit::Locked,
+                engine::Error::NoStore(_) => Exit::Permission,
                 engine::Error::Runner(error) => match error {
                     runner_lock::Error::Held(_) => Exit::Locked,
                     runner_lock::Error::File { source, .. } => io_exit(source),
@@ -243,6 +280,24 @@ impl Error {
             | Error::Ambiguous { .. } => Exit::Usage,
             Error::Unknown { .. } | Error::NoEvent { .. } => Exit::Missing,
             Error::Json(_) => Exit::Failed,
+            Error::Daemon(error) => match error {
+                daemon::Error::Other(_) => Exit::Locked,
+                daemon::Error::Log(error) => log_exit(error),
+                daemon::Error::Socket(sockets::Error::Group(_)) => Exit::Usage,
+                daemon::Error::Lock { source, .. }
+                | daemon::Error::Socket(sockets::Error::File { source, .. })
+                | daemon::Error::Signals(source) => io_exit(source),
+            },
+            Error::Client(error) => match error {
+                client::Error::Log(error) => log_exit(error),
+                client::Error::Refused(report) => report.exit,
+                client::Error::Lost => Exit::Locked,
+            },
+            Error::Told(report) => report.exit,
+            Error::Unfollowed { .. } => Exit::Interrupted,
+            Error::NoDaemonToDetach => Exit::Usage,
+            Error::NotCarriedOut(_) => Exit::Locked,
+            Error::StoreNeeded(_) => Exit::Usage,
             Error::Output(Unwritten(error)) | Error::Start(error) => io_exit(error),
         }
     }
@@ -278,6 +333,9 @@ impl Error {
                 name.variable()
             )),
             Error::Reach(error) => error.hint(),
+            Error::Engine(engine::Error::NoStore(_)) => {
+                Some("run it as the owner of the store".to_owned())
+            }
             Error::Engine(engine::Error::Fenced { .. }) => Some(FENCED.to_owned()),
             Error::Engine(engine::Error::Missing(_)) => {
                 Some("`tallybook op list --all` shows all".to_owned())
@@ -352,7 +410,35 @@ impl Error {
                 Some("--dry-run shows what would be done, --yes does it without asking".to_owned())
             }
             Error::Ambiguous { .. } => Some("write the one you mean".to_owned()),
-            Error::Limit(_)
+            Error::Daemon(daemon::Error::Log(error)) | Error::Client(client::Error::Log(error)) => {
+                log_hint(error)
+            }
+            Error::Client(client::Error::Refused(report)) | Error::Told(report) => {
+                report.hint.clone()
+            }
+            Error::Client(client::Error::Lost) => Some("try again".to_owned()),
+            Error::Unfollowed { id, .. } => Some(format!(
+                "it is in the log, and the daemon goes on with it, also when it is started anew; `tallybook op attach {}` follows it",
+                id.short()
+            )),
+            Error::NoDaemonToDetach => {
+                Some("start one (`tallybook daemon`), or leave --detach out".to_owned())
+            }
+            Error::NotCarriedOut(id) => Some(format!(
+                "`tallybook op show {}` shows how it stands",
+                id.short()
+            )),
+            Error::StoreNeeded(_) => Some(
+                "run it as the owner of the store, without --daemon and TALLYBOOK_DAEMON"
+                    .to_owned(),
+            ),
+            Error::Daemon(daemon::Error::Other(_)) => {
+                Some("end that one first, or name another store with --store".to_owned())
+            }
+            Error::Daemon(
+                daemon::Error::Lock { .. } | daemon::Error::Socket(_) | daemon::Error::Signals(_),
+            )
+            | Error::Limit(_)
             | Error::Inventory { .. }
             | Error::NoEvent { .. }
             | Error::Output(_)
@@ -397,6 +483,13 @@ impl Error {
             | Error::Unknown { .. }
             | Error::Ambiguous { .. }
             | Error::NoEvent { .. }
+            | Error::Daemon(_)
+            | Error::Client(_)
+            | Error::Told(_)
+            | Error::Unfollowed { .. }
+            | Error::NoDaemonToDetach
+            | Error::NotCarriedOut(_)
+            | Error::StoreNeeded(_)
             | Error::Output(_)
             | Error::Json(_)
             | Error::Start(_) => Vec::new(),
@@ -405,6 +498,9 @@ impl Error {
 
     /// As it is shown.
     pub fn report(&self) -> Report {
+        if let Error::Told(report) | Error::Client(client::Error::Refused(report)) = self {
+            return Report::clone(report);
+        }
         let details = self.details();
         let mut because = Vec::new();
         let mut source = std::error::Error::source(self).filter(|_| details.is_empty());
@@ -424,7 +520,7 @@ impl Error {
 }
 
 /// An error as it is shown: text on standard error, or with `--format json` this object there.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Report {
     /// What happened.
     pub error: String,
@@ -507,183 +603,6 @@ fn io_exit(error: &std::io::Error) -> Exit {
         ErrorKind::StorageFull | ErrorKind::QuotaExceeded => Exit::DiskFull,
         _ => Exit::Failed,
     }
-}
-
-fn log_exit(error: &log::Error) -> Exit {
-    match error {
-        log::Error::Missing(_) => Exit::Missing,
-        log::Error::Directory { source, .. } => match source.kind() {
-            std::io::ErrorKind::NotFound => Exit::Missing,
-            _ => io_exit(source),
-        },
-        log::Error::Journal(error) => match error {
-            journal::Error::Missing(_) => Exit::Missing,
-            journal::Error::Head { .. }
-            | journal::Error::Damaged { .. }
-            | journal::Error::Newer { .. }
-            | journal::Error::Away { .. }
-            | journal::Error::Absent { .. }
-            | journal::Error::Unreached { .. } => Exit::Verification,
-            journal::Error::Io { .. } | journal::Error::Unsynced { .. } if error.is_disk_full() => {
-                Exit::DiskFull
-            }
-            journal::Error::Io { .. }
-            | journal::Error::Unsynced { .. }
-            | journal::Error::Stopped => Exit::Failed,
-        },
-        log::Error::Refused(refusal) => match refusal {
-            Refusal::Claimed { .. }
-            | Refusal::Changed { .. }
-            | Refusal::ClaimLost(_)
-            | Refusal::Fenced { .. }
-            | Refusal::Needed { .. } => Exit::Locked,
-            Refusal::Malformed(_) => Exit::Failed,
-        },
-        log::Error::NoHolder(_)
-        | log::Error::InUse(_)
-        | log::Error::Held(_)
-        | log::Error::OtherProtocol { .. } => Exit::Locked,
-        log::Error::Retention(failure) => match failure.class {
-            FailureClass::Place => Exit::Usage,
-            FailureClass::Missing => Exit::Missing,
-            FailureClass::Damaged | FailureClass::Away | FailureClass::Newer => Exit::Verification,
-            FailureClass::DiskFull => Exit::DiskFull,
-            FailureClass::Other => Exit::Failed,
-        },
-        log::Error::TailLost { .. }
-        | log::Error::Rewritten { .. }
-        | log::Error::Undecidable(_)
-        | log::Error::Fold { .. }
-        | log::Error::Unknowable { .. }
-        | log::Error::Operation { .. } => Exit::Verification,
-        log::Error::NoReserve { .. } if error.is_disk_full() => Exit::DiskFull,
-        log::Error::NoReserve { source, .. } => io_exit(source),
-        log::Error::NotErasable { kind: None, .. } => Exit::Missing,
-        log::Error::NotErasable { .. } => Exit::Usage,
-        log::Error::NotWritten {
-            disk_full: true, ..
-        } => Exit::DiskFull,
-        log::Error::NotWritten { .. } | log::Error::TooLarge(_) => Exit::Failed,
-        log::Error::Store(_)
-        | log::Error::Holder(_)
-        | log::Error::Protocol(_)
-        | log::Error::Payload { .. } => Exit::Failed,
-    }
-}
-
-/// Something may have been done on hosts: the way on is to resume, never to begin again.
-fn left_hint(id: OperationId, error: &log::Error) -> String {
-    let on = format!(
-        "`tallybook op resume {}` finds out what was done, and goes on from there",
-        id.short()
-    );
-    if error.is_disk_full() {
-        return format!("free space where the store is, then {on}");
-    }
-    on
-}
-
-/// What to do with a log that a host has seen a newer line of.
-pub(super) const FENCED: &str = "act from the newest copy of this log; if that is lost, `tallybook log recover --reason TEXT` goes on with this one and shuts the other out";
-const NEWER: &str = "use the program that wrote it, or a newer one";
-
-fn log_hint(error: &log::Error) -> Option<String> {
-    Some(match error {
-        log::Error::Missing(_) | log::Error::Journal(journal::Error::Missing(_)) => {
-            "`tallybook cloud refresh` begins one; --store or TALLYBOOK_STORE names another place"
-                .to_owned()
-        }
-        log::Error::Directory { source, .. }
-            if source.kind() == std::io::ErrorKind::PermissionDenied =>
-        {
-            "run it as the user who owns the store, or name another one with --store".to_owned()
-        }
-        log::Error::Refused(
-            Refusal::Claimed { holder, .. }
-            | Refusal::Needed {
-                operation: holder, ..
-            },
-        ) => format!(
-            "`tallybook op show {0}` shows how it stands",
-            holder.short()
-        ),
-        log::Error::Refused(Refusal::Changed { .. }) => "try again".to_owned(),
-        log::Error::Refused(Refusal::Fenced { .. }) => FENCED.to_owned(),
-        log::Error::NoHolder(_) | log::Error::InUse(_) | log::Error::Held(_) => {
-            "find out which process holds the store, and whether it hangs".to_owned()
-        }
-        log::Error::OtherProtocol { .. } | log::Error::Protocol(_) => {
-            "wait until that process has ended, or use the same version".to_owned()
-        }
-        log::Error::TailLost { .. } | log::Error::Rewritten { .. } => {
-            "bring the newest copy of this log back; if there is none, `tallybook log recover` shows what is lost and goes on without it".to_owned()
-        }
-        log::Error::Operation { id, .. } => format!(
-            "`tallybook verify` says what is wrong; where a recovery lost events of it, `tallybook log --operation {}` lists what is left",
-            id.short()
-        ),
-        log::Error::Fold { .. } | log::Error::Unknowable { .. } => "`tallybook verify` says what is wrong".to_owned(),
-        log::Error::Journal(error) | log::Error::Undecidable(error) if error.is_newer() => {
-            NEWER.to_owned()
-        }
-        log::Error::Undecidable(_) => {
-            "where the archive is gone for good, --archive-lost goes on without what is in it".to_owned()
-        }
-        log::Error::Journal(journal::Error::Head { .. } | journal::Error::Damaged { .. } | journal::Error::Newer { .. }) => {
-            "`tallybook verify` lists all damage; bring a good copy back, or see `tallybook log recover --help`".to_owned()
-        }
-        log::Error::Journal(journal::Error::Absent { .. } | journal::Error::Away { .. }) => {
-            "mount the archive, or bring the file back from a copy; `tallybook verify` lists all that is missing".to_owned()
-        }
-        log::Error::Journal(journal::Error::Unreached { .. }) => {
-            "all others are erased; it was announced, so the next command that opens the store tries again".to_owned()
-        }
-        log::Error::Retention(failure) => match failure.class {
-            FailureClass::Place => return None,
-            FailureClass::Missing => {
-                "`tallybook log restore --all --dry-run` shows what is there".to_owned()
-            }
-            FailureClass::Damaged => {
-                "`tallybook verify` lists all damage; bring that file back from a copy".to_owned()
-            }
-            FailureClass::Away => {
-                "`tallybook verify` lists all that is missing; where it is gone for good, see `tallybook log recover --help`".to_owned()
-            }
-            FailureClass::Newer => NEWER.to_owned(),
-            FailureClass::DiskFull => {
-                "free space there, then try again; no segment is lost".to_owned()
-            }
-            FailureClass::Other => "try again; no segment is lost".to_owned(),
-        },
-        log::Error::NotWritten { in_doubt: true, .. }
-        | log::Error::Journal(journal::Error::Unsynced { .. }) => {
-            "whether it was recorded is known once the log is opened again: `tallybook log` and `tallybook op list \
-             --unfinished` show it"
-                .to_owned()
-        }
-        log::Error::NotWritten {
-            disk_full: true, ..
-        } => "free space where the store is, then try again; nothing was done".to_owned(),
-        log::Error::NoReserve { .. } => {
-            "free space where the store is, then try again; what runs can still be recorded and taken back".to_owned()
-        }
-        log::Error::NotErasable { kind: Some(_), .. } => {
-            "output.captured, session.recorded and inventory.recorded can be erased".to_owned()
-        }
-        log::Error::NotErasable { kind: None, .. } => return None,
-        log::Error::Journal(error) if error.is_disk_full() => {
-            "free space where the store is; `tallybook op list --unfinished` then shows what can be resumed"
-                .to_owned()
-        }
-        log::Error::NotWritten { .. }
-        | log::Error::TooLarge(_)
-        | log::Error::Directory { .. }
-        | log::Error::Journal(journal::Error::Io { .. } | journal::Error::Stopped)
-        | log::Error::Store(_)
-        | log::Error::Refused(Refusal::ClaimLost(_) | Refusal::Malformed(_))
-        | log::Error::Holder(_)
-        | log::Error::Payload { .. } => return None,
-    })
 }
 
 #[cfg(test)]

@@ -2,7 +2,8 @@
 //!
 //! A code, once given, never means anything else.
 
-use serde::{Serialize, Serializer};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// How a command ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -31,6 +32,8 @@ pub enum Exit {
     DiskFull,
     /// Somebody else changed on a host what the log says is there.
     Drift,
+    /// Whoever asks may not have that done.
+    Permission,
     /// It was interrupted; `op resume` goes on where it stopped.
     Interrupted,
     /// `container exec` and `container shell` end as the command in the container did.
@@ -39,7 +42,7 @@ pub enum Exit {
 
 impl Exit {
     /// Every code of our own, in order.
-    pub const ALL: [Exit; 13] = [
+    pub const ALL: [Exit; 14] = [
         Exit::Ok,
         Exit::Failed,
         Exit::Usage,
@@ -52,6 +55,7 @@ impl Exit {
         Exit::Missing,
         Exit::DiskFull,
         Exit::Drift,
+        Exit::Permission,
         Exit::Interrupted,
     ];
 
@@ -79,6 +83,7 @@ impl Exit {
             Exit::Missing => 9,
             Exit::DiskFull => 10,
             Exit::Drift => 11,
+            Exit::Permission => 12,
             Exit::Interrupted => 75,
             Exit::Command(code) => code,
         }
@@ -99,6 +104,7 @@ impl Exit {
             Exit::Missing => "missing",
             Exit::DiskFull => "disk_full",
             Exit::Drift => "drift",
+            Exit::Permission => "permission",
             Exit::Interrupted => "interrupted",
             Exit::Command(_) => "command",
         }
@@ -108,6 +114,14 @@ impl Exit {
 impl Serialize for Exit {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(self.label())
+    }
+}
+
+impl<'de> Deserialize<'de> for Exit {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let label = String::deserialize(deserializer)?;
+        let known = Exit::ALL.into_iter().find(|exit| exit.label() == label);
+        known.ok_or_else(|| D::Error::custom(format!("there is no exit code {label:?}")))
     }
 }
 

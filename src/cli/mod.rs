@@ -9,6 +9,7 @@ mod cloud;
 mod confirmation;
 mod container;
 mod context;
+mod daemon;
 mod diff;
 mod error;
 mod exit;
@@ -71,6 +72,15 @@ struct Options {
         hide_env_values = true
     )]
     store: Option<PathBuf>,
+    /// Ask the daemon whose sockets are in this directory, without using the store: for those who can't
+    #[arg(
+        long,
+        global = true,
+        value_name = "DIR",
+        env = "TALLYBOOK_DAEMON",
+        hide_env_values = true
+    )]
+    daemon: Option<PathBuf>,
     /// The inventory [default: cloud.toml here, then /etc/tallybook/cloud.toml]
     #[arg(
         long,
@@ -159,6 +169,7 @@ commands! {
     Rollback(rollback::Args),
     Redact(redact::Args),
     Replay(replay::Args),
+    Daemon(daemon::Args),
 }
 
 /// A door for the fuzz targets (`tests/fuzz`): what names things on the command line. Nothing else may use it.

@@ -47,7 +47,7 @@ impl Args {
             Some(stored) => stored,
             None => log.state().await?,
         };
-        let mut folded = history::fold(&context.journal(), Until::Seq(live.head.seq))?;
+        let mut folded = history::fold(&context.journal()?, Until::Seq(live.head.seq))?;
         let operations = folded.operations.len();
         folded.forget_past();
         let mut replayed = compare(&folded, &live)?;

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches};
 
-use super::context::Context;
+use super::context::{Context, Place};
 use super::error::{Error, Report};
 use super::exit::Exit;
 use super::{Cli, messages};
@@ -74,8 +74,11 @@ fn run(cli: Cli, no_color: bool) -> Result<Exit, Error> {
         .build()
         .map_err(Error::Start)?;
     let options = cli.options;
-    let store = options.store.unwrap_or_else(default_store);
-    let context = Context::new(store, options.inventory, options.format);
+    let place = match options.daemon {
+        Some(sockets) => Place::Daemon(sockets),
+        None => Place::Store(options.store.unwrap_or_else(default_store)),
+    };
+    let context = Context::new(place, options.inventory, options.format);
     let mut out = Output::stdout(options.format, options.color, no_color);
     runtime.block_on(async {
         let result = cli.command.run(&context, &mut out).await;

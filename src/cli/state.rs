@@ -29,10 +29,10 @@ impl Args {
         let state = match self.at {
             None => context.open_log(Open::Existing).await?.state().await?,
             Some(_) if !context.has_log()? => {
-                return Err(LogError::Missing(context.store().to_owned()).into());
+                return Err(LogError::Missing(context.store()?.to_owned()).into());
             }
             Some(point) => {
-                let mut state = history::fold(&context.journal(), Until::from(point))?;
+                let mut state = history::fold(&context.journal()?, Until::from(point))?;
                 state.forget_past();
                 state
             }

@@ -107,17 +107,17 @@ impl Args {
 
     pub(super) async fn run(self, context: &Context, out: &mut Output) -> Result<Exit, Error> {
         if !context.has_log()? {
-            return Err(log::Error::Missing(context.store().to_owned()).into());
+            return Err(log::Error::Missing(context.store()?.to_owned()).into());
         }
         let scope = self.scope();
         let (kept, mut report) = journal(context, scope)?;
         if report.findings.is_empty()
             && self.to.is_none()
-            && let Some(what) = kept.against(context.store(), &report.head)?
+            && let Some(what) = kept.against(context.store()?, &report.head)?
         {
             report.findings.push(Finding {
                 seq: report.head.seq,
-                place: context.store().join(log::HEAD).display().to_string(),
+                place: context.store()?.join(log::HEAD).display().to_string(),
                 class: Class::End,
                 what,
             });
@@ -202,7 +202,7 @@ fn journal(context: &Context, scope: Scope) -> Result<(KeptHead, Report), Error>
             eprint!("\rverified up to event {seq}: {segments} of {of} segments ");
         }
     };
-    let looked = settled(context.store(), scope, progress)?;
+    let looked = settled(context.store()?, scope, progress)?;
     if was_told {
         eprint!("\r\x1b[K");
     }
@@ -248,7 +248,7 @@ async fn check_store(context: &Context, log: &Log) -> Result<Store, Error> {
     if let Some(stored) = log.altered().await {
         live = stored;
     }
-    let mut folded = history::fold(&context.journal(), Until::Seq(live.head.seq))?;
+    let mut folded = history::fold(&context.journal()?, Until::Seq(live.head.seq))?;
     folded.forget_past();
     let replayed = replay::compare(&folded, &live)?;
     store.projections = replayed.same;

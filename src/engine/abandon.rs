@@ -7,8 +7,7 @@ use tallybook_events::step::Action;
 use tallybook_events::subject::Subject;
 use tallybook_replay::operation::{Operation, Step};
 
-use super::runner_lock::Hold;
-use super::{Error, check_not_taken_back, draft};
+use super::{Error, Holds, check_not_taken_back, draft, hold};
 use crate::log::{Condition, Draft, Log};
 
 /// Gives an unfinished operation up: nobody goes on with it, and what it claims is free. Operations that it was to take
@@ -16,8 +15,16 @@ use crate::log::{Condition, Draft, Log};
 ///
 /// # Errors
 /// When there is none, it is finished, another process carries it out, another operation takes it back, or the log fails.
-pub async fn abandon(log: &Log, id: OperationId, reason: String) -> Result<Operation, Error> {
-    let _hold = Hold::take(log.directory(), id)?;
+pub async fn abandon(
+    log: &Log,
+    id: OperationId,
+    reason: String,
+    holds: Holds,
+) -> Result<Operation, Error> {
+    let _hold = match holds {
+        Holds::Here => Some(hold(log, id)?),
+        Holds::Daemon => None,
+    };
     // Loaded once it is held: what another process did before is in it.
     let load = async || log.operation(id).await?.ok_or(Error::Missing(id));
     let operation = load().await?;

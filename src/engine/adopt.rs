@@ -60,7 +60,7 @@ impl Engine {
         steps: &BTreeSet<StepIndex>,
         reason: &str,
     ) -> Result<Adopted, Error> {
-        let operation = self.take_up(id).await?;
+        let operation = self.unfinished(id).await?;
         let chosen = chosen(&operation, steps)?;
         let crew = self.crew(&operation, Once::Ask).await?;
         let mut hosts: BTreeMap<&HostName, Vec<(PlannedStep, Attempt)>> = BTreeMap::new();

@@ -17,17 +17,17 @@ mod run;
 pub mod runner_lock;
 pub mod session;
 mod standing;
+mod success;
 pub mod watch;
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
+use serde::{Deserialize, Serialize};
 use tallybook_agent::mask::Mask;
 use tallybook_agent::secret::SecretName;
-use tallybook_events::allocation::Allocation;
 use tallybook_events::event::{
-    AllocationReleased, Event, LogFenced, OperationIntended, OperationPlanned, OperationResumed,
-    OperationRolledBack, OperationSucceeded, StepForced,
+    Event, LogFenced, OperationIntended, OperationPlanned, OperationResumed, StepForced,
 };
 use tallybook_events::ids::{OperationId, Seq};
 use tallybook_events::intent::Intent;
@@ -38,10 +38,9 @@ use tallybook_replay::operation::{Operation, OperationStatus, Step, StepStatus};
 use tallybook_replay::resume::Running;
 use tokio::sync::watch as stop_channel;
 
-use crate::cloud::allocate::Key;
+use crate::clock;
 use crate::log::{self, Condition, Draft, Log, Refusal};
 use crate::secrets::Declared;
-use crate::{clock, cloud_log};
 use chain::Crew;
 use crash::Moment;
 use reach::Reach;
@@ -50,6 +49,7 @@ use runner_lock::Hold;
 use watch::{Notice, Watch};
 
 pub use abandon::abandon;
+pub use reach::Gone;
 
 /// How much may go on at once. On one host it is one chain of an operation at a time: a second one would only wait
 /// there for the operation's lock, and say so to people as if it were an earlier run's.
@@ -71,7 +71,7 @@ impl Default for Limits {
 }
 
 /// How a run of an operation ended.
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Outcome {
     /// Every step succeeded.
     Succeeded,
@@ -80,12 +80,12 @@ pub enum Outcome {
         /// What failed, and how.
         failures: Vec<(PlannedStep, StepFailure)>,
         /// Hosts that could not be reached besides.
-        unreachable: BTreeMap<HostName, reach::Error>,
+        unreachable: BTreeMap<HostName, Gone>,
     },
     /// It was left unfinished on purpose, or because a line was lost; it can be resumed.
     Interrupted(String),
     /// Nothing more can be done without these hosts; it can be resumed.
-    Unreachable(BTreeMap<HostName, reach::Error>),
+    Unreachable(BTreeMap<HostName, Gone>),
     /// Somebody has to decide.
     Stuck(String),
     /// A host has seen a newer line of this log's history, and refuses this one. Nothing more may be begun with it
@@ -124,6 +124,9 @@ pub enum Error {
     /// Another process carries it out.
     #[error(transparent)]
     Runner(#[from] runner_lock::Error),
+    /// Only the daemon can hold it: the store is not there for us.
+    #[error("operation {} can only be carried out by the daemon: its store is not in reach", .0.short())]
+    NoStore(OperationId),
     /// What was asked for, or a step of its plan, shows a secret: it would be recorded.
     #[error("the value of secret {0} is in what is asked for, and that is recorded")]
     Exposed(SecretName),
@@ -164,6 +167,15 @@ pub enum Once {
     Again,
 }
 
+/// What becomes of steps that failed when an operation is taken up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Failed {
+    /// They are tried again: somebody wants that.
+    Again,
+    /// They stay failed: only what was cut short is gone on with.
+    Stay,
+}
+
 /// What is needed to begin an operation.
 #[derive(Debug)]
 pub struct Proposal {
@@ -187,6 +199,24 @@ pub struct Proposal {
     pub instead_of: Vec<(OperationId, Seq)>,
 }
 
+/// Who sees to it that no other process carries an operation out meanwhile.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Holds {
+    /// This process, with a lock in the store.
+    Here,
+    /// The daemon, which was asked for it before and holds it as long as the line to it stands.
+    Daemon,
+}
+
+/// What a daemon does with a run besides: it has it end without a word when it ends itself, and says who stopped it.
+#[derive(Debug, Clone)]
+pub struct Service {
+    /// Turns true when what runs shall be finished and all else left, for the next start of the daemon.
+    pub drain: stop_channel::Receiver<bool>,
+    /// Who asked to stop.
+    pub stopped_by: Arc<OnceLock<String>>,
+}
+
 /// Carries operations out. As long as it lives no other process can carry out those that it began or took up.
 pub struct Engine {
     log: Log,
@@ -195,7 +225,9 @@ pub struct Engine {
     stop: stop_channel::Receiver<bool>,
     limits: Limits,
     secrets: Arc<Declared>,
+    keeps: Holds,
     holds: Mutex<BTreeMap<OperationId, Hold>>,
+    service: Option<Service>,
 }
 
 impl Engine {
@@ -214,8 +246,26 @@ impl Engine {
             stop,
             limits,
             secrets: Arc::default(),
+            keeps: Holds::Here,
             holds: Mutex::new(BTreeMap::new()),
+            service: None,
         }
+    }
+
+    /// With operations held by whom these say.
+    #[must_use]
+    pub fn kept(mut self, keeps: Holds) -> Self {
+        self.keeps = keeps;
+        self
+    }
+
+    /// As a daemon's, with operations that it holds already.
+    #[must_use]
+    pub fn serving(mut self, service: Service, held: Vec<Hold>) -> Self {
+        self.service = Some(service);
+        let held = held.into_iter().map(|hold| (hold.operation(), hold));
+        self.holds = Mutex::new(held.collect());
+        self
     }
 
     /// With these secrets: hosts are told what they need, and none is recorded.
@@ -230,9 +280,12 @@ impl Engine {
     /// # Errors
     /// When another one does.
     pub fn hold(&self, id: OperationId) -> Result<(), Error> {
+        if self.keeps == Holds::Daemon {
+            return Ok(());
+        }
         let mut holds = self.holds.lock().unwrap_or_else(PoisonError::into_inner);
         if let std::collections::btree_map::Entry::Vacant(place) = holds.entry(id) {
-            place.insert(Hold::take(self.log.directory(), id)?);
+            place.insert(hold(&self.log, id)?);
         }
         Ok(())
     }
@@ -275,6 +328,20 @@ impl Engine {
     /// Resolves when it is asked to begin nothing more.
     pub async fn stopped(&self) {
         chain::asked_to_stop(&mut self.stop.clone()).await;
+    }
+
+    /// Turns true when a daemon ends; never in another process.
+    fn drain(&self) -> stop_channel::Receiver<bool> {
+        match &self.service {
+            Some(service) => service.drain.clone(),
+            None => stop_channel::channel(false).1,
+        }
+    }
+
+    /// Who asked to stop, for people.
+    fn stopped_by(&self) -> &str {
+        let by = self.service.as_ref().and_then(|it| it.stopped_by.get());
+        by.map_or("the operator", String::as_str)
     }
 
     /// The log it writes to.
@@ -365,9 +432,8 @@ impl Engine {
     /// # Errors
     /// When there is none, it is finished, another process carries it out, or the log fails.
     pub async fn resume(&self, id: OperationId, once: Once) -> Result<Outcome, Error> {
-        let operation = self.take_up(id).await?;
-        self.append(&operation, OperationResumed {}).await?;
-        self.go_on(&operation, once).await
+        self.take_up(id, None).await?;
+        self.go_on(id, once, Failed::Again).await
     }
 
     /// The same; and what others have in the place of steps that they are known to block is set aside when those are started.
@@ -375,29 +441,42 @@ impl Engine {
     /// # Errors
     /// As [`Engine::resume`], and when nothing is known to be in the way of a step.
     pub async fn force(&self, id: OperationId, once: Once, reason: &str) -> Result<Outcome, Error> {
-        let operation = self.take_up(id).await?;
-        let is_forced =
-            |step: &&Step| step.is_blocked() && matches!(step.plan.action, Action::Forward);
-        let mut drafts = Vec::new();
+        self.take_up(id, Some(reason)).await?;
+        self.go_on(id, once, Failed::Again).await
+    }
+
+    /// Records that an unfinished operation is taken up again; and, for a reason, that what others have in the place of its
+    /// steps is set aside when those are started. Nothing is carried out.
+    ///
+    /// # Errors
+    /// When there is none, it is finished, another process carries it out, or the log fails; and when nothing is known to be
+    /// in the way that is to be set aside.
+    pub async fn take_up(&self, id: OperationId, forced: Option<&str>) -> Result<(), Error> {
+        let operation = self.unfinished(id).await?;
+        let claim = Some(operation.claim);
         let resumed = self.draft(claimed(&operation), OperationResumed {})?;
-        drafts.push(resumed.operation(id, Some(operation.claim)));
-        for step in operation.steps.iter().filter(is_forced) {
-            let reason = reason.to_owned();
-            let forced = self.draft(&step.plan.subject, StepForced { reason })?;
-            let forced = forced.operation(id, Some(operation.claim));
-            drafts.push(forced.step(step.plan.index, step.attempts));
+        let mut drafts = vec![resumed.operation(id, claim)];
+        let is_blocked =
+            |step: &&Step| step.is_blocked() && matches!(step.plan.action, Action::Forward);
+        if let Some(reason) = forced {
+            for step in operation.steps.iter().filter(is_blocked) {
+                let reason = reason.to_owned();
+                let forced = self.draft(&step.plan.subject, StepForced { reason })?;
+                let forced = forced.operation(id, claim);
+                drafts.push(forced.step(step.plan.index, step.attempts));
+            }
+            if drafts.len() == 1 {
+                return Err(Error::Unblocked(id));
+            }
         }
-        if drafts.len() == 1 {
-            return Err(Error::Unblocked(id));
-        }
-        // Crash boundary: from here on whoever resumes it sets aside what is in the way.
+        // Crash boundary: from here on whoever goes on with it sets aside what is in the way.
         let held = Condition::held(id, operation.claim);
         self.log.append(drafts, held).await?;
-        self.go_on(&operation, once).await
+        Ok(())
     }
 
     /// An unfinished operation that nobody else carries out or takes back, so that something may be done about it.
-    async fn take_up(&self, id: OperationId) -> Result<Operation, Error> {
+    async fn unfinished(&self, id: OperationId) -> Result<Operation, Error> {
         self.check_not_fenced().await?;
         self.hold(id)?;
         // Loaded once it is held: what another process did before is in it.
@@ -419,12 +498,21 @@ impl Engine {
         Ok(operation)
     }
 
-    async fn go_on(&self, operation: &Operation, once: Once) -> Result<Outcome, Error> {
-        let id = operation.id;
+    /// Carries an operation out that was taken up.
+    ///
+    /// # Errors
+    /// As [`Engine::run`].
+    pub async fn go_on(
+        &self,
+        id: OperationId,
+        once: Once,
+        failed: Failed,
+    ) -> Result<Outcome, Error> {
+        self.hold(id)?;
         let mut running = Running::default();
-        for step in &operation.steps {
+        for step in &self.load(id).await?.steps {
             let again = match step.status {
-                StepStatus::Failed(_) => true,
+                StepStatus::Failed(_) => failed == Failed::Again,
                 StepStatus::Doubted { .. } => once == Once::Again && step.plan.once,
                 // One that drifted is looked at first: it may be as it was again.
                 StepStatus::Pending
@@ -501,55 +589,6 @@ impl Engine {
         self.log.append(vec![draft], held).await?;
         Ok(())
     }
-
-    /// Every step succeeded: says so, and what follows from it for the cloud.
-    async fn succeed(&self, operation: &Operation) -> Result<(), Error> {
-        let subject = operation.claims.first().cloned().unwrap_or(Subject::Cloud);
-        let claim = Some(operation.claim);
-        let mut drafts = Vec::new();
-        let mut given_up: BTreeSet<Key> = BTreeSet::new();
-        for taken_back in operation.intent.takes_back() {
-            let by = operation.id;
-            drafts.push(
-                self.draft(&subject, OperationRolledBack { by })?
-                    .operation(*taken_back, claim),
-            );
-            given_up.extend(made_container(&self.load(*taken_back).await?.intent));
-        }
-        // What was given to containers that are not made after all.
-        for key in given_up {
-            let allocation = cloud_log::left_over(&self.log, &key).await?;
-            drafts.extend(released(operation, &key, allocation)?);
-        }
-        match &operation.intent {
-            Intent::ContainerDestroy { container, host } => {
-                let key = (host.clone(), container.clone());
-                let state = self.log.state().await?;
-                let allocation = state.allocations.get(&key).cloned();
-                drafts.extend(released(operation, &key, allocation)?);
-            }
-            Intent::HostInstall { .. }
-            | Intent::HostPrepare { .. }
-            | Intent::ContainerCreate { .. }
-            | Intent::ContainerStart { .. }
-            | Intent::ContainerStop { .. }
-            | Intent::ContainerRestart { .. }
-            | Intent::ContainerExec { .. }
-            | Intent::ContainerShell { .. }
-            | Intent::ContainerCopy { .. }
-            | Intent::TemplateSnapshot { .. }
-            | Intent::TemplateSync { .. }
-            | Intent::TemplateRemove { .. }
-            | Intent::Rollback { .. }
-            | Intent::RollbackTo { .. } => {}
-        }
-        let events = operation.events + 1;
-        let succeeded = self.draft(&subject, OperationSucceeded { events })?;
-        drafts.push(succeeded.operation(operation.id, claim));
-        let held = Condition::held(operation.id, operation.claim);
-        self.log.append(drafts, held).await?;
-        Ok(())
-    }
 }
 
 /// What events of an operation as a whole are about.
@@ -557,47 +596,12 @@ fn claimed(operation: &Operation) -> &Subject {
     operation.claims.first().unwrap_or(&Subject::Cloud)
 }
 
-/// The container that an operation was to make.
-fn made_container(intent: &Intent) -> Option<Key> {
-    match intent {
-        Intent::ContainerCreate {
-            container, host, ..
-        } => Some((host.clone(), container.clone())),
-        Intent::ContainerCopy { to, copy, .. } => Some((to.clone(), copy.clone())),
-        Intent::HostInstall { .. }
-        | Intent::HostPrepare { .. }
-        | Intent::ContainerStart { .. }
-        | Intent::ContainerStop { .. }
-        | Intent::ContainerRestart { .. }
-        | Intent::ContainerDestroy { .. }
-        | Intent::ContainerExec { .. }
-        | Intent::ContainerShell { .. }
-        | Intent::TemplateSnapshot { .. }
-        | Intent::TemplateSync { .. }
-        | Intent::TemplateRemove { .. }
-        | Intent::Rollback { .. }
-        | Intent::RollbackTo { .. } => None,
+/// The right to carry an operation out, from the store of this log.
+fn hold(log: &Log, id: OperationId) -> Result<Hold, Error> {
+    match log.store() {
+        Some(store) => Ok(Hold::take(store, id)?),
+        None => Err(Error::NoStore(id)),
     }
-}
-
-/// The end of an allocation. Not an event of the operation's own steps, so it is caused by it and not counted in it.
-fn released(
-    operation: &Operation,
-    (host, container): &Key,
-    allocation: Option<Allocation>,
-) -> Result<Option<Draft>, Error> {
-    let Some(allocation) = allocation else {
-        return Ok(None);
-    };
-    let subject = Subject::Container(host.clone(), container.clone());
-    let mut released = draft(
-        &Mask::default(),
-        &subject,
-        AllocationReleased { allocation },
-    )?;
-    released.cause = operation.claim.seq;
-    released.claim = Some(operation.claim);
-    Ok(Some(released))
 }
 
 async fn check_not_taken_back(log: &Log, id: OperationId) -> Result<(), Error> {

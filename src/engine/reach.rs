@@ -6,11 +6,13 @@ use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
 use tallybook_events::ids::LogId;
 use tallybook_events::name::HostName;
 use tokio::sync::Mutex;
 
 use super::conversation::{self, Conversation};
+use crate::causes;
 use crate::host::{self, AgentPath, Command, Session, Settings, Target, connect, push_agent};
 
 /// Why there is no conversation with a host.
@@ -67,6 +69,36 @@ impl Error {
             ),
             Error::Conversation(_) => None,
         }
+    }
+}
+
+/// That a host could not be had, for whoever was not there: what is left of an [`enum@Error`] once it was told.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Gone {
+    /// Why, with its causes.
+    pub why: String,
+    /// What to do next, where that is known.
+    pub hint: Option<String>,
+    /// Whether the host is not there: as opposed to there and not taking us in.
+    pub is_unreachable: bool,
+    /// Whether a host key or our own identity is what stands in the way.
+    pub is_identity: bool,
+}
+
+impl From<Error> for Gone {
+    fn from(error: Error) -> Self {
+        Gone {
+            why: causes::in_line(&error),
+            hint: error.hint(),
+            is_unreachable: error.is_unreachable(),
+            is_identity: error.is_identity(),
+        }
+    }
+}
+
+impl std::fmt::Display for Gone {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.why)
     }
 }
 

@@ -18,7 +18,7 @@ use tokio::task::JoinSet;
 use super::chain::{self, Chain, Crew, Cut, asked_to_stop};
 use super::resolve::{self, Resolved};
 use super::watch::Notice;
-use super::{Engine, Error, Outcome, conversation, reach};
+use super::{Engine, Error, Gone, Outcome, conversation, reach};
 use crate::causes;
 
 /// How often a step that was looked at is started again within one run.
@@ -28,6 +28,8 @@ const LOSSES_MAX: u32 = 3;
 /// How many transfers one host sends at once: its session has room for these, a chain of its own and a look, and some
 /// to spare.
 const SENDERS_MAX: usize = 4;
+/// Why an operation is left that a daemon will go on with.
+const RESTS: &str = "the daemon ends; its next start goes on with this";
 /// How long to wait before a host is tried again, the first, second, … time.
 const RECONNECT_WAITS: [Duration; 3] = [
     Duration::from_millis(500),
@@ -60,7 +62,7 @@ pub(super) struct Run<'a> {
     sender_slots: BTreeMap<HostName, Arc<Semaphore>>,
     restarts: BTreeMap<StepIndex, u32>,
     losses: BTreeMap<HostName, u32>,
-    unreachable: BTreeMap<HostName, reach::Error>,
+    unreachable: BTreeMap<HostName, Gone>,
     /// What was lost last, for people.
     lost: Option<String>,
     /// What hosts refused as a whole.
@@ -98,11 +100,12 @@ impl<'a> Run<'a> {
 
     pub(super) async fn drive(&mut self, id: OperationId) -> Result<Outcome, Error> {
         let mut stop = self.engine.stop.clone();
+        let mut drain = self.engine.drain();
         let mut stopping = false;
         self.refuse_unread(&self.engine.load(id).await?);
         loop {
             let operation = self.engine.load(id).await?;
-            if !stopping && *stop.borrow() {
+            if !stopping && (*stop.borrow() || *drain.borrow()) {
                 stopping = true;
                 self.halt.send_replace(true);
                 (self.crew.watch)(&Notice::Stopping);
@@ -137,6 +140,7 @@ impl<'a> Run<'a> {
                     Err(error) => std::panic::resume_unwind(error.into_panic()),
                 },
                 () = asked_to_stop(&mut stop), if !stopping => {}
+                () = asked_to_stop(&mut drain), if !stopping => {}
             }
         }
     }
@@ -318,7 +322,7 @@ impl<'a> Run<'a> {
             why: error.to_string(),
         });
         self.running.unreachable.insert(host.clone());
-        self.unreachable.insert(host, error);
+        self.unreachable.insert(host, error.into());
     }
 
     /// Lets steps be started again, each only so many times in one run.
@@ -350,7 +354,11 @@ impl<'a> Run<'a> {
             self.engine.succeed(operation).await?;
             return Ok(Outcome::Succeeded);
         }
-        let mut reason = "stopped by the operator".to_owned();
+        if !*self.engine.stop.borrow() {
+            return self.rest(operation).await;
+        }
+        let by = self.engine.stopped_by();
+        let mut reason = format!("stopped by {by}");
         for what in told(&self.failures(operation))
             .into_iter()
             .chain(self.cant_reach())
@@ -359,6 +367,18 @@ impl<'a> Run<'a> {
             reason.push_str(&what);
         }
         self.interrupt(operation, reason).await
+    }
+
+    /// The daemon ends. What has come to an end is recorded; all else stays as it is, so that its next start goes on with it.
+    async fn rest(&mut self, operation: &Operation) -> Result<Outcome, Error> {
+        match resume::next(operation, &self.running) {
+            Next::Failed(_) => self.failed(operation).await,
+            Next::Stuck(_) => self.end_stuck(operation).await,
+            Next::Unreachable(_) => self.unreachable(operation).await,
+            Next::Resolve(_) | Next::Start(_) | Next::Wait | Next::Unplanned | Next::Finished => {
+                Ok(Outcome::Interrupted(RESTS.to_owned()))
+            }
+        }
     }
 
     async fn interrupt(&self, operation: &Operation, reason: String) -> Result<Outcome, Error> {

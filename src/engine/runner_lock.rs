@@ -36,6 +36,7 @@ pub enum Error {
 pub struct Hold {
     _file: File,
     path: PathBuf,
+    operation: OperationId,
 }
 
 impl Drop for Hold {
@@ -73,7 +74,11 @@ impl Hold {
                 .map_err(failed)?;
             match file.try_lock() {
                 Ok(()) if is_named(&file, &path).map_err(failed)? => {
-                    return Ok(Hold { _file: file, path });
+                    return Ok(Hold {
+                        _file: file,
+                        path,
+                        operation,
+                    });
                 }
                 // Its holder removed it between our open and our lock.
                 Ok(()) => {}
@@ -81,6 +86,13 @@ impl Hold {
                 Err(TryLockError::Error(source)) => return Err(failed(source)),
             }
         }
+    }
+}
+
+impl Hold {
+    /// The operation.
+    pub const fn operation(&self) -> OperationId {
+        self.operation
     }
 }
 

@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tallybook_events::ids::{OperationId, StepIndex};
 use tallybook_events::name::HostName;
 use tallybook_events::subject::Subject;
 
 /// Something that just happened while an operation is carried out.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "notice", rename_all = "snake_case")]
 pub enum Notice {
     /// The plan is durable.
@@ -100,6 +100,11 @@ pub enum Notice {
         host: HostName,
         /// Why not.
         why: String,
+    },
+    /// The daemon carries as many others out as it does at once: it waits for its turn.
+    Queued {
+        /// The operation.
+        operation: OperationId,
     },
     /// Asked to stop: what runs is finished, nothing else is begun.
     Stopping,

@@ -47,6 +47,12 @@ pub enum Error {
     /// The holder answered with an error.
     #[error("the process that holds the store says: {0}")]
     Holder(String),
+    /// Whoever asks may not have that done there.
+    #[error("{0}")]
+    Forbidden(String),
+    /// No daemon answers at its sockets.
+    #[error("no daemon answers in {}", .0.display())]
+    NoDaemon(PathBuf),
     /// The holder is of another version of the program.
     #[error("the process that holds the store speaks version {theirs} of the protocol, not {ours}")]
     OtherProtocol {
@@ -177,6 +183,8 @@ impl Error {
             | Error::InUse(_)
             | Error::Held(_)
             | Error::Holder(_)
+            | Error::Forbidden(_)
+            | Error::NoDaemon(_)
             | Error::OtherProtocol { .. }
             | Error::Protocol(_)
             | Error::Payload { .. }

@@ -4,12 +4,13 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 
 use tallybook_events::actor::Actor;
 use tallybook_events::ids::{OperationId, Seq};
 use tallybook_events::record::Record;
 use tallybook_replay::state::{Head, OperationSummary, State};
+use tokio::net::UnixListener;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::admit::Admission;
@@ -18,6 +19,7 @@ use super::lock::Lock;
 use super::open::Opened;
 use super::reserve::Reserve;
 use super::seal::Prepared;
+use super::socket::{Attendant, Right};
 use super::verify::{self, IndexReport};
 use super::view::{self, Answer, View};
 use super::writer::{Company, Request, WriterThread};
@@ -37,6 +39,8 @@ pub(super) struct Shared {
     lock: Mutex<Option<Lock>>,
     /// Whoever changes or moves closed segments has it.
     upkeep: Arc<tokio::sync::Mutex<()>>,
+    /// Who takes the lines of those who ask for the daemon.
+    attendant: OnceLock<Attendant>,
 }
 
 impl Shared {
@@ -95,10 +99,10 @@ pub(super) struct Holder {
     desk: Desk,
     writer: std::thread::JoinHandle<()>,
     indexer: std::thread::JoinHandle<()>,
-    server: Server,
+    servers: Vec<Server>,
 }
 
-/// The socket's server; ends with its holder.
+/// A socket's server; ends with its holder.
 struct Server(tokio::task::JoinHandle<()>);
 
 impl Drop for Server {
@@ -131,6 +135,7 @@ impl Holder {
             bell: Bell::default(),
             lock: Mutex::new(Some(lock)),
             upkeep: Arc::default(),
+            attendant: OnceLock::new(),
         });
         let writer = WriterThread {
             journal,
@@ -153,7 +158,8 @@ impl Holder {
             requests,
             head,
         };
-        let server = Server(socket::serve(directory, desk.clone()).map_err(failed)?);
+        let listener = socket::listen(directory).map_err(failed)?;
+        let server = Server(socket::serve(listener, Right::Own, desk.clone()));
         let writer = std::thread::Builder::new()
             .name("journal".to_owned())
             .spawn(move || writer.run())
@@ -167,12 +173,18 @@ impl Holder {
             desk,
             writer,
             indexer,
-            server,
+            servers: vec![server],
         })
     }
 
     pub(super) fn desk(&self) -> &Desk {
         &self.desk
+    }
+
+    /// Answers on another socket as well.
+    pub(super) fn serve_at(&mut self, listener: UnixListener, right: Right) {
+        let server = socket::serve(listener, right, self.desk.clone());
+        self.servers.push(Server(server));
     }
 
     /// Whether the writer ended without being asked to.
@@ -186,10 +198,12 @@ impl Holder {
             desk,
             writer,
             indexer,
-            mut server,
+            servers,
         } = self;
-        server.0.abort();
-        let _cancelled = (&mut server.0).await;
+        for mut server in servers {
+            server.0.abort();
+            let _cancelled = (&mut server.0).await;
+        }
         let Desk {
             shared, requests, ..
         } = desk;
@@ -227,6 +241,16 @@ impl Desk {
         let gone = || Error::Journal(journal::Error::Stopped);
         self.requests.send(request).await.map_err(|_| gone())?;
         wait.await.map_err(|_| gone())?
+    }
+
+    /// Has this take the lines of those who ask for the daemon; `false` when another one does.
+    pub(super) fn attend(&self, attendant: Attendant) -> bool {
+        self.shared.attendant.set(attendant).is_ok()
+    }
+
+    /// Who takes them.
+    pub(super) fn attendant(&self) -> Option<Attendant> {
+        self.shared.attendant.get().cloned()
     }
 
     pub(super) fn state(&self) -> State {

@@ -20,13 +20,14 @@ pub mod recover;
 mod reserve;
 pub mod retention;
 mod seal;
-mod socket;
+mod serving;
+pub(crate) mod socket;
 pub mod verify;
 mod view;
 mod writer;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -43,6 +44,7 @@ use holder::Holder;
 use lock::Lock;
 use open::Opened;
 use pace::{Call, Pace};
+use socket::Place;
 
 pub use crate::journal::Limits;
 pub use anchor::{HEAD, KeptHead, is_there};
@@ -50,6 +52,8 @@ pub use draft::{Appended, Condition, Draft, Refusal};
 pub use erase::Erased;
 pub use error::Error;
 pub use filter::{Filter, Limit};
+pub use serving::{ACT, READ};
+pub use socket::{Attendant, Caller, Right};
 
 /// How long to go on trying when the holder comes and goes.
 const HOLDER_WAIT: Duration = Duration::from_secs(20);
@@ -77,7 +81,7 @@ type Notice = Arc<Mutex<dyn FnMut(String) + Send>>;
 /// A log, open. Cheap to clone.
 #[derive(Clone)]
 pub struct Log {
-    directory: Arc<PathBuf>,
+    place: Arc<Place>,
     open: Open,
     limits: Limits,
     notice: Notice,
@@ -122,7 +126,7 @@ impl Log {
         let notice: Notice = Arc::new(Mutex::new(notice));
         let role = take_role(directory, open, limits, &notice).await?;
         Ok(Log {
-            directory: Arc::new(directory.to_owned()),
+            place: Arc::new(Place::Store(directory.to_owned())),
             open,
             limits,
             notice,
@@ -143,9 +147,12 @@ impl Log {
         matches!(*self.role.read().await, Role::Holder(_))
     }
 
-    /// The store's directory.
-    pub fn directory(&self) -> &Path {
-        &self.directory
+    /// The store's directory; `None` where only a daemon's socket can be used.
+    pub fn store(&self) -> Option<&Path> {
+        match &*self.place {
+            Place::Store(directory) => Some(directory),
+            Place::Socket(_) => None,
+        }
     }
 
     /// Appends events if the condition holds; returns once they are durable.
@@ -177,7 +184,7 @@ impl Log {
                     }
                     Role::Client => {
                         if let Some(answer) =
-                            socket::append(&self.directory, &drafts, &condition).await?
+                            socket::append(&self.place, &drafts, &condition).await?
                         {
                             return answer;
                         }
@@ -204,7 +211,7 @@ impl Log {
                 match &*role {
                     Role::Holder(holder) => return Ok(holder.desk().state()),
                     Role::Client => {
-                        if let Some(state) = socket::state(&self.directory).await? {
+                        if let Some(state) = socket::state(&self.place).await? {
                             return Ok(state);
                         }
                     }
@@ -230,7 +237,7 @@ impl Log {
                 match &*role {
                     Role::Holder(holder) => return Ok(holder.desk().head()),
                     Role::Client => {
-                        if let Some(head) = socket::head(&self.directory).await? {
+                        if let Some(head) = socket::head(&self.place).await? {
                             return Ok(head);
                         }
                     }
@@ -257,7 +264,7 @@ impl Log {
                 match &*role {
                     Role::Holder(holder) => return holder.desk().records(filter).await,
                     Role::Client => {
-                        if let Some(records) = socket::records(&self.directory, filter).await? {
+                        if let Some(records) = socket::records(&self.place, filter).await? {
                             return Ok(records);
                         }
                     }
@@ -279,7 +286,7 @@ impl Log {
                 match &*role {
                     Role::Holder(holder) => return holder.desk().check_index(to).await,
                     Role::Client => {
-                        if let Some(report) = socket::check_index(&self.directory, to).await? {
+                        if let Some(report) = socket::check_index(&self.place, to).await? {
                             return Ok(report);
                         }
                     }
@@ -301,7 +308,7 @@ impl Log {
                 match &*role {
                     Role::Holder(holder) => return holder.desk().faults().await,
                     Role::Client => {
-                        if let Some(faults) = socket::faults(&self.directory).await? {
+                        if let Some(faults) = socket::faults(&self.place).await? {
                             return Ok(faults);
                         }
                     }
@@ -337,7 +344,7 @@ impl Log {
                 match &*role {
                     Role::Holder(holder) => return holder.desk().summary(id).await,
                     Role::Client => {
-                        if let Some(known) = socket::summary(&self.directory, id).await? {
+                        if let Some(known) = socket::summary(&self.place, id).await? {
                             return Ok(known);
                         }
                     }
@@ -361,7 +368,7 @@ impl Log {
                         return holder.desk().operations_like(start.to_owned()).await;
                     }
                     Role::Client => {
-                        let found = socket::operations_like(&self.directory, start).await?;
+                        let found = socket::operations_like(&self.place, start).await?;
                         if let Some(found) = found {
                             return Ok(found);
                         }
@@ -407,7 +414,7 @@ impl Log {
                 match &*role {
                     Role::Holder(holder) => return holder.desk().erase(announced).await,
                     Role::Client => {
-                        if let Some(payloads) = socket::erase(&self.directory, announced).await? {
+                        if let Some(payloads) = socket::erase(&self.place, announced).await? {
                             return Ok(payloads);
                         }
                     }
@@ -451,7 +458,7 @@ impl Log {
             let asked = Instant::now();
             let beyond = match newest {
                 Some(mut newest) => newest.wait_for(|newest| *newest > seq).await.is_ok(),
-                None => socket::wait_beyond(&self.directory, seq).await?.is_some(),
+                None => socket::wait_beyond(&self.place, seq).await?.is_some(),
             };
             if beyond {
                 return Ok(());
@@ -508,7 +515,7 @@ impl Log {
     /// The holder is gone: become it, or find the next one.
     async fn take_over(&self, deadline: Instant) -> Result<(), Error> {
         if Instant::now() > deadline {
-            return Err(Error::NoHolder(self.directory.to_path_buf()));
+            return Err(Error::NoHolder(self.place.path().to_owned()));
         }
         let mut role = self.role.write().await;
         match &*role {
@@ -518,7 +525,9 @@ impl Log {
             Role::Holder(_) => Ok(()),
             Role::Client => {
                 tokio::time::sleep(Duration::from_millis(20)).await;
-                *role = take_role(&self.directory, self.open, self.limits, &self.notice).await?;
+                if let Place::Store(directory) = &*self.place {
+                    *role = take_role(directory, self.open, self.limits, &self.notice).await?;
+                }
                 Ok(())
             }
         }

@@ -162,7 +162,7 @@ impl Log {
                         return holder.desk().retain(ask, identity::actor_here()).await;
                     }
                     Role::Client => {
-                        if let Some(moved) = socket::retain(&self.directory, &ask).await? {
+                        if let Some(moved) = socket::retain(&self.place, &ask).await? {
                             return moved;
                         }
                     }

@@ -238,6 +238,11 @@ impl WriterThread {
             actor,
             answer,
         } = request;
+        if drafts.is_empty() && condition == Condition::none() {
+            // Nothing is asked but whether anybody is there.
+            let _gone = answer.send(Ok(Vec::new()));
+            return;
+        }
         let is_urgent = is_urgent(&drafts);
         let kept = match is_urgent {
             // A long operation has nothing but such: once there is room again, the databases need not rest on.

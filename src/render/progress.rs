@@ -169,6 +169,9 @@ impl Inner {
                 let why = why.lines().next().unwrap_or_default();
                 self.line(&format!("gone  {host}: {}", plain(why)));
             }
+            Notice::Queued { .. } => {
+                self.line("wait  the daemon carries out as many others as it does at once");
+            }
             Notice::Stopping => {
                 self.line("stop  finishing what runs; once more leaves at once");
             }

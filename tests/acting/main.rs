@@ -4,6 +4,7 @@
 
 mod allocations;
 mod commands;
+mod daemon;
 mod drift;
 mod failures;
 mod full;

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
-use tallybook::engine::{self, Error, Outcome};
+use tallybook::engine::{self, Error, Holds, Outcome};
 use tallybook::log::verify;
 use tallybook_events::ids::OperationId;
 use tallybook_replay::operation::OperationStatus;
@@ -22,7 +22,13 @@ async fn failed(stage: &Stage) -> OperationId {
 }
 
 async fn abandon(stage: &Stage, id: OperationId) -> Result<OperationStatus, Error> {
-    let operation = engine::abandon(&stage.log, id, "the host is scrapped".to_owned()).await?;
+    let operation = engine::abandon(
+        &stage.log,
+        id,
+        "the host is scrapped".to_owned(),
+        Holds::Here,
+    )
+    .await?;
     Ok(operation.status)
 }
 

@@ -129,7 +129,7 @@ async fn given_up_half_way_each_stands_where_that_left_it() {
     let [first, second, third] = three(&stage).await;
     lose_key(&stage);
     let (undo, _) = stage.back_to(to).await.unwrap();
-    engine::abandon(&stage.log, undo, "not now".to_owned())
+    engine::abandon(&stage.log, undo, "not now".to_owned(), engine::Holds::Here)
         .await
         .unwrap();
     let copy = stage.beside(stage.copied()).await;

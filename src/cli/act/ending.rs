@@ -3,6 +3,7 @@
 //! It says what the log says; nothing is judged that is not recorded.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use serde::Serialize;
 use tallybook_events::event::Event;
@@ -10,15 +11,14 @@ use tallybook_events::ids::OperationId;
 use tallybook_events::intent::Intent;
 use tallybook_events::name::HostName;
 use tallybook_events::step::{Action, FailureClass, PlannedStep, StepFailure};
-use tallybook_replay::operation::{Operation, Step, StepStatus};
+use tallybook_replay::operation::{Operation, OperationStatus, Step, StepStatus};
 use tallybook_replay::undo::{self, Left};
 
 use super::super::error::FENCED;
-use super::super::{Error, Exit};
+use super::super::{Error, Exit, Report};
 use super::resume::load;
-use super::rollback::{take_back, undo_wish};
-use crate::causes;
-use crate::engine::{self, Engine, Outcome, reach};
+use crate::daemon::ending::{Ending, Ran, Undone};
+use crate::engine::{self, Gone, Outcome};
 use crate::log::{self, Filter, Log};
 use crate::render::progress::Progress;
 use crate::render::{Format, Ink, Output, Written, count, plain, plain_lines};
@@ -79,36 +79,96 @@ impl std::fmt::Display for Kept {
     }
 }
 
-/// Carries an operation on to its end and says how it ended; takes it back when it failed and that is wanted.
+/// Says how an operation ended, and what was done about it.
 ///
 /// # Errors
-/// When the log can't be read or written: then the operation is named, because something may have been done.
+/// When it could not be carried out, or the log can't be read: then the operation is named, because something may have been
+/// done.
 pub(super) async fn conclude(
-    engine: &Engine,
+    log: &Log,
     out: &mut Output,
     progress: &Progress,
     id: OperationId,
-    carried_out: Result<Outcome, engine::Error>,
-    undo_failed: bool,
+    ending: Ending,
 ) -> Result<Exit, Error> {
     progress.finish();
-    let outcome = match carried_out {
-        Ok(outcome) => outcome,
-        Err(engine::Error::Log(source)) => return Err(left(out, id, source)),
-        Err(error) => return Err(error.into()),
+    let Ending { ran, undone, again } = ending;
+    let outcome = match ran {
+        Ran::Ended(outcome) => outcome,
+        Ran::Left(report) => return Err(left(out, id, report)),
+        Ran::Refused(report) => return Err(Error::Told(Box::new(report))),
     };
-    let told = tell(engine, out, progress, id, &outcome, undo_failed).await;
+    let told = tell(log, out, id, &outcome, undone, again).await;
     told.map_err(|error| match error {
         Error::Log(source) => Error::left(id, source),
         other => other,
     })
 }
 
+/// Says how an operation that nobody carries out any more ended, as far as the log has it.
+///
+/// # Errors
+/// When somebody else carries it out, or the log can't be read.
+pub(in crate::cli) async fn told(
+    log: &Log,
+    out: &mut Output,
+    id: OperationId,
+) -> Result<Exit, Error> {
+    let run = Run::load(log, id).await?;
+    let status = load(log, id).await?.status;
+    let outcome = recorded(&run.operation, status).ok_or(Error::NotCarriedOut(id))?;
+    let mut ended = judge(&run, &outcome);
+    if status == OperationStatus::Abandoned {
+        ended = ended.exits(Exit::Failed);
+        ended.outcome = status.label();
+    }
+    ended.rolled_back_by = run.undone_by;
+    if status != OperationStatus::RolledBack {
+        ended.hints.extend(next(&run.operation, &outcome));
+    }
+    say(out, &run.operation, &ended)?;
+    Ok(ended.exit)
+}
+
+/// The outcome that the log has of an operation; `None` while it has none.
+fn recorded(operation: &Operation, status: OperationStatus) -> Option<Outcome> {
+    let failures: Vec<_> = operation
+        .steps
+        .iter()
+        .filter_map(|step| match &step.status {
+            StepStatus::Failed(failure) => Some((step.plan.clone(), failure.clone())),
+            StepStatus::Pending
+            | StepStatus::Started
+            | StepStatus::Succeeded { .. }
+            | StepStatus::Doubted { .. }
+            | StepStatus::Drifted { .. } => None,
+        })
+        .collect();
+    let reason = operation.reason.clone().unwrap_or_default();
+    let done = |step: &Step| matches!(step.status, StepStatus::Succeeded { .. });
+    Some(match status {
+        OperationStatus::Intended | OperationStatus::Running | OperationStatus::RollingBack => {
+            return None;
+        }
+        OperationStatus::Succeeded => Outcome::Succeeded,
+        OperationStatus::RolledBack if operation.steps.iter().all(done) => Outcome::Succeeded,
+        OperationStatus::Failed | OperationStatus::RolledBack if !failures.is_empty() => {
+            Outcome::Failed {
+                failures,
+                unreachable: BTreeMap::new(),
+            }
+        }
+        OperationStatus::Stuck => Outcome::Stuck(reason),
+        OperationStatus::Failed
+        | OperationStatus::RolledBack
+        | OperationStatus::Interrupted
+        | OperationStatus::Abandoned => Outcome::Interrupted(reason),
+    })
+}
+
 /// The log failed while the operation was carried out: nobody can say how it ended, but which one it is.
-fn left(out: &mut Output, id: OperationId, source: log::Error) -> Error {
-    let error = Error::left(id, source);
+fn left(out: &mut Output, id: OperationId, report: Report) -> Error {
     if out.format() == Format::Json {
-        let report = error.report();
         let ended = Ended {
             operation: id,
             outcome: "interrupted",
@@ -117,49 +177,49 @@ fn left(out: &mut Output, id: OperationId, source: log::Error) -> Error {
             steps: 0,
             changed: 0,
             duration_ms: 0,
-            reasons: [vec![report.error], report.because].concat(),
-            hints: report.hint.into_iter().collect(),
+            reasons: [vec![report.error.clone()], report.because.clone()].concat(),
+            hints: report.hint.clone().into_iter().collect(),
             rolled_back_by: None,
             kept: Vec::new(),
         };
         // The error itself follows on standard error.
         let _closed = out.json_line(&ended);
     }
-    error
+    Error::Told(Box::new(report))
 }
 
 async fn tell(
-    engine: &Engine,
+    log: &Log,
     out: &mut Output,
-    progress: &Progress,
     id: OperationId,
     outcome: &Outcome,
-    undo_failed: bool,
+    undone: Option<Undone>,
+    again: Option<Duration>,
 ) -> Result<Exit, Error> {
-    let run = Run::load(engine.log(), id).await?;
+    let run = Run::load(log, id).await?;
     let operation = &run.operation;
     let mut ended = judge(&run, outcome);
-    if !is_taken_back(operation, outcome, undo_failed) {
-        ended.hints.extend(next(operation, outcome));
-        ended.hints.extend(past_others(operation));
-        for undone in operation.intent.takes_back() {
-            ended
-                .kept
-                .extend(Kept::of(&load(engine.log(), *undone).await?));
-        }
-        say(out, operation, &ended)?;
-        return Ok(ended.exit);
-    }
-    let taken_back = async { take_back(engine, operation, undo_wish(operation)?).await };
-    let (undo, outcome) = match taken_back.await {
-        Ok(taken_back) => taken_back,
-        Err(error) => {
+    let (undo, outcome) = match undone {
+        Some(Undone::By(undo, outcome)) => (undo, outcome),
+        Some(Undone::Failed(report)) => {
             // Why it failed must not be lost behind why it can't be taken back.
-            say(out, operation, &ended.exits(error.exit()))?;
-            return Err(error);
+            say(out, operation, &ended.exits(report.exit))?;
+            return Err(Error::Told(Box::new(report)));
+        }
+        None => {
+            ended.hints.extend(again.map(|again| {
+                let again = humantime::format_duration(again);
+                format!("the daemon tries again in {again}")
+            }));
+            ended.hints.extend(next(operation, outcome));
+            ended.hints.extend(past_others(operation));
+            for undone in operation.intent.takes_back() {
+                ended.kept.extend(Kept::of(&load(log, *undone).await?));
+            }
+            say(out, operation, &ended)?;
+            return Ok(ended.exit);
         }
     };
-    progress.finish();
     ended.kept = Kept::of(operation);
     match outcome {
         Outcome::Succeeded => {
@@ -173,26 +233,12 @@ async fn tell(
         | Outcome::Stuck(_)
         | Outcome::Fenced(_) => {
             say(out, operation, &ended)?;
-            let undone = Run::load(engine.log(), undo).await?;
+            let undone = Run::load(log, undo).await?;
             let mut report = judge(&undone, &outcome).exits(Exit::Interrupted);
             report.hints.extend(next(&undone.operation, &outcome));
             say(out, &undone.operation, &report)?;
             Ok(Exit::Interrupted)
         }
-    }
-}
-
-/// Whether an operation that ended like this is taken back at once.
-fn is_taken_back(operation: &Operation, outcome: &Outcome, undo_failed: bool) -> bool {
-    match outcome {
-        Outcome::Failed { .. } => undo_failed && builds_something(&operation.intent),
-        // An undo is never undone: it stays for `op resume`, and so does what was asked to stay.
-        Outcome::Unreachable(_) => {
-            undo_failed && !operation.intent.is_rollback() && untouched(operation)
-        }
-        // An undo would act under the fence that was just refused.
-        Outcome::Fenced(_) => false,
-        Outcome::Succeeded | Outcome::Interrupted(_) | Outcome::Stuck(_) => false,
     }
 }
 
@@ -232,6 +278,8 @@ fn past_others(operation: &Operation) -> Option<String> {
 struct Run {
     operation: Operation,
     began_unix_us: u64,
+    /// The operation that took it back.
+    undone_by: Option<OperationId>,
 }
 
 impl Run {
@@ -247,37 +295,21 @@ impl Run {
         // What lies between an interruption and its resumption is nobody's work.
         let began_unix_us =
             resumed.map_or(operation.started_unix_us, |entry| entry.header.time_unix_us);
+        let undone_by = entries.iter().find_map(|entry| match &entry.event {
+            Event::OperationRolledBack(rolled_back) => Some(rolled_back.by),
+            _ => None,
+        });
         Ok(Run {
             operation,
             began_unix_us,
+            undone_by,
         })
     }
 }
 
 /// Whether no step of it was ever started.
-fn untouched(operation: &Operation) -> bool {
+pub(super) fn untouched(operation: &Operation) -> bool {
     operation.steps.iter().all(|step| step.attempts.0 == 0)
-}
-
-/// Whether a failed operation of this kind leaves something half made, which its undo removes.
-fn builds_something(intent: &Intent) -> bool {
-    match intent {
-        Intent::ContainerCreate { .. }
-        | Intent::ContainerCopy { .. }
-        | Intent::TemplateSnapshot { .. } => true,
-        Intent::HostInstall { .. }
-        | Intent::HostPrepare { .. }
-        | Intent::ContainerStart { .. }
-        | Intent::ContainerStop { .. }
-        | Intent::ContainerRestart { .. }
-        | Intent::ContainerDestroy { .. }
-        | Intent::ContainerExec { .. }
-        | Intent::ContainerShell { .. }
-        | Intent::TemplateSync { .. }
-        | Intent::TemplateRemove { .. }
-        | Intent::Rollback { .. }
-        | Intent::RollbackTo { .. } => false,
-    }
 }
 
 fn judge(run: &Run, outcome: &Outcome) -> Ended {
@@ -303,9 +335,9 @@ fn judge(run: &Run, outcome: &Outcome) -> Ended {
                 ));
                 hints.extend(failure.hint.clone());
             }
-            for (host, error) in unreachable {
-                reasons.push(format!("{host}: {}", causes::in_line(error)));
-                hints.extend(error.hint());
+            for (host, gone) in unreachable {
+                reasons.push(format!("{host}: {gone}"));
+                hints.extend(gone.hint.clone());
             }
             ("failed", failed_exit(operation, failures, unreachable))
         }
@@ -323,9 +355,9 @@ fn judge(run: &Run, outcome: &Outcome) -> Ended {
             ("interrupted", Exit::Interrupted)
         }
         Outcome::Unreachable(hosts) => {
-            for (host, error) in hosts {
-                reasons.push(format!("{host}: {}", causes::in_line(error)));
-                hints.extend(error.hint());
+            for (host, gone) in hosts {
+                reasons.push(format!("{host}: {gone}"));
+                hints.extend(gone.hint.clone());
             }
             ("unreachable", unreachable_exit(operation, hosts))
         }
@@ -381,9 +413,9 @@ fn succeeded_on_some(operation: &Operation) -> bool {
         })
 }
 
-fn unreachable_exit(operation: &Operation, hosts: &BTreeMap<HostName, reach::Error>) -> Exit {
+fn unreachable_exit(operation: &Operation, hosts: &BTreeMap<HostName, Gone>) -> Exit {
     // One for whom nobody can vouch must not pass as one who is merely away: going on would not help.
-    if hosts.values().any(reach::Error::is_identity) {
+    if hosts.values().any(|gone| gone.is_identity) {
         return match succeeded_on_some(operation) {
             true => Exit::SomeHosts,
             false => Exit::Identity,
@@ -392,7 +424,7 @@ fn unreachable_exit(operation: &Operation, hosts: &BTreeMap<HostName, reach::Err
     if !untouched(operation) {
         return Exit::Interrupted;
     }
-    match hosts.values().any(reach::Error::is_unreachable) {
+    match hosts.values().any(|gone| gone.is_unreachable) {
         true => Exit::Unreachable,
         false => Exit::Failed,
     }
@@ -401,12 +433,12 @@ fn unreachable_exit(operation: &Operation, hosts: &BTreeMap<HostName, reach::Err
 fn failed_exit(
     operation: &Operation,
     failures: &[(PlannedStep, StepFailure)],
-    unreachable: &BTreeMap<HostName, reach::Error>,
+    unreachable: &BTreeMap<HostName, Gone>,
 ) -> Exit {
     if succeeded_on_some(operation) {
         return Exit::SomeHosts;
     }
-    if unreachable.values().any(reach::Error::is_identity) {
+    if unreachable.values().any(|gone| gone.is_identity) {
         return Exit::Identity;
     }
     match failures.first().map(|(_, failure)| failure.class) {

@@ -13,7 +13,11 @@ use crate::host::{Jump, Settings, Target};
 
 /// The inventory's hosts, and how each is reached.
 pub(in crate::cli) fn fleet(inventory: &Inventory) -> Result<Fleet, Error> {
-    let agent = AgentProgram::beside_this_program()?;
+    fleet_with(inventory, AgentProgram::beside_this_program()?)
+}
+
+/// The same, with an agent that was read before.
+pub(super) fn fleet_with(inventory: &Inventory, agent: AgentProgram) -> Result<Fleet, Error> {
     let settings = settings();
     let targets = inventory
         .hosts

@@ -14,12 +14,14 @@ use tallybook_replay::state::State;
 use tokio::time::Instant;
 
 use super::super::{Context, Error, Exit, Loaded};
+use super::aftermath::aftermath;
 use super::dry_run::{Plan, dry_run};
 use super::ending::conclude;
-use super::{declared, engine, fleet};
+use super::{declared, engine, fleet, hand};
 use crate::cloud::Selection;
 use crate::cloud::inventory::Inventory;
 use crate::cloud_log;
+use crate::daemon::protocol::Purpose;
 use crate::engine::watch::Notice;
 use crate::engine::{self, Engine, Proposal};
 use crate::log::{self, Open, Refusal};
@@ -46,6 +48,9 @@ pub(in crate::cli) struct ActOptions {
     /// While another operation holds what this one needs, wait for that instead of being refused; at most for so long
     #[arg(long, value_name = "TIME", num_args = 0..=1, require_equals = true, value_parser = humantime::parse_duration)]
     wait: Option<Option<Duration>>,
+    /// Have the daemon carry it out, and end here as soon as it has it; `op attach` follows it
+    #[arg(long, conflicts_with = "dry_run")]
+    detach: bool,
 }
 
 /// What an acting command wants.
@@ -101,13 +106,17 @@ pub(in crate::cli) async fn operate(
         if wanted.steps.is_empty() {
             return nothing_to_do(out, &wanted.intent);
         }
-        for step in &wanted.steps {
-            secrets.check(step)?;
-        }
+    }
+    if options.detach && !context.has_log()? {
+        return Err(Error::NoDaemonToDetach);
     }
     let log = context.open_log(Open::Create).await?;
     let progress = Progress::new(out.format());
-    let engine = engine(log, fleet, &progress, Arc::clone(&secrets));
+    let purpose = Purpose::Run {
+        undo_failed: !options.keep_failed,
+    };
+    let held = hand::hold(log, id, None, purpose, options.detach).await?;
+    let engine = engine(log, fleet, &progress, Arc::clone(&secrets)).kept(hand::holds(&held));
     let mut attempt = 0;
     let mut patience = options.wait.map(Patience::of);
     loop {
@@ -137,7 +146,8 @@ pub(in crate::cli) async fn operate(
         if proposal.steps.is_empty() {
             return nothing_to_do(out, &proposal.intent);
         }
-        for step in &proposal.steps {
+        // Who carries it out has to have them: the daemon reads its own.
+        for step in proposal.steps.iter().filter(|_| held.is_none()) {
             secrets.check(step)?;
         }
         match engine.begin(proposal).await {
@@ -160,16 +170,12 @@ pub(in crate::cli) async fn operate(
             }
         }
     }
+    if let Some(held) = held {
+        return hand::over(&engine, out, &progress, id, held, options.detach).await;
+    }
     let carried_out = engine.run(id).await;
-    conclude(
-        &engine,
-        out,
-        &progress,
-        id,
-        carried_out,
-        !options.keep_failed,
-    )
-    .await
+    let ending = aftermath(&engine, id, carried_out, !options.keep_failed).await;
+    conclude(log, out, &progress, id, ending).await
 }
 
 /// What is asked of the log at this point: the plan, and with it what the plan was given.

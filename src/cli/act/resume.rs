@@ -10,10 +10,12 @@ use tallybook_events::ids::{OperationId, Seq, StepIndex};
 use tallybook_replay::operation::{Operation, Step, StepStatus};
 
 use super::super::{Context, Error, Exit};
+use super::aftermath::aftermath;
 use super::ending::conclude;
-use super::{declared_by, engine, fleet};
+use super::{declared_by, engine, fleet, hand};
 use crate::cloud::inventory::Inventory;
 use crate::cloud::parse;
+use crate::daemon::protocol::Purpose;
 use crate::engine::adopt::Adopted;
 use crate::engine::{self, Once};
 use crate::log::{Filter, Log, Open};
@@ -30,6 +32,7 @@ pub(in crate::cli) async fn resume(
     id: OperationId,
     once: Once,
     forced: Option<&str>,
+    detach: bool,
 ) -> Result<Exit, Error> {
     let log = context.open_log(Open::Existing).await?;
     let operation = load(log, id).await?;
@@ -41,12 +44,21 @@ pub(in crate::cli) async fn resume(
         operation.steps.iter().filter(is_done).count(),
     );
     let secrets = declared_by(&inventory);
-    let engine = engine(log, fleet(&inventory)?, &progress, secrets);
+    let purpose = Purpose::GoOn {
+        once_again: once == Once::Again,
+    };
+    let held = hand::hold(log, id, None, purpose, detach).await?;
+    let engine = engine(log, fleet(&inventory)?, &progress, secrets).kept(hand::holds(&held));
+    if let Some(held) = held {
+        engine.take_up(id, forced).await?;
+        return hand::over(&engine, out, &progress, id, held, detach).await;
+    }
     let carried_out = match forced {
         Some(reason) => engine.force(id, once, reason).await,
         None => engine.resume(id, once).await,
     };
-    conclude(&engine, out, &progress, id, carried_out, false).await
+    let ending = aftermath(&engine, id, carried_out, false).await;
+    conclude(log, out, &progress, id, ending).await
 }
 
 /// Takes over what is there as what steps of an operation were to make.

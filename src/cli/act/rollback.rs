@@ -8,10 +8,12 @@ use tallybook_replay::operation::{Operation, OperationStatus};
 use tallybook_replay::{since, undo};
 
 use super::super::{Context, Error, Exit};
+use super::aftermath::aftermath;
 use super::dry_run::{Plan, TakenBack, dry_run as show_dry_run};
 use super::ending::{Kept, conclude};
 use super::resume::{load, recorded_inventory};
-use super::{Wish, declared_by, engine, fleet};
+use super::{Wish, declared_by, engine, fleet, hand};
+use crate::daemon::protocol::Purpose;
 use crate::engine::{self, Engine, Outcome, Proposal};
 use crate::log::Open;
 use crate::render::Output;
@@ -26,6 +28,7 @@ pub(in crate::cli) async fn rollback(
     out: &mut Output,
     id: OperationId,
     dry_run: bool,
+    detach: bool,
 ) -> Result<Exit, Error> {
     let log = context.open_log(Open::Existing).await?;
     let operation = load(log, id).await?;
@@ -43,15 +46,21 @@ pub(in crate::cli) async fn rollback(
     let inventory = recorded_inventory(log, operation.inventory).await?;
     let progress = Progress::new(out.format());
     let secrets = declared_by(&inventory);
-    let engine = engine(log, fleet(&inventory)?, &progress, secrets);
+    let undo = engine::new_operation();
+    let purpose = Purpose::Run { undo_failed: false };
+    let held = hand::hold(log, undo, Some(id), purpose, detach).await?;
+    let engine = engine(log, fleet(&inventory)?, &progress, secrets).kept(hand::holds(&held));
     // Nobody else acts for it from here on, so what is planned now is all that there is to undo.
     engine.hold(id)?;
     engine.check_not_taken_back(id).await?;
     let operation = load(log, id).await?;
     let wish = undo_wish(&operation)?;
-    let undo = begin(&engine, &operation, wish).await?;
-    let carried_out = engine.run(undo).await;
-    conclude(&engine, out, &progress, undo, carried_out, false).await
+    begin(&engine, undo, &operation, wish).await?;
+    if let Some(held) = held {
+        return hand::over(&engine, out, &progress, undo, held, detach).await;
+    }
+    let ending = aftermath(&engine, undo, engine.run(undo).await, false).await;
+    conclude(log, out, &progress, undo, ending).await
 }
 
 pub(super) fn undo_wish(operation: &Operation) -> Result<Wish, Error> {
@@ -91,7 +100,8 @@ pub(super) async fn take_back(
     operation: &Operation,
     wish: Wish,
 ) -> Result<(OperationId, Outcome), Error> {
-    let id = begin(engine, operation, wish).await?;
+    let id = engine::new_operation();
+    begin(engine, id, operation, wish).await?;
     match engine.run(id).await {
         Ok(outcome) => Ok((id, outcome)),
         Err(engine::Error::Log(source)) => Err(Error::left(id, source)),
@@ -99,9 +109,14 @@ pub(super) async fn take_back(
     }
 }
 
-async fn begin(engine: &Engine, operation: &Operation, wish: Wish) -> Result<OperationId, Error> {
+async fn begin(
+    engine: &Engine,
+    id: OperationId,
+    operation: &Operation,
+    wish: Wish,
+) -> Result<(), Error> {
     let proposal = Proposal {
-        id: engine::new_operation(),
+        id,
         intent: wish.intent,
         inventory: operation.inventory,
         claims: wish.claims,
@@ -110,5 +125,6 @@ async fn begin(engine: &Engine, operation: &Operation, wish: Wish) -> Result<Ope
         alongside: None,
         instead_of: vec![(operation.id, operation.last)],
     };
-    Ok(engine.begin(proposal).await?)
+    engine.begin(proposal).await?;
+    Ok(())
 }

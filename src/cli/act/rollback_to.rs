@@ -13,6 +13,7 @@ use tallybook_replay::since::{self, Since, Stays};
 
 use super::super::confirmation::is_wanted;
 use super::super::{Context, Error, Exit};
+use super::aftermath::aftermath;
 use super::dry_run::{Left, Plan, TakenBack, dry_run, show};
 use super::ending::{Kept, conclude};
 use super::operate::{Patience, Waited, claimed, nothing_to_do, stopped, wait};
@@ -222,8 +223,8 @@ pub(in crate::cli) async fn rollback_to(
             Err(error) => return Err(error),
         }
     };
-    let carried_out = engine.run(id).await;
-    conclude(&engine, out, &progress, id, carried_out, false).await
+    let ending = aftermath(&engine, id, engine.run(id).await, false).await;
+    conclude(log, out, &progress, id, ending).await
 }
 
 /// What is needed to begin, and what was shown last.

@@ -48,7 +48,9 @@ pub(super) async fn run(
     known.present(place)?;
     let inventory = cloud_log::record_inventory(log, &loaded.path, &loaded.text).await?;
     let progress = Progress::aside(out.format());
-    let engine = act::engine(log, act::fleet(&loaded.inventory)?, &progress, secrets);
+    let id = engine::new_operation();
+    let (holds, _held) = act::kept(log, id).await?;
+    let engine = act::engine(log, act::fleet(&loaded.inventory)?, &progress, secrets).kept(holds);
     let size = terminal::size(argv.is_empty());
     let request = SessionRequest {
         container: container.clone(),
@@ -68,7 +70,6 @@ pub(super) async fn run(
             argv,
         }
     };
-    let id = engine::new_operation();
     let proposal = Proposal {
         id,
         intent,

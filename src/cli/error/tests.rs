@@ -1,6 +1,8 @@
 //! Errors as they are shown.
 
 use super::*;
+use crate::journal;
+use crate::log::Refusal;
 use tallybook_events::ids::OperationId;
 use tallybook_events::subject::Subject;
 

@@ -56,7 +56,7 @@ struct MoveView {
 
 impl Args {
     pub(super) async fn run(self, context: &Context, out: &mut Output) -> Result<Exit, Error> {
-        let store = context.store().to_owned();
+        let store = context.store()?.to_owned();
         let away = match self.archive_lost {
             true => Away::Lost,
             false => Away::Awaited,

@@ -5,7 +5,7 @@ use tallybook_events::ids::{OperationId, StepIndex};
 use tallybook_events::name::HostName;
 use tallybook_replay::operation::{Operation, Step, StepStatus};
 
-use super::super::{Context, Error, Exit, OperationArgument, resolve};
+use super::super::{Context, Error, Exit, OperationArgument, act, resolve};
 use super::ways;
 use crate::engine;
 use crate::log::Open;
@@ -67,7 +67,9 @@ impl Args {
     pub(super) async fn run(self, context: &Context, out: &mut Output) -> Result<Exit, Error> {
         let log = context.open_log(Open::Existing).await?;
         let id = resolve::operation(log, &self.operation).await?;
-        let operation = engine::abandon(log, id, self.reason).await?;
+        let (holds, held) = act::kept(log, id).await?;
+        let operation = engine::abandon(log, id, self.reason, holds).await?;
+        drop(held);
         let left = Left::of(&operation);
         if out.format() == Format::Json {
             out.json(&Abandoned {

@@ -2,11 +2,13 @@
 
 mod abandon;
 mod adopt;
+mod attach;
 mod list;
 mod resume;
 mod retry_undo;
 mod rollback;
 mod show;
+mod stop;
 mod ways;
 
 use super::{Context, Error, Exit, commands};
@@ -29,6 +31,8 @@ impl Args {
 commands! {
     List(list::Args),
     Show(show::Args),
+    Attach(attach::Args),
+    Stop(stop::Args),
     Resume(resume::Args),
     Rollback(rollback::Args),
     RetryUndo(retry_undo::Args),

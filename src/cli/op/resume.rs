@@ -19,6 +19,9 @@ pub(super) struct Args {
     /// Why, for whoever reads the log
     #[arg(long, value_name = "TEXT", requires = "force")]
     reason: Option<String>,
+    /// Have the daemon carry it out, and end here as soon as it has it; `op attach` follows it
+    #[arg(long)]
+    detach: bool,
 }
 
 impl Args {
@@ -31,6 +34,6 @@ impl Args {
             Once::Ask
         };
         let forced = self.reason.as_deref().filter(|_| self.force);
-        act::resume(context, out, id, once, forced).await
+        act::resume(context, out, id, once, forced, self.detach).await
     }
 }

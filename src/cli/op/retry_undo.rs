@@ -10,6 +10,9 @@ use crate::render::Output;
 pub(super) struct Args {
     /// The operation that is taken back, or the one that takes it back
     operation: OperationArgument,
+    /// Have the daemon carry it out, and end here as soon as it has it; `op attach` follows it
+    #[arg(long)]
+    detach: bool,
 }
 
 impl Args {
@@ -24,6 +27,6 @@ impl Args {
                 by.ok_or(Error::NotTakenBack(id))?
             }
         };
-        act::resume(context, out, undo, Once::Ask, None).await
+        act::resume(context, out, undo, Once::Ask, None, self.detach).await
     }
 }

@@ -12,12 +12,15 @@ pub(super) struct Args {
     /// Show what would be undone; change nothing
     #[arg(long)]
     dry_run: bool,
+    /// Have the daemon carry it out, and end here as soon as it has it; `op attach` follows it
+    #[arg(long, conflicts_with = "dry_run")]
+    detach: bool,
 }
 
 impl Args {
     pub(super) async fn run(self, context: &Context, out: &mut Output) -> Result<Exit, Error> {
         let log = context.open_log(Open::Existing).await?;
         let id = resolve::operation(log, &self.operation).await?;
-        act::rollback(context, out, id, self.dry_run).await
+        act::rollback(context, out, id, self.dry_run, self.detach).await
     }
 }

@@ -383,6 +383,10 @@ fn store() -> Vec<Vec<u8>> {
         with(4, head),
         with(5, block),
         with(6, claim),
+        with(253, [&b"\x81\xa6Attach\xc4\x10"[..], &[7; 16]].concat()),
+        with(254, b"\xa2Go"),
+        with(255, b"\x81\xa6Missed\x05"),
+        with(255, b"\x81\xa4Told\xa2{}"),
         with(b'S', b"\xa8host:cn1"),
         with(b'i', [&b"\x92\x05\xc4\x20"[..], &[6; 32]].concat()),
     ]

@@ -1,5 +1,6 @@
-//! What the databases hold, what comes through the holder's socket, and the file `head`.
+//! What the databases hold, what comes through the holder's sockets and over a daemon's lines, and the file `head`.
 
+use tallybook::daemon::protocol::fuzzing as daemon;
 use tallybook::log::fuzzing as log;
 use tallybook::store::fuzzing as store;
 use tallybook_events::ids::Hash;
@@ -20,6 +21,7 @@ pub fn run(bytes: &[u8]) {
         4 => head(&checked_head(bytes)),
         5 => again(bytes, store::places),
         6 => again(bytes, |bytes| store::projected(0, bytes)),
+        which @ 253..=255 => again(bytes, |bytes| daemon::message(bytes, which - 253)),
         class => again(bytes, |bytes| store::projected(class, bytes)),
     }
 }
