@@ -16,5 +16,6 @@ mod rollback_to;
 mod secrets;
 mod sshd;
 mod terminal;
+mod terminals;
 mod trust;
 mod ways_out;
