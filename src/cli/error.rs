@@ -593,6 +593,7 @@ pub(super) fn reach_exit(error: &engine::reach::Error) -> Exit {
     match error {
         engine::reach::Error::Unknown(_) | engine::reach::Error::Agent { .. } => Exit::Missing,
         engine::reach::Error::AgentChanged(_) => Exit::Verification,
+        engine::reach::Error::Unshown { source, .. } => log_exit(source),
         engine::reach::Error::Host(_) | engine::reach::Error::Conversation(_) => Exit::Failed,
     }
 }

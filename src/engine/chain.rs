@@ -133,7 +133,11 @@ impl Crew {
         proof.map_err(|error| match error {
             Unproven::Lacking(seen) => Cut::Fenced(host.clone(), seen),
             Unproven::Unlikely(error) => Cut::Unreachable(host.clone(), error.into()),
-            Unproven::Log(error) => Cut::Log(error),
+            // The log may well be written all the same, and other hosts were shown other events.
+            Unproven::Log(source) => {
+                let (host, source) = (host.clone(), Box::new(source));
+                Cut::Unreachable(host.clone(), reach::Error::Unshown { host, source })
+            }
         })
     }
 

@@ -14,6 +14,7 @@ use tokio::sync::Mutex;
 use super::conversation::{self, Conversation};
 use crate::causes;
 use crate::host::{self, AgentPath, Command, Session, Settings, Target, connect, push_agent};
+use crate::log;
 
 /// Why there is no conversation with a host.
 #[derive(Debug, thiserror::Error)]
@@ -35,6 +36,14 @@ pub enum Error {
         /// Why not.
         source: std::io::Error,
     },
+    /// What the host was shown last can't be read in the log here, so nobody can show it that again.
+    #[error("what {host} was shown last can't be read in the log here")]
+    Unshown {
+        /// The host.
+        host: HostName,
+        /// Why not.
+        source: Box<log::Error>,
+    },
     /// The agent is not the one this program was built with.
     #[error("the agent {} is not the one that this tallybook was built with", .0.display())]
     AgentChanged(PathBuf),
@@ -48,6 +57,7 @@ impl Error {
             Error::Conversation(conversation::Error::Lost { .. }) => true,
             Error::Conversation(_)
             | Error::Unknown(_)
+            | Error::Unshown { .. }
             | Error::Agent { .. }
             | Error::AgentChanged(_) => false,
         }
@@ -67,6 +77,9 @@ impl Error {
                 "build both with scripts/build.sh, which puts tallybook-agent beside tallybook"
                     .to_owned(),
             ),
+            Error::Unshown { .. } => {
+                Some("bring the archive back that holds it, or see `tallybook verify`".to_owned())
+            }
             Error::Conversation(_) => None,
         }
     }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use tallybook::engine::{Error, Outcome};
 use tallybook::log::recover::{Away, Recovery};
+use tallybook::log::retention::Archiving;
 use tallybook::log::{Condition, Draft};
 use tallybook_agent::fence::{self, Standing, Verdict};
 use tallybook_agent::protocol::Shown;
@@ -247,4 +248,40 @@ async fn another_process_of_the_same_store_begins_nothing_more() {
     let outcome = within(run).await.unwrap().unwrap();
     assert_fenced(&outcome, "c");
     assert!(stage.notes("b").is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_whose_last_shown_event_can_not_be_read_holds_up_no_other() {
+    let stage = Stage::new(&["a", "b"]).await;
+    stage.perform(note("a")).await;
+    for _ in 0..4 {
+        stage.perform(note("b")).await;
+    }
+    let archiving = Archiving {
+        before: None,
+        keep: 0,
+        to: None,
+        dry_run: false,
+    };
+    assert!(!stage.log.archive(archiving).await.unwrap().is_empty());
+    let archive = stage.place().join("archive");
+    let away = stage.place().join("away");
+    std::fs::rename(&archive, &away).unwrap();
+    let plan = vec![step(0, "a", &[], Deed::Note), step(1, "b", &[], Deed::Note)];
+    let (id, outcome) = stage.perform(plan).await;
+    let Outcome::Unreachable(hosts) = &outcome else {
+        panic!("{outcome:?}")
+    };
+    assert_eq!(
+        hosts.keys().map(HostName::as_str).collect::<Vec<_>>(),
+        ["a"]
+    );
+    let operation = stage.operation(id).await;
+    assert!(matches!(
+        operation.steps[1].status,
+        StepStatus::Succeeded { .. }
+    ));
+    std::fs::rename(&away, &archive).unwrap();
+    let outcome = stage.resume(id).await.unwrap();
+    assert!(matches!(outcome, Outcome::Succeeded), "{outcome:?}");
 }

@@ -41,7 +41,11 @@ impl Stage {
     }
 
     async fn over(store: TempDir, open: Open, world: Arc<World>) -> Self {
-        let log = Log::open(store.path(), open, |_| {}).await.unwrap();
+        // Short segments: some of them are closed soon.
+        let limits = tallybook::log::Limits { segment_len: 4096 };
+        let log = Log::open_within(store.path(), open, limits, |_| {})
+            .await
+            .unwrap();
         Stage {
             store,
             log,
@@ -49,6 +53,11 @@ impl Stage {
             stop: watch::channel(false).0,
             notices: Arc::default(),
         }
+    }
+
+    /// The store's directory.
+    pub(crate) fn place(&self) -> &std::path::Path {
+        self.store.path()
     }
 
     /// A copy of the store as it is now, which nobody has opened.
