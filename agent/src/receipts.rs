@@ -221,8 +221,12 @@ impl Journal {
                 source,
             })?;
             let how = FallocateFlags::KEEP_SIZE;
+            let len = journal
+                .file
+                .metadata()
+                .map_err(at("look at", &journal.path))?;
             let file = journal.file.as_fd();
-            match rustix::fs::fallocate(file, how, journal.seen_len, AHEAD_LEN) {
+            match rustix::fs::fallocate(file, how, len.len(), AHEAD_LEN) {
                 Ok(()) | Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => Ok(()),
                 Err(error) => Err(at("reserve room in", &journal.path)(error.into())),
             }
@@ -261,6 +265,10 @@ impl Journal {
         let opened = OpenOptions::new().read(true).append(true).open(&self.path);
         self.file = opened.map_err(at("open", &self.path))?;
         self.seen_len = 0;
+        // Whoever put it there may have died before its name was durable.
+        if let Some(directory) = self.path.parent() {
+            durable::sync_dir(directory)?;
+        }
         Ok(())
     }
 

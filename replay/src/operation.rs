@@ -213,6 +213,7 @@ impl Operation {
                         attempts: Attempt(0),
                         journal: None,
                         forced: false,
+                        set_aside: false,
                         last: seq,
                     })
                     .collect();
@@ -340,10 +341,16 @@ impl Operation {
                 if let Event::StepStarted(started) = &entry.event {
                     step.journal = started.journal;
                 }
+                if matches!(entry.event, Event::StepFailed(_)) {
+                    // What is in its way from here on, nobody has decided about.
+                    step.forced = false;
+                }
                 Ok(())
             }
             Next::Stays => {
-                step.forced |= matches!(entry.event, Event::StepForced(_));
+                if matches!(entry.event, Event::StepForced(_)) {
+                    (step.forced, step.set_aside) = (true, true);
+                }
                 Ok(())
             }
             Next::Impossible => Err(Error::Transition {

@@ -179,6 +179,7 @@ fn standing(status: StepStatus, attempts: u32) -> Operation {
         attempts: Attempt(attempts),
         journal: None,
         forced: false,
+        set_aside: false,
         last: Seq(9),
     }];
     operation

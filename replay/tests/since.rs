@@ -41,6 +41,7 @@ fn step(index: u32, host: &str, container: &str, after: &[u32]) -> Step {
         attempts: Attempt(1),
         journal: None,
         forced: false,
+        set_aside: false,
         last: Seq(0),
     }
 }

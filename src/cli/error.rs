@@ -256,7 +256,9 @@ impl Error {
                 | engine::Error::Session(_) => Exit::Failed,
                 engine::Error::Unfit(unfit) => match unfit {
                     Unfit::Missing(_) => Exit::Missing,
-                    Unfit::Standing { .. } | Unfit::Undo(_) | Unfit::None => Exit::Failed,
+                    Unfit::Standing { .. } | Unfit::Undo(_) | Unfit::SetAside(_) | Unfit::None => {
+                        Exit::Failed
+                    }
                     Unfit::Refused(..) => Exit::Drift,
                     Unfit::Host { .. } => Exit::Unreachable,
                 },
@@ -366,6 +368,7 @@ impl Error {
                 Unfit::Missing(_)
                 | Unfit::Standing { .. }
                 | Unfit::Undo(_)
+                | Unfit::SetAside(_)
                 | Unfit::None
                 | Unfit::Host { .. } => {
                     Some("`tallybook op show` shows where each step stands".to_owned())

@@ -29,6 +29,8 @@ const JOBS_MAX: usize = 1024;
 const NOTICES_MAX: usize = 1024;
 /// How much longer the longest pause is than the first, before an operation is tried again.
 const PAUSE_GROWTH_MAX: u32 = 32;
+/// The longest pause.
+const PAUSE_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
 /// How often an operation is tried again by itself.
 const TRIES_MAX: u32 = 50;
 /// How many operations it is remembered of when they are tried again.
@@ -48,7 +50,20 @@ pub enum How {
         once_again: bool,
     },
     /// It was left: the daemon takes it up.
-    TakeUp,
+    TakeUp {
+        /// Whether it is taken back when it fails, where its kind is.
+        undo_failed: bool,
+    },
+}
+
+impl How {
+    /// Whether it is taken back when it fails.
+    const fn undoes(self) -> bool {
+        match self {
+            How::Run { undo_failed } | How::TakeUp { undo_failed } => undo_failed,
+            How::GoOn { .. } => false,
+        }
+    }
 }
 
 /// An operation to carry out.
@@ -110,6 +125,8 @@ struct Pause {
     /// `None` for one that is not touched again.
     until: Option<Instant>,
     tries: u32,
+    /// Whether it is taken back when it fails then.
+    undo_failed: bool,
     /// Where its events ended: who went on with it meanwhile has taken it from the daemon.
     last: Seq,
 }
@@ -120,7 +137,10 @@ pub(super) enum Turn {
     /// Nothing is known of it here.
     Unknown,
     /// It is tried again now.
-    Now,
+    Now {
+        /// Whether it is taken back when it fails.
+        undo_failed: bool,
+    },
     /// It is tried again then.
     Later(Instant),
     /// It is left to people.
@@ -322,18 +342,31 @@ impl Jobs {
         let mut pauses = self.pauses();
         match pauses.get(&id) {
             None => Turn::Unknown,
-            Some(pause) if pause.last != last => {
+            Some(pause) if pause.last < last => {
                 pauses.remove(&id);
                 Turn::Unknown
             }
+            // More is known here than whoever asks knows: it is asked again.
+            Some(pause) if pause.last > last => Turn::Never,
             Some(Pause { until: None, .. }) => Turn::Never,
             Some(Pause {
-                until: Some(until), ..
+                until: Some(until),
+                undo_failed,
+                ..
             }) => match *until <= Instant::now() {
-                true => Turn::Now,
+                true => Turn::Now {
+                    undo_failed: *undo_failed,
+                },
                 false => Turn::Later(*until),
             },
         }
+    }
+
+    /// Has one not be tried again by itself; whether it would have been.
+    pub(super) fn stop_trying(&self, id: OperationId) -> bool {
+        let mut pauses = self.pauses();
+        let pause = pauses.get_mut(&id);
+        pause.is_some_and(|pause| pause.until.take().is_some())
     }
 
     async fn carry_out(
@@ -345,7 +378,7 @@ impl Jobs {
     ) {
         tracing::info!("operation {} is taken: {how:?}", id.short());
         let worked = self.work(id, how, holds, &job).await;
-        let again = self.pause(id, worked.as_ref().ok()).await;
+        let again = self.pause(id, how, &job, worked.as_ref().ok()).await;
         let mut ending = worked.unwrap_or_else(|Broken(report)| Ran::Left(report).into());
         ending.again = again;
         tracing::info!("operation {} ended: {}", id.short(), label(&ending));
@@ -419,7 +452,13 @@ impl Jobs {
 
     /// When this one is tried again by itself, if it is: where a host was away, or it could not even be tried. One that
     /// broke an invariant would do so again.
-    async fn pause(&self, id: OperationId, ending: Option<&Ending>) -> Option<Duration> {
+    async fn pause(
+        &self,
+        id: OperationId,
+        how: How,
+        job: &Job,
+        ending: Option<&Ending>,
+    ) -> Option<Duration> {
         let known = self.log.summary(id).await.ok().flatten();
         let mut pauses = self.pauses();
         let tries = pauses.remove(&id).map_or(0, |pause| pause.tries);
@@ -441,11 +480,15 @@ impl Jobs {
                 _,
             )) => return None,
         };
-        let pause = self.pause * 2_u32.saturating_pow(tries).min(PAUSE_GROWTH_MAX);
-        let again = (again && tries < TRIES_MAX && !self.drains()).then_some(pause);
+        let growth = 2_u32.saturating_pow(tries).min(PAUSE_GROWTH_MAX);
+        let pause = self.pause.saturating_mul(growth).min(PAUSE_MAX);
+        // Who was stopped too late to end sooner is not begun again all the same.
+        let is_wanted = !self.drains() && !*job.stop.borrow();
+        let again = (again && tries < TRIES_MAX && is_wanted).then_some(pause);
         let pause = Pause {
             until: again.map(|pause| Instant::now() + pause),
             tries: tries + 1,
+            undo_failed: how.undoes(),
             last: known?.last,
         };
         pauses.insert(id, pause);

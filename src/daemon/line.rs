@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use tallybook_events::ids::OperationId;
+use tallybook_events::ids::{OperationId, Seq};
 use tallybook_replay::operation::OperationStatus;
 use tokio::io::AsyncWrite;
 use tokio::net::UnixStream;
@@ -21,7 +21,7 @@ use crate::cli::{self, Exit, Report};
 use crate::engine;
 use crate::engine::runner_lock::Hold;
 use crate::log::socket::wire;
-use crate::log::{Caller, Log, Right};
+use crate::log::{Caller, Condition, Log, Right};
 
 /// How many messages of a client may wait to be heard.
 const HEARD_MAX: usize = 4;
@@ -67,6 +67,7 @@ pub(super) async fn serve(log: Log, jobs: Arc<Jobs>, stream: UnixStream, caller:
                 job.stop(caller.peer);
                 say(&mut out, &Say::Stopping).await
             }
+            None if jobs.stop_trying(operation) => say(&mut out, &Say::Stopping).await,
             None => say(&mut out, &Say::Absent).await,
         },
     };
@@ -96,17 +97,28 @@ async fn keep(
         Ok(holds) => holds,
         Err(report) => return say(&mut line.out, &Say::Refused(report)).await,
     };
+    let before = last(log, operation).await;
     say(&mut line.out, &Say::Held).await?;
     let heard = line.heard.recv().await;
-    let how = match (purpose, heard) {
-        // Held until the line ends.
-        (Purpose::Own, _) => return Ok(()),
-        (Purpose::Run { undo_failed }, Some(Then::Go)) => How::Run { undo_failed },
-        (Purpose::GoOn { once_again }, Some(Then::Go)) => How::GoOn { once_again },
-        // It died, or changed its mind. What it began goes on all the same.
-        (_, Some(Then::Stop) | None) if !is_running(log, operation).await => return Ok(()),
-        (Purpose::Run { undo_failed }, Some(Then::Stop) | None) => How::Run { undo_failed },
-        (Purpose::GoOn { .. }, Some(Then::Stop) | None) => How::TakeUp,
+    if purpose == Purpose::Own {
+        // Held until the line ended.
+        return Ok(());
+    }
+    // What it began goes on, whether it says so or not; what the log has not from it does not.
+    let is_begun = match heard {
+        Some(Then::Go | Then::Stop) => is_begun(log, operation, before).await,
+        // It died. What it was about to append may yet come.
+        None => comes_to_be(log, operation, before).await,
+    };
+    match (is_begun, heard) {
+        (true, _) => {}
+        (false, Some(Then::Go)) => return say(&mut line.out, &Say::Refused(unbegun())).await,
+        (false, Some(Then::Stop) | None) => return Ok(()),
+    }
+    let how = match purpose {
+        Purpose::Run { undo_failed } => How::Run { undo_failed },
+        Purpose::GoOn { once_again } => How::GoOn { once_again },
+        Purpose::Own => return Ok(()),
     };
     let job = match jobs.submit(operation, how, holds) {
         Ok(job) => job,
@@ -144,10 +156,27 @@ fn hold(
         .collect()
 }
 
-/// Whether the log has it, and says that it is being carried out.
-async fn is_running(log: &Log, id: OperationId) -> bool {
-    let known = log.summary(id).await;
-    known.is_ok_and(|known| known.is_some_and(|it| it.status == OperationStatus::Running))
+/// The newest event of an operation; none where there is none, or it is not known.
+async fn last(log: &Log, id: OperationId) -> Seq {
+    let known = log.summary(id).await.ok().flatten();
+    known.map_or(Seq::NONE, |known| known.last)
+}
+
+/// Whether the log says that it is being carried out, by something that came behind that event.
+async fn is_begun(log: &Log, id: OperationId, before: Seq) -> bool {
+    let known = log.summary(id).await.ok().flatten();
+    known.is_some_and(|it| it.status == OperationStatus::Running && it.last > before)
+}
+
+/// The same, of what may be on its way still: asked behind all that the log has been asked to take.
+async fn comes_to_be(log: &Log, id: OperationId, before: Seq) -> bool {
+    // With a condition it waits until what is being written is durable, and it always holds.
+    let behind = Condition {
+        unchanged: Some((Vec::new(), Seq::NONE)),
+        ..Condition::none()
+    };
+    let _answered = log.append(Vec::new(), behind).await;
+    is_begun(log, id, before).await
 }
 
 /// Tells how an operation goes on until it ends, or nobody listens any more.
@@ -225,6 +254,17 @@ async fn say(out: &mut (impl AsyncWrite + Unpin), what: &Say) -> Result<(), Gone
     match timeout(WRITE_TIMEOUT, wire::write(out, &bytes)).await {
         Ok(Ok(())) => Ok(()),
         Ok(Err(_)) | Err(_) => Err(Gone),
+    }
+}
+
+fn unbegun() -> Report {
+    Report {
+        error: "the log does not say that this was begun or taken up".to_owned(),
+        details: Vec::new(),
+        because: Vec::new(),
+        hint: None,
+        exit: Exit::Failed,
+        code: Exit::Failed.code(),
     }
 }
 

@@ -23,17 +23,20 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout};
 
-use crate::log::{self, ACT, Caller, Condition, Log, READ, Right};
+use crate::causes;
+use crate::log::{self, ACT, Caller, Condition, DAEMON, Log, READ, Right};
 use jobs::{Jobs, Work};
 use notify::Manager;
 use sockets::Group;
 
-/// The lock's file in a store.
-const LOCK: &str = "daemon";
 /// How long others may hold the store at the start.
 const HOLDER_WAIT: Duration = Duration::from_secs(20);
 /// How long it is waited for those who followed, once all has come to a rest.
 pub(crate) const LAST_WORDS: Duration = Duration::from_secs(2);
+/// The longest that it may take to come to a rest.
+const DRAIN_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
+/// How often the lock is asked for: others look whether somebody has it, and have it meanwhile.
+const LOCK_TRIES: u32 = 20;
 /// How many lines of clients may stand at once of those who may act, and of those who may read.
 const LINES_MAX: usize = 128;
 
@@ -104,6 +107,7 @@ pub async fn serve(
         .ok_or_else(|| log::Error::NoDaemon(PathBuf::new()))?;
     let mut signals = Signals::new().map_err(Error::Signals)?;
     let _lock = lock(store)?;
+    log.stay();
     tokio::select! {
         held = hold(log, store) => held?,
         () = signals.heard() => return Ok(Ended::Drained),
@@ -115,9 +119,12 @@ pub async fn serve(
     }
     serving();
     manager.ready();
-    tokio::select! {
-        ended = scan::run(log, &jobs, manager) => ended?,
-        () = signals.heard() => {}
+    let scanned = tokio::select! {
+        ended = scan::run(log, &jobs, manager) => ended,
+        () = signals.heard() => Ok(()),
+    };
+    if let Err(error) = &scanned {
+        tracing::error!("ending, because the log fails: {}", causes::in_line(error));
     }
     manager.stopping();
     jobs.drain();
@@ -125,7 +132,7 @@ pub async fn serve(
         "ending: {} operations come to a rest",
         jobs.count()
     ));
-    let until = Instant::now() + options.drain;
+    let until = Instant::now() + options.drain.min(DRAIN_MAX);
     let rest = async {
         loop {
             // What runs may take as long as it takes, but it must still be recorded.
@@ -140,26 +147,29 @@ pub async fn serve(
             }
         }
     };
-    tokio::select! {
+    let ended = tokio::select! {
         () = rest => {
             // Who followed is told to the end.
             let _told = timeout(LAST_WORDS, jobs.told()).await;
-            Ok(Ended::Drained)
+            Ended::Drained
         }
-        () = tokio::time::sleep_until(until) => Ok(Ended::Left(jobs.count())),
-        () = signals.heard() => Ok(Ended::Left(jobs.count())),
-    }
+        () = tokio::time::sleep_until(until) => Ended::Left(jobs.count()),
+        () = signals.heard() => Ended::Left(jobs.count()),
+    };
+    scanned?;
+    Ok(ended)
 }
 
 /// Has the lines of those who ask for the daemon served, so many at once.
 async fn attend(log: &Log, jobs: &Arc<Jobs>) -> bool {
-    let [readers, actors] = [(), ()].map(|()| Arc::new(Semaphore::new(LINES_MAX)));
+    let [readers, actors, owners] = [(), (), ()].map(|()| Arc::new(Semaphore::new(LINES_MAX)));
     let (log_there, jobs) = (log.clone(), Arc::clone(jobs));
     let attendant = move |stream, caller: Caller| {
         // Who is one too many finds the line ended.
         let lines = match caller.right {
             Right::Read => &readers,
-            Right::Act | Right::Own => &actors,
+            Right::Act => &actors,
+            Right::Own => &owners,
         };
         let Ok(place) = Arc::clone(lines).try_acquire_owned() else {
             let peer = caller.peer;
@@ -209,7 +219,7 @@ async fn listen(log: &Log, options: &Options) -> Result<Sockets, Error> {
 
 /// Keeps other daemons from the store. The kernel drops it with the process.
 fn lock(store: &Path) -> Result<File, Error> {
-    let path = store.join(LOCK);
+    let path = store.join(DAEMON);
     let failed = |source| Error::Lock {
         path: path.clone(),
         source,
@@ -221,11 +231,14 @@ fn lock(store: &Path) -> Result<File, Error> {
         .mode(0o600)
         .open(&path)
         .map_err(failed)?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(Error::Other(store.to_owned())),
-        Err(TryLockError::Error(source)) => Err(failed(source)),
+    for _ in 0..LOCK_TRIES {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::WouldBlock) => std::thread::sleep(Duration::from_millis(10)),
+            Err(TryLockError::Error(source)) => return Err(failed(source)),
+        }
     }
+    Err(Error::Other(store.to_owned()))
 }
 
 /// Has this process hold the store: whoever holds it now may be about to end.

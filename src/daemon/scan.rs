@@ -12,7 +12,8 @@ use tokio::time::Instant;
 
 use super::jobs::{How, Jobs, Turn};
 use super::notify::Manager;
-use crate::engine::runner_lock::Hold;
+use crate::causes;
+use crate::engine::runner_lock::{self, Hold};
 use crate::log::{self, Condition, Log};
 
 /// How long nothing may happen before it is looked all the same.
@@ -65,10 +66,11 @@ async fn turn(
         if let Turn::Later(when) = turn {
             next = Some(next.map_or(when, |next| next.min(when)));
         }
+        let undo_failed = turn == Turn::Now { undo_failed: true };
         let is_left = match known.status {
-            OperationStatus::Running => matches!(turn, Turn::Unknown | Turn::Now),
+            OperationStatus::Running => matches!(turn, Turn::Unknown | Turn::Now { .. }),
             // One that the daemon had, and that a host was away for.
-            OperationStatus::Interrupted => turn == Turn::Now,
+            OperationStatus::Interrupted => matches!(turn, Turn::Now { .. }),
             OperationStatus::Intended
             | OperationStatus::Failed
             | OperationStatus::Stuck
@@ -80,15 +82,24 @@ async fn turn(
         let Some(store) = log.store().filter(|_| is_left) else {
             continue;
         };
-        // Somebody carries it out; or is about to, and then the log says more by now.
-        let Ok(hold) = Hold::take(store, *id) else {
-            continue;
+        let hold = match Hold::take(store, *id) {
+            Ok(hold) => hold,
+            // Somebody carries it out; or is about to, and then the log says more by now.
+            Err(runner_lock::Error::Held(_)) => continue,
+            Err(error @ runner_lock::Error::File { .. }) => {
+                tracing::warn!(
+                    "operation {} was left, and can't be taken up: {}",
+                    id.short(),
+                    causes::in_line(&error)
+                );
+                continue;
+            }
         };
         let now = log.summary(*id).await?;
         if now.is_none_or(|now| now.last != known.last || now.status != known.status) {
             continue;
         }
-        match jobs.submit(*id, How::TakeUp, vec![hold]) {
+        match jobs.submit(*id, How::TakeUp { undo_failed }, vec![hold]) {
             Ok(_) => tracing::info!("operation {} was left, and is taken up", id.short()),
             // It ends, or has enough: the next look finds it again.
             Err(error) => {

@@ -33,6 +33,9 @@ pub enum Unfit {
     /// It takes something back.
     #[error("step {0} is an undo: what is there is what it was to take away")]
     Undo(StepIndex),
+    /// Something was set aside for it, which nobody would put back.
+    #[error("for step {0} something was set aside, which is put back only when the step is undone")]
+    SetAside(StepIndex),
     /// No step can be.
     #[error("no step of it failed, is in doubt or drifted")]
     None,
@@ -117,6 +120,9 @@ fn chosen<'a>(
         }
         if step.plan.action != Action::Forward {
             return Err(Unfit::Undo(index));
+        }
+        if step.set_aside {
+            return Err(Unfit::SetAside(index));
         }
     }
     match chosen.is_empty() {

@@ -7,9 +7,20 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
-use super::{HEAD, JOURNAL, Open};
+use super::{DAEMON, HEAD, JOURNAL, Open};
 
 const LOCK: &str = "lock";
+
+/// Whether a daemon serves the store, or is about to.
+pub(super) fn has_daemon(directory: &Path) -> bool {
+    let file = File::open(directory.join(DAEMON));
+    file.is_ok_and(|file| matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)))
+}
+
+/// Whether the store ever had a daemon.
+pub(super) fn knows_daemons(directory: &Path) -> bool {
+    directory.join(DAEMON).exists()
+}
 
 /// The store, had by this process alone.
 pub(super) struct Lock {

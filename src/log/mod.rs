@@ -28,6 +28,7 @@ mod writer;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -61,6 +62,8 @@ const HOLDER_WAIT: Duration = Duration::from_secs(20);
 pub const JOURNAL: &str = "journal";
 /// The index's directory in a store.
 pub const INDEX: &str = "index";
+/// The file in a store that its daemon has locked.
+pub const DAEMON: &str = "daemon";
 /// The projections' directory in a store.
 pub const PROJECTION: &str = "projection";
 
@@ -88,6 +91,8 @@ pub struct Log {
     role: Arc<RwLock<Role>>,
     /// Only in a simulation.
     pace: Option<Pace>,
+    /// Whether this process is the daemon of the store: it leaves the store to nobody else.
+    stays: Arc<AtomicBool>,
 }
 
 enum Role {
@@ -132,6 +137,7 @@ impl Log {
             notice,
             role: Arc::new(RwLock::new(role)),
             pace: None,
+            stays: Arc::default(),
         })
     }
 
@@ -456,16 +462,30 @@ impl Log {
                 Role::Client => None,
             };
             let asked = Instant::now();
-            let beyond = match newest {
-                Some(mut newest) => newest.wait_for(|newest| *newest > seq).await.is_ok(),
-                None => socket::wait_beyond(&self.place, seq).await?.is_some(),
+            let (was_client, beyond) = match newest {
+                Some(mut newest) => tokio::select! {
+                    biased;
+                    is_beyond = async { newest.wait_for(|newest| *newest > seq).await.is_ok() } => {
+                        (false, is_beyond)
+                    }
+                    // Who only waits is in no daemon's way.
+                    () = self.wanted_by_daemon() => {
+                        self.leave().await;
+                        continue;
+                    }
+                },
+                None => (true, socket::wait_beyond(&self.place, seq).await?.is_some()),
             };
             if beyond {
                 return Ok(());
             }
-            if asked.elapsed() > HOLDER_WAIT / 20 {
-                // There was a holder: its end begins a new search for one.
+            if was_client && asked.elapsed() > HOLDER_WAIT / 20 {
+                // There was a holder: its end begins a new search for one. A daemon that is started again comes first.
                 deadline = Instant::now() + HOLDER_WAIT;
+                if lock::knows_daemons(self.place.path()) {
+                    tokio::time::sleep(HOLDER_WAIT / 4).await;
+                    continue;
+                }
             }
             self.take_over(deadline).await?;
         }
@@ -506,6 +526,29 @@ impl Log {
 
     /// Gives the store up in good order.
     pub async fn close(self) {
+        self.leave().await;
+    }
+
+    /// This process is the daemon of the store from here on.
+    pub(crate) fn stay(&self) {
+        self.stays.store(true, Ordering::SeqCst);
+    }
+
+    /// Resolves once a daemon that is another process is there, which has to have the store.
+    async fn wanted_by_daemon(&self) {
+        loop {
+            tokio::time::sleep(HOLDER_WAIT / 40).await;
+            if !self.stays.load(Ordering::SeqCst)
+                && let Place::Store(directory) = &*self.place
+                && lock::has_daemon(directory)
+            {
+                return;
+            }
+        }
+    }
+
+    /// Gives the store up, to go on as a client.
+    async fn leave(&self) {
         let mut role = self.role.write().await;
         if let Role::Holder(holder) = std::mem::replace(&mut *role, Role::Client) {
             holder.close().await;
@@ -525,7 +568,11 @@ impl Log {
             Role::Holder(_) => Ok(()),
             Role::Client => {
                 tokio::time::sleep(Duration::from_millis(20)).await;
-                if let Place::Store(directory) = &*self.place {
+                let stays = self.stays.load(Ordering::SeqCst);
+                if let Place::Store(directory) = &*self.place
+                    // Where there is a daemon, it is about to have the store.
+                    && (stays || !lock::has_daemon(directory))
+                {
                     *role = take_role(directory, self.open, self.limits, &self.notice).await?;
                 }
                 Ok(())

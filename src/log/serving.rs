@@ -34,6 +34,7 @@ impl Log {
                         notice: Arc::new(Mutex::new(drop::<String>)),
                         role: Arc::new(RwLock::new(Role::Client)),
                         pace: None,
+                        stays: Arc::default(),
                     });
                 }
                 Ok(None) => {}

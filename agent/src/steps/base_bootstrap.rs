@@ -172,12 +172,6 @@ impl Step for BaseBootstrap {
         Ok(done(true))
     }
 
-    fn in_the_way(&self, context: &mut Context<'_>) -> Result<Vec<PathBuf>, StepFailure> {
-        let cached = self.distribution.cached(context.layout);
-        let is_others = cached.symlink_metadata().is_ok() && mark::read(&cached)?.is_none();
-        Ok(is_others.then_some(cached).into_iter().collect())
-    }
-
     fn adopt(&self, context: &mut Context<'_>) -> Result<Done<Bootstrapped>, StepFailure> {
         let cached = self.distribution.cached(context.layout);
         let root = cached.join(guest::ROOTFS);

@@ -135,7 +135,10 @@ impl Step for HostDirectories {
 
     fn in_the_way(&self, context: &mut Context<'_>) -> Result<Vec<PathBuf>, StepFailure> {
         let mut found = managed::of_others([marker(context.layout)])?;
-        for (path, mode) in directories(context.layout) {
+        // What the tool itself keeps on the host is never moved: receipts, fence and locks are in use as it runs.
+        let kept = |path: &Path| path.starts_with(&context.layout.state);
+        let others = directories(context.layout).into_iter();
+        for (path, mode) in others.filter(|(path, _)| !kept(path)) {
             match look(&path, mode) {
                 Ok(There::No | There::Right | There::OtherMode) => {}
                 Err(failure) if failure.class == FailureClass::Exists => found.push(path),

@@ -88,6 +88,8 @@ pub struct Step {
     pub journal: Option<JournalId>,
     /// Whether what others have in its place is set aside when it is started.
     pub forced: bool,
+    /// Whether something of others may have been set aside for it: an undo puts that back.
+    pub set_aside: bool,
     /// Its newest event.
     pub last: Seq,
 }

@@ -70,10 +70,13 @@ async fn carry_out(engine: &Engine, id: OperationId, how: How) -> Ending {
             };
             engine.go_on(id, once, Failed::Again).await
         }
-        How::TakeUp => match engine.take_up(id, None).await {
-            Ok(()) => engine.go_on(id, Once::Ask, Failed::Stay).await,
-            Err(error) => Err(error),
-        },
+        How::TakeUp { undo_failed } => {
+            wants_undo = undo_failed;
+            match engine.take_up(id, None).await {
+                Ok(()) => engine.go_on(id, Once::Ask, Failed::Stay).await,
+                Err(error) => Err(error),
+            }
+        }
     };
     aftermath(engine, id, carried_out, wants_undo).await
 }

@@ -46,8 +46,12 @@ async fn one_that_breaks_is_told_and_the_others_go_on() {
         8,
         Duration::from_secs(30),
     );
-    let second = jobs.submit(id(2), How::TakeUp, Vec::new()).unwrap();
-    let first = jobs.submit(id(1), How::TakeUp, Vec::new()).unwrap();
+    let second = jobs
+        .submit(id(2), How::TakeUp { undo_failed: false }, Vec::new())
+        .unwrap();
+    let first = jobs
+        .submit(id(1), How::TakeUp { undo_failed: false }, Vec::new())
+        .unwrap();
     let Ran::Left(report) = end(&first).await.ran else {
         panic!("it did not break");
     };
@@ -81,10 +85,13 @@ async fn so_many_run_at_once_and_the_others_are_told_that_they_wait() {
         2,
         Duration::from_secs(30),
     );
-    let submit = |number| jobs.submit(id(number), How::TakeUp, Vec::new()).unwrap();
+    let submit = |number| {
+        jobs.submit(id(number), How::TakeUp { undo_failed: false }, Vec::new())
+            .unwrap()
+    };
     let taken: Vec<_> = (1..=5).map(submit).collect();
     assert!(matches!(
-        jobs.submit(id(1), How::TakeUp, Vec::new()),
+        jobs.submit(id(1), How::TakeUp { undo_failed: false }, Vec::new()),
         Err(Error::Running)
     ));
     // Three of them say that they wait.
@@ -118,12 +125,16 @@ async fn who_ends_takes_nothing_more_and_leaves_what_waits() {
         1,
         Duration::from_secs(30),
     );
-    let first = jobs.submit(id(1), How::TakeUp, Vec::new()).unwrap();
+    let first = jobs
+        .submit(id(1), How::TakeUp { undo_failed: false }, Vec::new())
+        .unwrap();
     begun.notified().await;
-    let second = jobs.submit(id(2), How::TakeUp, Vec::new()).unwrap();
+    let second = jobs
+        .submit(id(2), How::TakeUp { undo_failed: false }, Vec::new())
+        .unwrap();
     jobs.drain();
     assert!(matches!(
-        jobs.submit(id(3), How::TakeUp, Vec::new()),
+        jobs.submit(id(3), How::TakeUp { undo_failed: false }, Vec::new()),
         Err(Error::Ending)
     ));
     assert_eq!(end(&first).await, done());
@@ -153,7 +164,9 @@ async fn a_follower_that_does_not_keep_up_holds_up_nobody() {
         1,
         Duration::from_secs(30),
     );
-    let job = jobs.submit(id(1), How::TakeUp, Vec::new()).unwrap();
+    let job = jobs
+        .submit(id(1), How::TakeUp { undo_failed: false }, Vec::new())
+        .unwrap();
     let mut slow = job.follow();
     // It reads nothing, and yet the operation ends.
     assert_eq!(end(&job).await, done());
