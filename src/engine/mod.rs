@@ -24,11 +24,12 @@ use serde::{Deserialize, Serialize};
 use tallybook_agent::mask::Mask;
 use tallybook_agent::secret::SecretName;
 use tallybook_events::event::{
-    Event, LogFenced, OperationIntended, OperationPlanned, OperationResumed,
+    Event, LogFenced, OperationIntended, OperationPaced, OperationPlanned, OperationResumed,
 };
 use tallybook_events::ids::{OperationId, Seq};
 use tallybook_events::intent::Intent;
 use tallybook_events::name::HostName;
+use tallybook_events::pace::Pace;
 use tallybook_events::step::{Fence, Mark, PlannedStep, StepFailure};
 use tallybook_events::subject::Subject;
 use tallybook_replay::operation::{Operation, OperationStatus, StepStatus};
@@ -73,6 +74,8 @@ pub enum Outcome {
         failures: Vec<(PlannedStep, StepFailure)>,
         /// Hosts that could not be reached besides.
         unreachable: BTreeMap<HostName, Gone>,
+        /// Why no further host was begun, where too many failed.
+        enough: Option<String>,
     },
     /// It was left unfinished on purpose, or because a line was lost; it can be resumed.
     Interrupted(String),
@@ -181,6 +184,8 @@ pub struct Proposal {
     pub alongside: Option<(Vec<Draft>, Condition)>,
     /// The operation whose claims it takes over, when it takes that one back.
     pub instead_of: Option<OperationId>,
+    /// How it goes over its hosts.
+    pub pace: Pace,
 }
 
 /// Who sees to it that no other process carries an operation out meanwhile.
@@ -347,6 +352,7 @@ impl Engine {
             planned_at,
             alongside,
             instead_of,
+            pace,
         } = proposal;
         self.check_not_fenced().await?;
         self.hold(id)?;
@@ -393,6 +399,10 @@ impl Engine {
             self.draft(&subject, OperationPlanned { steps })?
                 .operation(id, None),
         );
+        if pace != Pace::default() {
+            let paced = self.draft(&subject, OperationPaced { pace })?;
+            drafts.push(paced.operation(id, None));
+        }
         // What is taken back was recorded long ago, and must be taken back.
         let fresh = drafts.iter().filter(|_| instead_of.is_none());
         let mut shown = fresh.filter_map(|draft| self.secrets.mask().find(&draft.payload.0));
@@ -413,15 +423,16 @@ impl Engine {
     /// # Errors
     /// When there is none, it is finished, another process carries it out, or the log fails.
     pub async fn resume(&self, id: OperationId, once: Once) -> Result<Outcome, Error> {
-        self.take_up(id).await?;
+        self.take_up(id, Pace::default()).await?;
         self.go_on(id, once, Failed::Again).await
     }
 
-    /// Records that an unfinished operation is taken up again. Nothing is carried out.
+    /// Records that an unfinished operation is taken up again, and what of its pace is another from here on. Nothing is carried
+    /// out.
     ///
     /// # Errors
     /// When there is none, it is finished, another process carries it out, or the log fails.
-    pub async fn take_up(&self, id: OperationId) -> Result<(), Error> {
+    pub async fn take_up(&self, id: OperationId, given: Pace) -> Result<(), Error> {
         self.check_not_fenced().await?;
         self.hold(id)?;
         // Loaded once it is held: what another process did before is in it.
@@ -440,7 +451,15 @@ impl Engine {
         if operation.status == OperationStatus::Intended {
             return Err(Error::Unplanned(id));
         }
-        self.append(&operation, OperationResumed {}).await
+        let pace = Pace {
+            serial: given.serial.or(operation.pace.serial),
+            max_fail: given.max_fail.or(operation.pace.max_fail),
+        };
+        let mut events = vec![OperationResumed {}.into()];
+        if pace != operation.pace {
+            events.push(OperationPaced { pace }.into());
+        }
+        self.append(&operation, events).await
     }
 
     /// Carries an operation out that was taken up.
@@ -513,12 +532,16 @@ impl Engine {
         self.log.operation(id).await?.ok_or(Error::Missing(id))
     }
 
-    async fn append(&self, operation: &Operation, event: impl Into<Event>) -> Result<(), Error> {
+    /// Appends these of an operation as one.
+    async fn append(&self, operation: &Operation, events: Vec<Event>) -> Result<(), Error> {
         let subject = operation.claims.first().cloned().unwrap_or(Subject::Cloud);
-        let draft = self.draft(&subject, event)?;
-        let draft = draft.operation(operation.id, Some(operation.claim));
+        let mut drafts = Vec::with_capacity(events.len());
+        for event in events {
+            let draft = self.draft(&subject, event)?;
+            drafts.push(draft.operation(operation.id, Some(operation.claim)));
+        }
         let held = Condition::held(operation.id, operation.claim);
-        self.log.append(vec![draft], held).await?;
+        self.log.append(drafts, held).await?;
         Ok(())
     }
 }

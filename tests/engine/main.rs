@@ -6,6 +6,7 @@ mod doubt;
 mod ends;
 mod fence;
 mod hosts;
+mod pace;
 mod rollback;
 mod runners;
 mod sessions;

@@ -11,6 +11,7 @@ use tallybook_agent::step::Step;
 use tallybook_events::ids::{Generation, OperationId, Seq, StepIndex};
 use tallybook_events::intent::Intent;
 use tallybook_events::name::HostName;
+use tallybook_events::pace::Pace;
 use tallybook_events::step::{Action, Peer, PlannedStep, Reversal, SendSource};
 use tallybook_events::subject::Subject;
 use tallybook_replay::operation::{Operation, OperationStatus};
@@ -32,6 +33,8 @@ pub(crate) struct Stage {
     pub(crate) world: Arc<World>,
     pub(crate) stop: watch::Sender<bool>,
     pub(crate) notices: Arc<Mutex<Vec<Notice>>>,
+    /// How the operations that begin go over their hosts.
+    pub(crate) pace: Pace,
 }
 
 impl Stage {
@@ -48,6 +51,7 @@ impl Stage {
             world,
             stop: watch::channel(false).0,
             notices: Arc::default(),
+            pace: Pace::default(),
         }
     }
 
@@ -94,6 +98,7 @@ impl Stage {
             planned_at: self.log.head().await.unwrap().seq,
             alongside: None,
             instead_of: None,
+            pace: self.pace,
         };
         engine.begin(proposal).await
     }
@@ -125,6 +130,7 @@ impl Stage {
             planned_at: operation.last,
             alongside: None,
             instead_of: Some(id),
+            pace: Pace::default(),
         };
         engine.begin(proposal).await?;
         Ok((undo, within(engine.run(undo)).await?))

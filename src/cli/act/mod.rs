@@ -17,7 +17,7 @@ mod stop;
 pub(super) use ending::told;
 pub(super) use fleet::{fleet, settings, target};
 pub(super) use hand::{follow, kept};
-pub(super) use operate::{ActOptions, Needs, Wish, operate};
+pub(super) use operate::{ActOptions, Needs, PaceOptions, Wish, operate};
 pub(super) use resume::resume;
 pub(super) use rollback::rollback;
 pub(super) use secrets::{declared, declared_by};

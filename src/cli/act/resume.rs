@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use tallybook_events::event::Event;
 use tallybook_events::ids::{OperationId, Seq};
+use tallybook_events::pace::Pace;
 use tallybook_replay::operation::{Operation, Step, StepStatus};
 
 use super::super::{Context, Error, Exit};
@@ -15,7 +16,7 @@ use super::{declared_by, engine, fleet, hand};
 use crate::cloud::inventory::Inventory;
 use crate::cloud::parse;
 use crate::daemon::protocol::Purpose;
-use crate::engine::{self, Once};
+use crate::engine::{self, Failed, Once};
 use crate::log::{Filter, Log, Open};
 use crate::render::Output;
 use crate::render::progress::Progress;
@@ -29,6 +30,7 @@ pub(in crate::cli) async fn resume(
     out: &mut Output,
     id: OperationId,
     once: Once,
+    pace: Pace,
     detach: bool,
 ) -> Result<Exit, Error> {
     let log = context.open_log(Open::Existing).await?;
@@ -47,10 +49,14 @@ pub(in crate::cli) async fn resume(
     let held = hand::hold(log, id, None, purpose, detach).await?;
     let engine = engine(log, fleet(&inventory)?, &progress, secrets).kept(hand::holds(&held));
     if let Some(held) = held {
-        engine.take_up(id).await?;
+        engine.take_up(id, pace).await?;
         return hand::over(&engine, out, &progress, id, held, detach).await;
     }
-    let ending = aftermath(&engine, id, engine.resume(id, once).await, false).await;
+    let carried_out = match engine.take_up(id, pace).await {
+        Ok(()) => engine.go_on(id, once, Failed::Again).await,
+        Err(error) => Err(error),
+    };
+    let ending = aftermath(&engine, id, carried_out, false).await;
     conclude(log, out, &progress, id, ending).await
 }
 

@@ -4,6 +4,7 @@
 
 use tallybook_events::ids::OperationId;
 use tallybook_events::intent::Intent;
+use tallybook_events::pace::Pace;
 use tallybook_replay::operation::{Operation, OperationStatus};
 use tallybook_replay::undo;
 
@@ -126,6 +127,7 @@ async fn begin(
         planned_at: operation.last,
         alongside: None,
         instead_of: Some(operation.id),
+        pace: Pace::default(),
     };
     engine.begin(proposal).await?;
     Ok(())

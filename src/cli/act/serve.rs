@@ -5,6 +5,7 @@
 use std::sync::Arc;
 
 use tallybook_events::ids::OperationId;
+use tallybook_events::pace::Pace;
 
 use super::super::Error;
 use super::aftermath::aftermath;
@@ -70,7 +71,7 @@ async fn carry_out(engine: &Engine, id: OperationId, how: How) -> Ending {
             };
             engine.go_on(id, once, Failed::Again).await
         }
-        How::TakeUp => match engine.take_up(id).await {
+        How::TakeUp => match engine.take_up(id, Pace::default()).await {
             Ok(()) => engine.go_on(id, Once::Ask, Failed::Stay).await,
             Err(error) => Err(error),
         },

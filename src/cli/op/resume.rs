@@ -1,6 +1,7 @@
 //! `tallybook op resume`.
 
-use super::super::{Context, Error, Exit, OperationArgument, act, resolve};
+use super::super::act::{self, PaceOptions};
+use super::super::{Context, Error, Exit, OperationArgument, resolve};
 use crate::engine::Once;
 use crate::log::Open;
 use crate::render::Output;
@@ -13,6 +14,8 @@ pub(super) struct Args {
     /// Start steps again that can be started only once and are in doubt: you looked, and want them once more
     #[arg(long)]
     once_again: bool,
+    #[command(flatten)]
+    pace: PaceOptions,
     /// Have the daemon carry it out, and end here as soon as it has it; `op attach` follows it
     #[arg(long)]
     detach: bool,
@@ -27,6 +30,6 @@ impl Args {
         } else {
             Once::Ask
         };
-        act::resume(context, out, id, once, self.detach).await
+        act::resume(context, out, id, once, self.pace.given(), self.detach).await
     }
 }

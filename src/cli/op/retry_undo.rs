@@ -1,6 +1,7 @@
 //! `op retry-undo`: the rollback of an operation is gone on with.
 
 use tallybook_events::intent::Intent;
+use tallybook_events::pace::Pace;
 
 use super::super::{Context, Error, Exit, OperationArgument, act, resolve};
 use crate::engine::Once;
@@ -29,6 +30,6 @@ impl Args {
                 by.ok_or(Error::NotTakenBack(id))?
             }
         };
-        act::resume(context, out, undo, Once::Ask, self.detach).await
+        act::resume(context, out, undo, Once::Ask, Pace::default(), self.detach).await
     }
 }
