@@ -6,6 +6,7 @@ mod allocations;
 mod commands;
 mod daemon;
 mod failures;
+mod fleet;
 mod full;
 mod ground;
 mod hosts;
