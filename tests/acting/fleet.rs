@@ -180,8 +180,8 @@ fn two_hundred_hosts_need_no_more_descriptors_than_sixty_four() {
 #[test]
 fn a_limit_that_is_too_low_is_told() {
     let ground = Ground::new(2);
-    limited(&ground, "-n 80", &["host", "install", "cn1", "cn2"])
+    limited(&ground, "-n 70", &["host", "install", "cn1", "cn2"])
         .ends(0)
-        .says("this process may have 80 files open")
+        .says("this process may have 70 files open")
         .says("ulimit -n");
 }
