@@ -191,7 +191,8 @@ pub fn make(
     let mut condition = Condition::none();
     if !drafts.is_empty() {
         condition.unchanged = Some((depends_on(state, inventory, &outcome), state.head.seq));
-        condition.unclaimed = Some((outcome.released.keys().map(subject).collect(), None));
+        let released = outcome.released.keys().map(subject).collect();
+        condition.unclaimed = Some((released, Vec::new()));
     }
     Ok(Made {
         outcome,

@@ -121,7 +121,7 @@ async fn in_a_role() {
                 let wanted = subject(&format!("n{number}"));
                 let id = tallybook::clock::operation_id();
                 let condition = Condition {
-                    unclaimed: Some((vec![wanted.clone()], None)),
+                    unclaimed: Some((vec![wanted.clone()], Vec::new())),
                     ..Condition::default()
                 };
                 match log
@@ -265,7 +265,7 @@ async fn a_rollback_takes_the_claim_over() {
         .unwrap(),
     );
     let condition = Condition {
-        unclaimed: Some((vec![subject("web")], Some(first))),
+        unclaimed: Some((vec![subject("web")], vec![first])),
         ..Condition::default()
     };
     log.append(vec![rollback], condition).await.unwrap();

@@ -22,6 +22,7 @@ use crate::lock;
 use crate::protocol::{Batch, Call, Reply, Shown};
 use crate::receipts::{self, Journal};
 use crate::serve::Site;
+use crate::set_aside;
 use crate::step::{Context, StepKind, fail, failure};
 
 /// How long another agent that still carries out a step of the same operation is waited for without a word.
@@ -77,6 +78,7 @@ pub(crate) fn run(
         }
     })
     .map_err(|error| receipt_failure("no step was begun", &error))?;
+    check_given_up(&batch, &known)?;
     check_once(site, &batch, &known)?;
     check_newest(&batch, &known)?;
     let mut runner = Runner {
@@ -149,6 +151,30 @@ pub(crate) fn probe(site: &Site<'_>, line: &Line, batch: &Batch) -> Result<(), S
     Ok(())
 }
 
+/// Describes what is in the place of each step, and changes nothing.
+pub(crate) fn adopt(site: &Site<'_>, line: &Line, batch: &Batch) -> Result<(), StepFailure> {
+    check(site, batch)?;
+    for call in &batch.calls {
+        let row = row(site, call)?;
+        let mut link = LineLink::new(line, &site.secrets, Some(call.key));
+        let mut context = context(site, call, &batch.outputs, &mut link);
+        let adopted = caught(|| match call.action {
+            Action::Forward => (row.adopt)(&call.params, &mut context),
+            Action::Undo { .. } => Err(fail(FailureClass::Unknown, "an undo takes over nothing")),
+        });
+        link.end();
+        let key = call.key;
+        line.say(&match adopted {
+            Ok(done) => Reply::Adopted { key, done },
+            Err(failure) => Reply::NotAdopted {
+                key,
+                failure: site.cleaned(failure),
+            },
+        });
+    }
+    Ok(())
+}
+
 /// The operation that all calls are of; `None` without calls. Refuses before anything is done.
 fn check(site: &Site<'_>, batch: &Batch) -> Result<Option<OperationId>, StepFailure> {
     let refused = |message: String| Err(fail(FailureClass::Unknown, message));
@@ -191,6 +217,21 @@ fn check_once(site: &Site<'_>, batch: &Batch, known: &Known) -> Result<(), StepF
                     ),
                 )
             });
+        }
+    }
+    Ok(())
+}
+
+/// A start that comes late, after a controller was told that it was never begun, is not begun.
+fn check_given_up(batch: &Batch, known: &Known) -> Result<(), StepFailure> {
+    for call in &batch.calls {
+        let receipt = known.get(&call.key);
+        if receipt.is_some_and(|receipt| receipt.phase == Phase::GivenUp) {
+            let message = format!(
+                "start {} of step {} comes after it was given up",
+                call.key.attempt, call.key.step
+            );
+            return Err(fail(FailureClass::Other, message));
         }
     }
     Ok(())
@@ -258,7 +299,7 @@ impl Runner<'_> {
                 self.outputs.insert(call.key.step, done.output.clone());
                 true
             }
-            Phase::Started | Phase::Failed(_) => false,
+            Phase::Started | Phase::Failed(_) | Phase::GivenUp => false,
         };
         self.line.say(&Reply::Finished(receipt));
         Ok(goes_on)
@@ -296,16 +337,31 @@ impl Runner<'_> {
         let link = LineLink::new(self.line, &self.site.secrets, Some(call.key));
         let mut link = link.outlived_by(self.running.clone());
         let mut context = context(self.site, call, &self.outputs, &mut link);
+        let mut moved = Vec::new();
         let result = caught(|| match &call.action {
-            Action::Forward => (row.forward)(&call.params, &mut context),
-            Action::Undo { output, .. } => (row.undo)(&call.params, &mut context, output.as_ref()),
+            Action::Forward => {
+                if call.set_aside {
+                    let paths = (row.in_the_way)(&call.params, &mut context)?;
+                    moved = set_aside::clear(&mut context, &paths)?;
+                }
+                (row.forward)(&call.params, &mut context)
+            }
+            Action::Undo { output, .. } => {
+                let done = (row.undo)(&call.params, &mut context, output.as_ref())?;
+                moved = set_aside::put_back(&mut context)?;
+                Ok(done)
+            }
         });
         link.end();
-        let captured = crate::step::Link::take_captured(&mut link);
-        let done = result.map_err(|mut failure| {
-            failure.captured.extend(captured);
+        let has_moved = !moved.is_empty();
+        let mut captured = crate::step::Link::take_captured(&mut link);
+        captured.extend(moved);
+        let mut done = result.map_err(|mut failure| {
+            failure.captured.append(&mut captured);
             failure
         })?;
+        done.changed |= has_moved;
+        done.captured.extend(captured);
         let len = done.output.0.len()
             + done
                 .captured

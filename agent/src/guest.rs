@@ -236,6 +236,54 @@ impl Guest {
     }
 }
 
+/// The most bytes of a small file in which a tree says what it is.
+const SAYS_LEN_MAX: usize = 64 * 1024;
+
+/// Which distribution and release a tree shows itself to be, os-release(5); `None` where it does not say.
+///
+/// # Errors
+/// When it can't be read.
+pub fn system(root: &Path) -> Result<Option<(String, String)>, StepFailure> {
+    let Some(text) = says(root, &["usr/lib/os-release", "etc/os-release"])? else {
+        return Ok(None);
+    };
+    let value = |key: &str| {
+        let mut lines = text.lines();
+        let value = lines.find_map(|line| line.strip_prefix(key)?.strip_prefix('='))?;
+        Some(value.trim_matches(['"', '\'']).to_owned())
+    };
+    let release = value("VERSION_CODENAME").or_else(|| value("VERSION_ID"));
+    Ok(value("ID").zip(release))
+}
+
+/// The machine id in a tree; empty where it has none.
+///
+/// # Errors
+/// When it can't be read.
+pub fn machine_id(root: &Path) -> Result<String, StepFailure> {
+    let id = says(root, &["etc/machine-id"])?.unwrap_or_default();
+    let id = id.trim();
+    let is_id = id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit());
+    Ok(if is_id { id.to_owned() } else { String::new() })
+}
+
+/// The first of these files that is there, as text. No symlink of the tree's is followed.
+fn says(root: &Path, paths: &[&str]) -> Result<Option<String>, StepFailure> {
+    let tree = match Root::open(root) {
+        Ok(tree) => tree,
+        Err(error) if error.is_missing() => return Ok(None),
+        Err(error) => return Err(error.failure(root)),
+    };
+    for path in paths {
+        match tree.read_optional(Path::new(path), SAYS_LEN_MAX) {
+            Ok(Some(bytes)) => return Ok(String::from_utf8(bytes).ok()),
+            Ok(None) => {}
+            Err(error) => return Err(error.failure(root)),
+        }
+    }
+    Ok(None)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

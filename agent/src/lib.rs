@@ -34,6 +34,7 @@ pub mod receipts;
 pub mod scrub;
 pub mod secret;
 pub mod serve;
+pub mod set_aside;
 pub mod staging;
 pub mod step;
 pub mod steps;

@@ -6,10 +6,10 @@ use std::io;
 use std::path::Path;
 
 use tallybook_events::ids::{OperationId, StepIndex};
-use tallybook_events::step::StepFailure;
+use tallybook_events::step::{FailureClass, StepFailure};
 
 use crate::durable;
-use crate::step::io_failure;
+use crate::step::{fail, io_failure};
 
 /// The file's name.
 pub const NAME: &str = "made-by";
@@ -20,6 +20,19 @@ pub type Origin = (OperationId, StepIndex);
 /// The mark's text.
 pub fn text(origin: Origin) -> String {
     format!("{} {}\n", origin.0, origin.1)
+}
+
+/// That what an operation of the tool's made is not set aside or taken over as somebody else's.
+pub fn refused(place: &Path, (operation, step): Origin) -> StepFailure {
+    let message = format!(
+        "{} was made by step {step} of operation {}",
+        place.display(),
+        operation.short()
+    );
+    StepFailure {
+        hint: Some("take that operation back, or remove what it made".to_owned()),
+        ..fail(FailureClass::Exists, message)
+    }
 }
 
 /// Reads a mark's first line; `None` when it is none.

@@ -4,7 +4,7 @@
 //! it asks for next decides what the rest of the conversation is: a batch of steps, probes, receipts, the
 //! sending end of a transfer, or a session in a container. One conversation a process.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read, Write};
 
 use serde::de::Error as _;
@@ -14,14 +14,14 @@ use tallybook_events::event::SessionRecorded;
 use tallybook_events::ids::{Blob, BootId, JournalId, LogId, OperationId, StepIndex};
 use tallybook_events::name::{ContainerName, HostName};
 pub use tallybook_events::step::SendSource;
-use tallybook_events::step::{Action, Fence, Mark, Receipt, Seen, StepFailure, StepKey};
+use tallybook_events::step::{Action, Fence, Mark, Receipt, Seen, StepDone, StepFailure, StepKey};
 
 use zeroize::Zeroize;
 
 use crate::secret::{self, Secret, SecretName, Values};
 
 /// The version of this protocol. Both ends must have the same: the agent is pushed by its hash.
-pub const PROTOCOL: u16 = 3;
+pub const PROTOCOL: u16 = 5;
 /// The most bytes a frame may have.
 pub const FRAME_LEN_MAX: usize = 16 * 1024 * 1024;
 
@@ -36,6 +36,8 @@ pub struct Call {
     pub params: Blob,
     /// Which way.
     pub action: Action,
+    /// Whether what others have in its place is set aside before: only of one that goes forward.
+    pub set_aside: bool,
 }
 
 /// What a controller shows of its log before it acts: see [`crate::fence`].
@@ -45,6 +47,15 @@ pub struct Shown {
     pub newest: Blob,
     /// The header of the event that the host said in its `Hello` it was shown last; `None` where none is to be shown.
     pub proof: Option<Blob>,
+}
+
+/// A start of a step whose outcome a controller does not know.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Start {
+    /// Which start of which step.
+    pub key: StepKey,
+    /// The kind of step.
+    pub kind: String,
 }
 
 /// Steps of one operation, to be carried out in order; the first failure ends it.
@@ -132,10 +143,28 @@ pub enum Request {
     Proof(Blob),
     /// Look at the effect of steps, and change nothing.
     Probe(Batch),
-    /// Say what receipts there are of an operation. Waits while another agent still carries out a step of it.
+    /// Describe what is there as if these steps had made it, and change nothing.
+    Adopt(Batch),
+    /// Say what receipts there are of an operation, and give up those of these starts that have none: what of them is still
+    /// under way is not begun when it comes. Waits while another agent still carries out a step of the operation.
     Receipts {
+        /// For the fence.
+        shown: Shown,
+        /// The claim that the starts are of.
+        fence: Fence,
         /// The operation.
         operation: OperationId,
+        /// The starts.
+        starts: Vec<Start>,
+    },
+    /// Say which operations there are receipts of.
+    Operations,
+    /// Leave out the receipts of these operations: they are over, and what is shown came behind their ends.
+    Forget {
+        /// For the fence.
+        shown: Shown,
+        /// The operations.
+        operations: BTreeSet<OperationId>,
     },
     /// Be the sending end of a transfer.
     Send {
@@ -174,8 +203,8 @@ pub enum Request {
 /// What an agent knows of an operation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReceiptReport {
-    /// The receipts journal of this log, where it is there and whole. A missing receipt proves that a step was never
-    /// started only when this is the journal that was there before it was to start.
+    /// The receipts journal of this log, where it is there and whole. That a start was given up proves that it was never
+    /// begun only when this is the journal that was there before it was to start.
     pub journal: Option<JournalId>,
     /// The newest receipt of each start of each step of the operation.
     pub receipts: Vec<Receipt>,
@@ -205,6 +234,8 @@ pub enum Reply {
         time_unix_us: u64,
         /// The receipts journal of this log, where there is one.
         journal: Option<JournalId>,
+        /// How many bytes that journal has.
+        journal_len: u64,
         /// The newest event of this log that the host was shown; `None` where there is none, or it can't be read.
         seen: Option<Mark>,
     },
@@ -247,8 +278,26 @@ pub enum Reply {
         /// What was seen.
         seen: Seen,
     },
+    /// What is there instead of what a step was to make, in its own words.
+    Adopted {
+        /// The step.
+        key: StepKey,
+        /// As the step would have reported it.
+        done: StepDone,
+    },
+    /// It has no words for what is there.
+    NotAdopted {
+        /// The step.
+        key: StepKey,
+        /// Why not.
+        failure: StepFailure,
+    },
     /// Answer to `Receipts`.
     Receipts(ReceiptReport),
+    /// Answer to `Operations`.
+    Operations(BTreeSet<OperationId>),
+    /// Answer to `Forget`: how many receipts were left out.
+    Forgotten(u64),
     /// Bytes for the other end of a transfer.
     Peer(Blob),
     /// The transfer's sending end has nothing more to say.

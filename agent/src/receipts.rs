@@ -1,10 +1,11 @@
 //! The receipts journal: the host's own durable record of every start of every step, one file a log.
 //!
-//! Appended to, never rewritten. A receipt that says *started* is on the disk before the step's first effect; one
-//! that says how it ended is on the disk before anybody is told. So a live journal without a receipt proves that a
-//! step was never started, provided that it is the journal that was there when the step was to start: each has an
-//! identity of its own, which the controller records with the start. A journal that is missing or damaged proves
-//! nothing, and says so.
+//! Appended to; only what it has of operations that are over is left out of it at times (`forget.rs`). A receipt that says *started* is on the disk before the step's first effect; one
+//! that says how it ended is on the disk before anybody is told. A receipt that says *given up* is there before a
+//! controller is told that the step has not begun: from then on it is not begun, whatever is still under way. So a live
+//! journal with that one proves that the step never began, provided that it is the journal that was there when the step was
+//! to start: each has an identity of its own, which the controller records with the start. A journal that is missing or
+//! damaged proves nothing, and says so.
 //!
 //! # Bytes
 //!
@@ -39,15 +40,18 @@
 //!
 //! `receipts/LOG/reserve` holds room for a full disk, see `reserve.rs`.
 //!
-//! The journal is made by `MakeJournal`, which comes before the first `Run`; `Hello` and the question for receipts
-//! leave no trace.
+//! The journal is made by `MakeJournal`, which comes before the first `Run`, or for a start that is given up; `Hello` leaves
+//! no trace.
 
+mod forget;
 mod reserve;
 mod scan;
 
+use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -61,6 +65,7 @@ use crate::layout::Layout;
 use crate::lock;
 use crate::protocol::{Begun, ReceiptReport};
 
+pub use forget::Forgotten;
 pub use reserve::LEN as RESERVE_LEN;
 pub use scan::{
     BODY_LEN_MAX, HEAD_LEN, HEAD_MAGIC, MAGIC, PREFIX_LEN, TRAILER_LEN, encode, encode_head,
@@ -251,6 +256,14 @@ impl Journal {
         })
     }
 
+    /// Opens what is in its place now.
+    fn reopen(&mut self) -> Result<(), Error> {
+        let opened = OpenOptions::new().read(true).append(true).open(&self.path);
+        self.file = opened.map_err(at("open", &self.path))?;
+        self.seen_len = 0;
+        Ok(())
+    }
+
     fn append_frame(&mut self, frame: &[u8]) -> Result<(), Error> {
         if self.stopped {
             return Err(Error::Stopped(self.path.clone()));
@@ -328,7 +341,15 @@ impl Journal {
     }
 
     fn locked<T>(&mut self, act: impl FnOnce(&mut Self) -> Result<T, Error>) -> Result<T, Error> {
-        lock::file(&self.file, true, LOCK_WAIT).map_err(at("lock", &self.path))?;
+        loop {
+            lock::file(&self.file, true, LOCK_WAIT).map_err(at("lock", &self.path))?;
+            // A shorter one may have come into its place since it was opened.
+            if is_in_place(&self.file, &self.path)? {
+                break;
+            }
+            lock::release(&self.file);
+            self.reopen()?;
+        }
         let result = act(self);
         lock::release(&self.file);
         result
@@ -347,18 +368,12 @@ pub(crate) fn give_up_reserve(layout: &Layout, log: LogId) -> bool {
 /// When it is there and can't be read.
 pub fn report(layout: &Layout, log: LogId, operation: OperationId) -> Result<ReceiptReport, Error> {
     let path = path(layout, log);
-    let file = match File::open(&path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            return Ok(ReceiptReport {
-                journal: None,
-                receipts: Vec::new(),
-            });
-        }
-        Err(error) => return Err(at("open", &path)(error)),
+    let Some(file) = open_to_read(&path)? else {
+        return Ok(ReceiptReport {
+            journal: None,
+            receipts: Vec::new(),
+        });
     };
-    lock::file(&file, false, LOCK_WAIT).map_err(at("lock", &path))?;
-    durable::settle(&file).map_err(at("sync", &path))?;
     let mut newest = std::collections::BTreeMap::new();
     let scan = scan(&file, &path, log, 0, &mut |receipt| {
         if receipt.key.log == log && receipt.key.operation == operation {
@@ -369,6 +384,49 @@ pub fn report(layout: &Layout, log: LogId, operation: OperationId) -> Result<Rec
         journal: scan.head.filter(|_| scan.tail != Tail::Damaged),
         receipts: newest.into_values().collect(),
     })
+}
+
+/// The operations that the journal of a log has receipts of. Changes nothing.
+///
+/// # Errors
+/// When it is there and can't be read.
+pub fn operations(layout: &Layout, log: LogId) -> Result<BTreeSet<OperationId>, Error> {
+    let path = path(layout, log);
+    let mut operations = BTreeSet::new();
+    if let Some(file) = open_to_read(&path)? {
+        scan(&file, &path, log, 0, &mut |receipt| {
+            operations.insert(receipt.key.operation);
+        })?;
+    }
+    Ok(operations)
+}
+
+/// How many bytes the journal of a log has; 0 where there is none.
+pub fn len(layout: &Layout, log: LogId) -> u64 {
+    fs::metadata(path(layout, log)).map_or(0, |found| found.len())
+}
+
+/// The journal, locked against writers and as the disk has it; `None` where there is none.
+fn open_to_read(path: &Path) -> Result<Option<File>, Error> {
+    loop {
+        let file = match File::open(path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(at("open", path)(error)),
+        };
+        lock::file(&file, false, LOCK_WAIT).map_err(at("lock", path))?;
+        if is_in_place(&file, path)? {
+            durable::settle(&file).map_err(at("sync", path))?;
+            return Ok(Some(file));
+        }
+    }
+}
+
+/// Whether an open file is the one that has this name.
+fn is_in_place(file: &File, path: &Path) -> Result<bool, Error> {
+    let ours = file.metadata().map_err(at("look at", path))?;
+    let named = fs::metadata(path).map_err(at("look at", path))?;
+    Ok((named.dev(), named.ino()) == (ours.dev(), ours.ino()))
 }
 
 /// The step of an operation that was begun last and has not ended.

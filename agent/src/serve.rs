@@ -4,13 +4,14 @@
 //! told as started or finished before it, they are, and no further one was begun. Nothing a controller can send
 //! makes the agent panic.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{Read, Write};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tallybook_events::ids::{BootId, LogId, OperationId};
 use tallybook_events::name::HostName;
-use tallybook_events::step::{FailureClass, StepFailure};
+use tallybook_events::step::{FailureClass, Fence, Phase, Receipt, StepFailure, StepKey};
 
 use crate::admission;
 use crate::batch;
@@ -19,7 +20,7 @@ use crate::keeper;
 use crate::layout::Layout;
 use crate::line::{Incoming, Line};
 use crate::link::LineLink;
-use crate::protocol::{PROTOCOL, Reply, Request, SendSource, Shown};
+use crate::protocol::{PROTOCOL, Reply, Request, SendSource, Shown, Start};
 use crate::queue::Got;
 use crate::receipts::{self, Journal};
 use crate::secret::Secrets;
@@ -111,6 +112,7 @@ fn converse(line: &Line, layout: &Layout, deeds: Deeds) -> Result<(), StepFailur
             .into_owned(),
         time_unix_us: now_unix_us(),
         journal: receipts::identity(layout, log),
+        journal_len: receipts::len(layout, log),
         // One that can't be read is told as such by whatever is to be done.
         seen: fence::read(&fence::path(layout, log), log)
             .ok()
@@ -143,7 +145,25 @@ fn answer(site: &Site<'_>, line: &Line, request: Request) -> Result<(), StepFail
         Request::MakeJournal => make_journal(site, line),
         Request::Run { shown, batch } => batch::run(site, line, &shown, batch),
         Request::Probe(batch) => batch::probe(site, line, &batch),
-        Request::Receipts { operation } => report(site, line, operation),
+        Request::Adopt(batch) => batch::adopt(site, line, &batch),
+        Request::Receipts {
+            shown,
+            fence,
+            operation,
+            starts,
+        } => {
+            // Only once nobody carries out a step of it, the receipts are all there will be.
+            let _lock = batch::lock_operation(site, line, operation)?;
+            give_up(site, line, &shown, fence, &starts)?;
+            report(site, line, operation)
+        }
+        Request::Operations => {
+            let known = receipts::operations(site.layout, site.log)
+                .map_err(|error| failure(FailureClass::Host, &error))?;
+            line.say(&Reply::Operations(known));
+            Ok(())
+        }
+        Request::Forget { shown, operations } => forget(site, line, &shown, &operations),
         Request::Send { shown, source } => send(site, line, &shown, &source),
         Request::Session { shown, request } => {
             let mut standing = admission::standing(site.log, &shown)?;
@@ -183,9 +203,61 @@ fn make_journal(site: &Site<'_>, line: &Line) -> Result<(), StepFailure> {
     Ok(())
 }
 
+/// Sees to it that these starts, as far as they were not begun, never are: each has a receipt then, whatever is still under way.
+fn give_up(
+    site: &Site<'_>,
+    line: &Line,
+    shown: &Shown,
+    fence: Fence,
+    starts: &[Start],
+) -> Result<(), StepFailure> {
+    if starts.is_empty() {
+        return Ok(());
+    }
+    let mut standing = admission::standing(site.log, shown)?;
+    admission::pass_on_full_disk(site, line, &mut standing)?;
+    let mut unbegun: BTreeMap<StepKey, &Start> =
+        starts.iter().map(|start| (start.key, start)).collect();
+    let mut journal = Journal::open(site.layout, site.log, &mut |receipt| {
+        unbegun.remove(&receipt.key);
+    })
+    .map_err(|error| failure(FailureClass::Host, &error))?;
+    for start in unbegun.into_values() {
+        let receipt = Receipt {
+            key: start.key,
+            fence,
+            kind: start.kind.clone(),
+            boot: site.boot,
+            time_unix_us: now_unix_us(),
+            phase: Phase::GivenUp,
+        };
+        journal
+            .append_from_reserve(&receipt)
+            .map_err(|error| failure(batch::io_class(&error), &error))?;
+    }
+    // Crash boundary: from here on none of them is begun.
+    Ok(())
+}
+
+/// Leaves out the receipts of operations that are over.
+fn forget(
+    site: &Site<'_>,
+    line: &Line,
+    shown: &Shown,
+    operations: &BTreeSet<OperationId>,
+) -> Result<(), StepFailure> {
+    let mut standing = admission::standing(site.log, shown)?;
+    admission::pass(site, line, &mut standing)?;
+    let mut journal = Journal::open(site.layout, site.log, &mut |_| {})
+        .map_err(|error| failure(FailureClass::Host, &error))?;
+    let forgotten = journal
+        .forget(operations)
+        .map_err(|error| failure(batch::io_class(&error), &error))?;
+    line.say(&Reply::Forgotten(forgotten.receipts));
+    Ok(())
+}
+
 fn report(site: &Site<'_>, line: &Line, operation: OperationId) -> Result<(), StepFailure> {
-    // Only once nobody carries out a step of it, the receipts are all there will be.
-    let _lock = batch::lock_operation(site, line, operation)?;
     let report = receipts::report(site.layout, site.log, operation)
         .map_err(|error| failure(FailureClass::Host, &error))?;
     line.say(&Reply::Receipts(report));

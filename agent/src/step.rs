@@ -56,6 +56,26 @@ pub trait Step: Serialize + DeserializeOwned {
     /// When it can't be done; what was begun is then ours to take back or to complete later.
     fn forward(&self, context: &mut Context<'_>) -> Result<Done<Self::Output>, StepFailure>;
 
+    /// What is in the step's place that it did not make, and that can be moved away: the step acts once it is beside.
+    /// Nothing where nothing of that sort is in the way.
+    ///
+    /// # Errors
+    /// When looking failed, or what is in the way must not be moved.
+    fn in_the_way(&self, _context: &mut Context<'_>) -> Result<Vec<PathBuf>, StepFailure> {
+        let message = format!("a step of kind {} sets nothing aside", Self::KIND);
+        Err(fail(FailureClass::Exists, message))
+    }
+
+    /// Describes what somebody else made in the step's place as what the step would have reported. Asked only where `probe`
+    /// does not see the whole effect; changes nothing.
+    ///
+    /// # Errors
+    /// When looking failed, or the step has no words for what is there: later steps could not rely on it.
+    fn adopt(&self, _context: &mut Context<'_>) -> Result<Done<Self::Output>, StepFailure> {
+        let message = format!("a step of kind {} takes over nothing of others", Self::KIND);
+        Err(fail(FailureClass::Exists, message))
+    }
+
     /// Takes back what `forward` did. `output` is `None` where the outcome was never known.
     ///
     /// # Errors
@@ -372,6 +392,7 @@ pub fn io_failure(doing: &str, path: &Path, error: &std::io::Error) -> StepFailu
     }
 }
 
+type InTheWayFn = fn(&Blob, &mut Context<'_>) -> Result<Vec<PathBuf>, StepFailure>;
 type ProbeFn = fn(&Blob, &mut Context<'_>) -> Result<Seen, StepFailure>;
 type ForwardFn = fn(&Blob, &mut Context<'_>) -> Result<StepDone, StepFailure>;
 type SecretsFn = fn(&Blob) -> Result<Vec<SecretName>, StepFailure>;
@@ -391,6 +412,10 @@ pub struct StepKind {
     pub probe: ProbeFn,
     /// See [`Step::forward`].
     pub forward: ForwardFn,
+    /// See [`Step::in_the_way`].
+    pub in_the_way: InTheWayFn,
+    /// What is there as the step's own, whoever made it: what `probe` sees whole, else [`Step::adopt`].
+    pub adopt: ForwardFn,
     /// See [`Step::undo`].
     pub undo: UndoFn,
 }
@@ -409,6 +434,8 @@ impl StepKind {
                 let captured = context.link.take_captured();
                 done.record(captured)
             },
+            in_the_way: |params, context| decode::<S>(params)?.in_the_way(context),
+            adopt: |params, context| adopted(&decode::<S>(params)?, context),
             undo: |params, context, output| {
                 let output = output.map(decode::<S::Output>).transpose()?;
                 let done = decode::<S>(params)?.undo(context, output)?;
@@ -417,6 +444,30 @@ impl StepKind {
             },
         }
     }
+}
+
+/// Nothing is changed by it, whatever a probe says of who made it.
+fn adopted<S: Step>(step: &S, context: &mut Context<'_>) -> Result<StepDone, StepFailure> {
+    let what = match step.probe(context)? {
+        Seen::Done(done) => {
+            return Ok(StepDone {
+                changed: false,
+                ..done
+            });
+        }
+        Seen::Absent => "nothing of it is there".to_owned(),
+        Seen::Partial { what } | Seen::Conflict { what } => what,
+        Seen::Unknown { why } => why,
+    };
+    let described = step.adopt(context).map_err(|failure| StepFailure {
+        message: format!("{} ({what})", failure.message),
+        ..failure
+    })?;
+    Done {
+        changed: false,
+        ..described
+    }
+    .record(Vec::new())
 }
 
 fn decode<T: DeserializeOwned>(bytes: &Blob) -> Result<T, StepFailure> {

@@ -190,6 +190,31 @@ pub struct StepDoubted {
     pub why: String,
 }
 
+/// Somebody else changed what a step in doubt is about: what is there is neither nothing, nor what the step makes, nor a part
+/// of that.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StepDrifted {
+    /// What was seen.
+    pub what: String,
+}
+
+/// Somebody decided that what others have in a step's place is set aside when it is started again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StepForced {
+    /// Why, for people.
+    pub reason: String,
+}
+
+/// Somebody decided that what is there stands for what a step was to make. Whoever made it, it was not the step: nothing takes
+/// it back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StepAdopted {
+    /// Why, for people.
+    pub reason: String,
+    /// What the host says of it in the step's own words; it changed nothing.
+    pub done: StepDone,
+}
+
 /// A started step is known never to have acted: the agent's receipts, or the batch it was in, say so.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StepUnstarted {
@@ -399,8 +424,20 @@ enum Payload {
     Erasable,
 }
 
+impl OperationIntended {
+    /// Whether only version 2 of its kind can say it: the first program knew no rollback of several.
+    const fn is_second(&self) -> bool {
+        matches!(self.intent, Intent::RollbackTo { .. })
+    }
+}
+
+// A kind may have a later version with more to say: that is written where the earlier one has no words for it, so that all
+// that an earlier program can read keeps its bytes.
 macro_rules! events {
-    ($($variant:ident = $kind:literal @ $version:literal => $outcome:ident, $payload:ident;)*) => {
+    ($(
+        $variant:ident = $kind:literal @ $version:literal $(, $later:literal if $is_later:path)?
+            => $outcome:ident, $payload:ident;
+    )*) => {
         /// Something that happened.
         #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
         #[serde(untagged)]
@@ -413,13 +450,13 @@ macro_rules! events {
             Unknown(Blob),
         }
 
-        /// Every kind with its newest version.
-        pub const KINDS: &[(&str, u16)] = &[$(($kind, $version),)*];
+        /// Every kind with each of its versions.
+        pub const KINDS: &[(&str, u16)] = &[$(($kind, $version), $(($kind, $later),)?)*];
 
         /// What the header of a kind and version says for it; `None` for one that this program does not know.
         pub fn fixed(kind: &str, version: u16) -> Option<Fixed> {
             match (kind, version) {
-                $(($kind, $version) => Some(Fixed {
+                $(($kind, $version $(| $later)?) => Some(Fixed {
                     kind: $kind,
                     outcome: Outcome::$outcome,
                     erasable: matches!(Payload::$payload, Payload::Erasable),
@@ -437,7 +474,12 @@ macro_rules! events {
             /// The kind and version to store; `None` for an unknown one, which is never written.
             pub const fn kind(&self) -> Option<(&'static str, u16)> {
                 match self {
-                    $(Event::$variant(_) => Some(($kind, $version)),)*
+                    $(Event::$variant(_payload) => {
+                        $(if $is_later(_payload) {
+                            return Some(($kind, $later));
+                        })?
+                        Some(($kind, $version))
+                    })*
                     Event::Unknown(_) => None,
                 }
             }
@@ -456,11 +498,9 @@ macro_rules! events {
             /// When it has no MessagePack form.
             pub fn encode(&self) -> Result<Vec<u8>, Error> {
                 match self {
-                    $(Event::$variant(payload) => codec::encode(payload).map_err(|source| Error {
-                        kind: $kind.to_owned(),
-                        version: $version,
-                        source,
-                    }),)*
+                    $(Event::$variant(payload) => {
+                        codec::encode(payload).map_err(|source| self.error(source))
+                    })*
                     Event::Unknown(bytes) => Ok(bytes.0.clone()),
                 }
             }
@@ -471,11 +511,9 @@ macro_rules! events {
             /// When it has no MessagePack form.
             pub fn is_encoded_as(&self, bytes: &[u8]) -> Result<bool, Error> {
                 match self {
-                    $(Event::$variant(payload) => codec::is_encoded_as(payload, bytes).map_err(|source| Error {
-                        kind: $kind.to_owned(),
-                        version: $version,
-                        source,
-                    }),)*
+                    $(Event::$variant(payload) => {
+                        codec::is_encoded_as(payload, bytes).map_err(|source| self.error(source))
+                    })*
                     Event::Unknown(kept) => Ok(kept.0 == bytes),
                 }
             }
@@ -485,12 +523,23 @@ macro_rules! events {
             /// # Errors
             /// When the kind and version are known and the bytes are not such a payload.
             pub fn decode(kind: &str, version: u16, payload: &[u8]) -> Result<Self, Error> {
-                match (kind, version) {
-                    $(($kind, $version) => codec::decode(payload).map(Event::$variant).map_err(|source| {
-                        Error { kind: kind.to_owned(), version, source }
-                    }),)*
-                    _ => Ok(Event::Unknown(Blob(payload.to_vec()))),
+                let error = |source| Error { kind: kind.to_owned(), version, source };
+                let event = match (kind, version) {
+                    $(($kind, $version $(| $later)?) => {
+                        codec::decode(payload).map(Event::$variant).map_err(error)?
+                    })*
+                    _ => return Ok(Event::Unknown(Blob(payload.to_vec()))),
+                };
+                // What a version says that it has no words for, or leaves to an earlier one, is not written by anybody.
+                match event.kind() == Some((kind, version)) {
+                    true => Ok(event),
+                    false => Err(error(codec::Error::Form)),
                 }
+            }
+
+            fn error(&self, source: codec::Error) -> Error {
+                let (kind, version) = self.kind().unwrap_or_default();
+                Error { kind: kind.to_owned(), version, source }
             }
 
             /// Reads a payload that must be written exactly as a writer writes it. Decoding alone also takes wider
@@ -523,7 +572,7 @@ events! {
     InventoryRecorded = "inventory.recorded" @ 1 => None, Erasable;
     AllocationMade = "allocation.made" @ 1 => None, Kept;
     AllocationReleased = "allocation.released" @ 1 => None, Kept;
-    OperationIntended = "operation.intended" @ 1 => None, Kept;
+    OperationIntended = "operation.intended" @ 1, 2 if OperationIntended::is_second => None, Kept;
     OperationPlanned = "operation.planned" @ 1 => None, Kept;
     OperationResumed = "operation.resumed" @ 1 => None, Kept;
     OperationInterrupted = "operation.interrupted" @ 1 => InDoubt, Kept;
@@ -545,6 +594,9 @@ events! {
     LogRecovered = "log.recovered" @ 1 => None, Kept;
     LogFenced = "log.fenced" @ 1 => None, Kept;
     OperationAbandoned = "operation.abandoned" @ 1 => InDoubt, Kept;
+    StepDrifted = "step.drifted" @ 1 => InDoubt, Kept;
+    StepForced = "step.forced" @ 1 => None, Kept;
+    StepAdopted = "step.adopted" @ 1 => Succeeded, Kept;
     OperationPaced = "operation.paced" @ 1 => None, Kept;
     OperationLacked = "operation.lacked" @ 1 => None, Kept;
 }

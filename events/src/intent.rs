@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::argv;
 use crate::fact::Backing;
-use crate::ids::{Generation, OperationId};
+use crate::ids::{Generation, OperationId, Seq};
 use crate::name::{ContainerName, HostName, TemplateName};
 
 /// What a container is to be made from.
@@ -141,9 +141,50 @@ pub enum Intent {
         /// That operation.
         operation: OperationId,
     },
+    /// Take back what was begun since a point of the log.
+    RollbackTo {
+        /// The last event that stays as it is.
+        to: Seq,
+        /// What is taken back, the newest first.
+        operations: Vec<OperationId>,
+    },
 }
 
 impl Intent {
+    /// The operations that one with this intent takes back; none for any that is no rollback.
+    pub fn takes_back(&self) -> &[OperationId] {
+        match self {
+            Intent::Rollback { operation } => std::slice::from_ref(operation),
+            Intent::RollbackTo { operations, .. } => operations,
+            Intent::HostInstall { .. }
+            | Intent::HostPrepare { .. }
+            | Intent::ContainerCreate { .. }
+            | Intent::ContainerStart { .. }
+            | Intent::ContainerStop { .. }
+            | Intent::ContainerRestart { .. }
+            | Intent::ContainerDestroy { .. }
+            | Intent::ContainerExec { .. }
+            | Intent::ContainerShell { .. }
+            | Intent::ContainerCopy { .. }
+            | Intent::TemplateSnapshot { .. }
+            | Intent::TemplateSync { .. }
+            | Intent::TemplateRemove { .. } => &[],
+        }
+    }
+
+    /// Whether it takes others back.
+    pub const fn is_rollback(&self) -> bool {
+        matches!(self, Intent::Rollback { .. } | Intent::RollbackTo { .. })
+    }
+
+    /// Whether somebody works in a container by it: nothing of that can be resumed or taken back.
+    pub const fn is_session(&self) -> bool {
+        matches!(
+            self,
+            Intent::ContainerExec { .. } | Intent::ContainerShell { .. }
+        )
+    }
+
     /// The command an operator would type for it, for tables.
     pub fn summary(&self) -> String {
         let list = |hosts: &[HostName]| {
@@ -219,6 +260,7 @@ impl Intent {
                 list(hosts)
             ),
             Intent::Rollback { operation } => format!("op rollback {}", operation.short()),
+            Intent::RollbackTo { to, .. } => format!("rollback --to {to}"),
         }
     }
 }

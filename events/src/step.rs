@@ -253,4 +253,6 @@ pub enum Phase {
     Succeeded(StepDone),
     /// It failed.
     Failed(StepFailure),
+    /// It was not begun when a controller asked for it, and never is from then on.
+    GivenUp,
 }

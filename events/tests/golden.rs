@@ -13,7 +13,7 @@ use std::fmt::Write as _;
 use std::path::PathBuf;
 
 use tallybook_events::archive::ArchiveHead;
-use tallybook_events::event::{Event, KINDS};
+use tallybook_events::event::{Event, KINDS, OperationIntended};
 use tallybook_events::gap::Gap;
 use tallybook_events::ids::{Epoch, Hash, Seq};
 use tallybook_events::record::{Body, Record, header_hash};
@@ -181,7 +181,37 @@ fn every_intent() {
         assert_eq!(&codec::decode::<Intent>(&stored).unwrap(), intent);
     }
     let covered: BTreeSet<&str> = samples::intents().iter().map(intent_name).collect();
-    assert_eq!(covered.len(), 14, "every variant has a sample");
+    assert_eq!(covered.len(), 15, "every variant has a sample");
+}
+
+/// An earlier program keeps a version that it does not know as unknown. Under one that it knows it would take what it has no
+/// words for as damage.
+#[test]
+fn a_later_version_is_used_for_what_an_earlier_one_can_not_say_and_for_nothing_else() {
+    let intended = |intent: &Intent| -> Event {
+        OperationIntended {
+            intent: intent.clone(),
+            inventory: Seq(2),
+            claims: Vec::new(),
+        }
+        .into()
+    };
+    for intent in samples::intents() {
+        let event = intended(&intent);
+        let (kind, version) = event.kind().unwrap();
+        let is_later = matches!(intent, Intent::RollbackTo { .. });
+        assert_eq!(version, if is_later { 2 } else { 1 }, "{intent:?}");
+        let bytes = event.encode().unwrap();
+        assert_eq!(Event::decode(kind, version, &bytes).unwrap(), event);
+        assert!(
+            Event::decode(kind, 3 - version, &bytes).is_err(),
+            "{intent:?}"
+        );
+        assert!(matches!(
+            Event::decode(kind, 3, &bytes),
+            Ok(Event::Unknown(_))
+        ));
+    }
 }
 
 #[test]
@@ -256,6 +286,7 @@ fn intent_name(intent: &Intent) -> &'static str {
         Intent::TemplateSync { .. } => "TemplateSync",
         Intent::TemplateRemove { .. } => "TemplateRemove",
         Intent::Rollback { .. } => "Rollback",
+        Intent::RollbackTo { .. } => "RollbackTo",
     }
 }
 

@@ -99,7 +99,7 @@ fn on_host(operation: &Operation, host: &HostName) -> OnHost {
                 failed += 1;
                 said.get_or_insert_with(|| told(step, &failure.message));
             }
-            StepStatus::Doubted { why } => {
+            StepStatus::Doubted { why } | StepStatus::Drifted { what: why } => {
                 in_doubt += 1;
                 said.get_or_insert_with(|| told(step, why));
             }

@@ -108,7 +108,7 @@ fn is_looked_into(kind: &str) -> bool {
             verb,
             "planned" | "resumed" | "succeeded" | "paced" | "lacked"
         ),
-        Some(("step", verb)) => verb == "succeeded",
+        Some(("step", verb)) => matches!(verb, "succeeded" | "adopted"),
         Some(("output" | "session" | "segments", _)) => false,
         Some(_) | None => true,
     }

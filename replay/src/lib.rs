@@ -9,5 +9,6 @@ pub mod folding;
 pub mod operation;
 pub mod pace;
 pub mod resume;
+pub mod since;
 pub mod state;
 pub mod undo;

@@ -4,20 +4,22 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use tallybook_events::actor::Actor;
-use tallybook_events::event::{Event, Lack, Loss, Resolution, SeqRange, SessionRecorded};
+use tallybook_events::event::{Event, Lack, Loss, SeqRange, SessionRecorded};
 use tallybook_events::header::ClaimRef;
-use tallybook_events::ids::{Attempt, Blob, JournalId, OperationId, Seq, StepIndex};
+use tallybook_events::ids::{Attempt, Blob, OperationId, Seq, StepIndex};
 use tallybook_events::intent::Intent;
 use tallybook_events::name::HostName;
 use tallybook_events::pace::Pace;
-use tallybook_events::step::{PlannedStep, StepDone, StepFailure};
+use tallybook_events::step::PlannedStep;
 use tallybook_events::subject::Subject;
 
 use crate::entry::Entry;
 
 mod error;
+mod step;
 
 pub use error::Error;
+pub use step::{Evidence, Next, Step, StepStatus, next_status};
 
 /// Where an operation stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -72,65 +74,6 @@ impl OperationStatus {
             OperationStatus::RolledBack => "rolled back",
             OperationStatus::Abandoned => "abandoned",
         }
-    }
-}
-
-/// Where a step stands.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum StepStatus {
-    /// Never started, or known never to have acted.
-    Pending,
-    /// Started, without an outcome: in doubt unless somebody is waiting for it right now.
-    Started,
-    /// Ended well.
-    Succeeded {
-        /// How that is known.
-        resolution: Resolution,
-        /// What it reported.
-        done: StepDone,
-    },
-    /// Failed.
-    Failed(StepFailure),
-    /// Its outcome could not be told when somebody looked.
-    Doubted {
-        /// Why.
-        why: String,
-    },
-}
-
-impl StepStatus {
-    /// As tables show it.
-    pub const fn label(&self) -> &'static str {
-        match self {
-            StepStatus::Pending => "pending",
-            StepStatus::Started => "started",
-            StepStatus::Succeeded { .. } => "succeeded",
-            StepStatus::Failed(_) => "failed",
-            StepStatus::Doubted { .. } => "in doubt",
-        }
-    }
-}
-
-/// A step with where it stands.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Step {
-    /// What was planned.
-    pub plan: PlannedStep,
-    /// Where it stands.
-    pub status: StepStatus,
-    /// How many times it was started.
-    pub attempts: Attempt,
-    /// The receipts journal that its host had before the last of these.
-    pub journal: Option<JournalId>,
-    /// Its newest event.
-    pub last: Seq,
-}
-
-impl Step {
-    /// Whether a start of it may have acted: only of one that was started once, and never did, it is known that none has.
-    pub fn may_have_acted(&self) -> bool {
-        self.status != StepStatus::Pending || self.attempts > Attempt(1)
     }
 }
 
@@ -277,6 +220,7 @@ impl Operation {
                         status: StepStatus::Pending,
                         attempts: Attempt(0),
                         journal: None,
+                        forced: false,
                         last: seq,
                     })
                     .collect();
@@ -309,7 +253,10 @@ impl Operation {
             | Event::StepSucceeded(_)
             | Event::StepFailed(_)
             | Event::StepDoubted(_)
-            | Event::StepUnstarted(_) => {
+            | Event::StepUnstarted(_)
+            | Event::StepDrifted(_)
+            | Event::StepForced(_)
+            | Event::StepAdopted(_) => {
                 return Err(Error::NoSuchStep {
                     seq,
                     kind: entry.header.kind.to_string(),
@@ -358,6 +305,9 @@ impl Operation {
             | Event::StepFailed(_)
             | Event::StepDoubted(_)
             | Event::StepUnstarted(_)
+            | Event::StepDrifted(_)
+            | Event::StepForced(_)
+            | Event::StepAdopted(_)
             | Event::OutputCaptured(_)
             | Event::SessionRecorded(_)
             | Event::ErasureAnnounced(_)
@@ -413,7 +363,10 @@ impl Operation {
                 }
                 Ok(())
             }
-            Next::Stays => Ok(()),
+            Next::Stays => {
+                step.forced |= matches!(entry.event, Event::StepForced(_));
+                Ok(())
+            }
             Next::Impossible => Err(Error::Transition {
                 seq,
                 kind: entry.header.kind.to_string(),
@@ -431,7 +384,8 @@ impl Operation {
                 StepStatus::Pending
                 | StepStatus::Started
                 | StepStatus::Failed(_)
-                | StepStatus::Doubted { .. } => None,
+                | StepStatus::Doubted { .. }
+                | StepStatus::Drifted { .. } => None,
             })
             .collect()
     }
@@ -477,7 +431,10 @@ pub fn check_place(entry: &Entry) -> Result<(), Error> {
         | Event::StepSucceeded(_)
         | Event::StepFailed(_)
         | Event::StepDoubted(_)
-        | Event::StepUnstarted(_) => of_operation && of_step,
+        | Event::StepUnstarted(_)
+        | Event::StepDrifted(_)
+        | Event::StepForced(_)
+        | Event::StepAdopted(_) => of_operation && of_step,
         Event::LogCreated(_)
         | Event::InventoryRecorded(_)
         | Event::ErasureAnnounced(_)
@@ -526,6 +483,9 @@ fn named(event: &Event) -> impl Iterator<Item = SeqRange> + '_ {
         | Event::StepFailed(_)
         | Event::StepDoubted(_)
         | Event::StepUnstarted(_)
+        | Event::StepDrifted(_)
+        | Event::StepForced(_)
+        | Event::StepAdopted(_)
         | Event::OutputCaptured(_)
         | Event::SessionRecorded(_)
         | Event::ErasureCompleted(_)
@@ -605,6 +565,9 @@ pub(crate) fn operation_status(event: &Event) -> Option<OperationStatus> {
         | Event::StepFailed(_)
         | Event::StepDoubted(_)
         | Event::StepUnstarted(_)
+        | Event::StepDrifted(_)
+        | Event::StepForced(_)
+        | Event::StepAdopted(_)
         | Event::OutputCaptured(_)
         | Event::SessionRecorded(_)
         | Event::ErasureAnnounced(_)
@@ -614,85 +577,5 @@ pub(crate) fn operation_status(event: &Event) -> Option<OperationStatus> {
         | Event::LogRecovered(_)
         | Event::LogFenced(_)
         | Event::Unknown(_) => None,
-    }
-}
-
-/// What an event does to a step.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Next {
-    /// It stands there now.
-    Becomes(StepStatus),
-    /// It stands where it stood.
-    Stays,
-    /// The event can't follow.
-    Impossible,
-}
-
-/// Where an event puts a step. Every pair of status and event is decided here and nowhere else.
-pub fn next_status(current: &StepStatus, event: &Event) -> Next {
-    match event {
-        Event::StepStarted(_) => match current {
-            StepStatus::Pending | StepStatus::Failed(_) | StepStatus::Doubted { .. } => {
-                Next::Becomes(StepStatus::Started)
-            }
-            StepStatus::Started | StepStatus::Succeeded { .. } => Next::Impossible,
-        },
-        Event::StepSucceeded(succeeded) => match current {
-            StepStatus::Started | StepStatus::Doubted { .. } => {
-                Next::Becomes(StepStatus::Succeeded {
-                    resolution: succeeded.resolution,
-                    done: succeeded.done.clone(),
-                })
-            }
-            StepStatus::Pending | StepStatus::Succeeded { .. } | StepStatus::Failed(_) => {
-                Next::Impossible
-            }
-        },
-        Event::StepFailed(failed) => match current {
-            StepStatus::Started | StepStatus::Doubted { .. } => {
-                Next::Becomes(StepStatus::Failed(failed.failure.clone()))
-            }
-            StepStatus::Pending | StepStatus::Succeeded { .. } | StepStatus::Failed(_) => {
-                Next::Impossible
-            }
-        },
-        Event::StepDoubted(doubted) => match current {
-            StepStatus::Started | StepStatus::Doubted { .. } => {
-                Next::Becomes(StepStatus::Doubted {
-                    why: doubted.why.clone(),
-                })
-            }
-            StepStatus::Pending | StepStatus::Succeeded { .. } | StepStatus::Failed(_) => {
-                Next::Impossible
-            }
-        },
-        Event::StepUnstarted(_) => match current {
-            StepStatus::Started | StepStatus::Doubted { .. } => Next::Becomes(StepStatus::Pending),
-            StepStatus::Pending | StepStatus::Succeeded { .. } | StepStatus::Failed(_) => {
-                Next::Impossible
-            }
-        },
-        Event::OutputCaptured(_) | Event::SessionRecorded(_) | Event::Unknown(_) => Next::Stays,
-        Event::LogCreated(_)
-        | Event::InventoryRecorded(_)
-        | Event::AllocationMade(_)
-        | Event::AllocationReleased(_)
-        | Event::OperationIntended(_)
-        | Event::OperationPlanned(_)
-        | Event::OperationResumed(_)
-        | Event::OperationInterrupted(_)
-        | Event::OperationSucceeded(_)
-        | Event::OperationFailed(_)
-        | Event::OperationRolledBack(_)
-        | Event::OperationStuck(_)
-        | Event::OperationAbandoned(_)
-        | Event::OperationPaced(_)
-        | Event::OperationLacked(_)
-        | Event::ErasureAnnounced(_)
-        | Event::ErasureCompleted(_)
-        | Event::SegmentsArchived(_)
-        | Event::SegmentsRestored(_)
-        | Event::LogRecovered(_)
-        | Event::LogFenced(_) => Next::Impossible,
     }
 }

@@ -126,7 +126,8 @@ fn is_given_up(step: &Step, running: &Running) -> bool {
         StepStatus::Pending
         | StepStatus::Started
         | StepStatus::Succeeded { .. }
-        | StepStatus::Doubted { .. } => false,
+        | StepStatus::Doubted { .. }
+        | StepStatus::Drifted { .. } => false,
     };
     let is_done = matches!(step.status, StepStatus::Succeeded { .. });
     failed

@@ -66,7 +66,9 @@ pub fn next(operation: &Operation, running: &Running) -> Next {
             && !running.unreachable.contains(&step.plan.host);
         left && match &step.status {
             StepStatus::Started => true,
-            StepStatus::Doubted { .. } => !running.retry.contains(&step.plan.index),
+            StepStatus::Doubted { .. } | StepStatus::Drifted { .. } => {
+                !running.retry.contains(&step.plan.index)
+            }
             StepStatus::Pending | StepStatus::Succeeded { .. } | StepStatus::Failed(_) => false,
         }
     });
@@ -115,7 +117,7 @@ fn chains(operation: &Operation, running: &Running) -> Vec<Vec<StepIndex>> {
             && reachable(step)
             && match &step.status {
                 StepStatus::Pending => true,
-                StepStatus::Failed(_) | StepStatus::Doubted { .. } => {
+                StepStatus::Failed(_) | StepStatus::Doubted { .. } | StepStatus::Drifted { .. } => {
                     running.retry.contains(&step.plan.index)
                 }
                 StepStatus::Started | StepStatus::Succeeded { .. } => false,

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 use tallybook_events::actor::Actor;
 use tallybook_events::allocation::Allocation;
-use tallybook_events::event::{Event, SeqRange, fixed};
+use tallybook_events::event::{Event, SeqRange, StepAdopted, StepSucceeded, fixed};
 use tallybook_events::fact::{Backing, Fact, Origin};
 use tallybook_events::ids::{Epoch, Generation, Hash, LogId, OperationId, Seq};
 use tallybook_events::name::{ContainerName, HostName, TemplateName};
@@ -21,7 +21,7 @@ mod summary;
 pub use summary::OperationSummary;
 
 /// Rises whenever the same events would fold to something else: stored projections of another version are rebuilt.
-pub const CODE_VERSION: u32 = 5;
+pub const CODE_VERSION: u32 = 6;
 
 /// The kind of the events that hold an inventory.
 pub(crate) const INVENTORY_RECORDED: &str = "inventory.recorded";
@@ -313,8 +313,9 @@ impl State {
                     self.allocations.remove(&(host, container));
                 }
             }
-            Event::StepSucceeded(succeeded) => {
-                for fact in &succeeded.done.facts {
+            Event::StepSucceeded(StepSucceeded { done, .. })
+            | Event::StepAdopted(StepAdopted { done, .. }) => {
+                for fact in &done.facts {
                     self.apply_fact(fact, about, touched);
                 }
             }
@@ -359,6 +360,8 @@ impl State {
             | Event::StepFailed(_)
             | Event::StepDoubted(_)
             | Event::StepUnstarted(_)
+            | Event::StepDrifted(_)
+            | Event::StepForced(_)
             | Event::OutputCaptured(_)
             | Event::SessionRecorded(_)
             | Event::SegmentsArchived(_)

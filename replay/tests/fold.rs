@@ -12,7 +12,7 @@ use tallybook_events::record::{Frame, Record};
 use tallybook_events::step::{StepDone, StepFailure};
 use tallybook_replay::entry::Entry;
 use tallybook_replay::folding::Folding;
-use tallybook_replay::operation::{Operation, OperationStatus, StepStatus};
+use tallybook_replay::operation::{Evidence, Operation, OperationStatus, StepStatus};
 use tallybook_replay::resume::{self, Running};
 use tallybook_replay::state::State;
 use tallybook_replay::undo;
@@ -178,14 +178,15 @@ fn standing(status: StepStatus, attempts: u32) -> Operation {
         status,
         attempts: Attempt(attempts),
         journal: None,
+        forced: false,
         last: Seq(9),
     }];
     operation
 }
 
-fn unchanged(resolution: Resolution) -> StepStatus {
+fn unchanged(evidence: Evidence) -> StepStatus {
     StepStatus::Succeeded {
-        resolution,
+        evidence,
         done: StepDone {
             changed: false,
             output: Blob(vec![0x80]),
@@ -209,10 +210,10 @@ fn an_earlier_start_that_may_have_acted_is_undone() {
         1,
         "its first start may have"
     );
-    assert_eq!(undone(unchanged(Resolution::Reported), 1), 0);
-    assert_eq!(undone(unchanged(Resolution::Reported), 2), 1);
+    assert_eq!(undone(unchanged(Evidence::Reported), 1), 0);
+    assert_eq!(undone(unchanged(Evidence::Reported), 2), 1);
     assert_eq!(
-        undone(unchanged(Resolution::Probe), 1),
+        undone(unchanged(Evidence::Probe), 1),
         1,
         "a probe can't tell who made it"
     );

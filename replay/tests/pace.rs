@@ -2,12 +2,11 @@
 
 use std::num::NonZeroU32;
 
-use tallybook_events::event::Resolution;
 use tallybook_events::ids::{Attempt, StepIndex};
 use tallybook_events::name::HostName;
 use tallybook_events::pace::{MaxFail, Pace};
 use tallybook_events::step::{FailureClass, PlannedStep, StepFailure};
-use tallybook_replay::operation::{Operation, OperationStatus, Step, StepStatus};
+use tallybook_replay::operation::{Evidence, Operation, OperationStatus, Step, StepStatus};
 use tallybook_replay::pace::Enough;
 use tallybook_replay::resume::{Next, Running, next};
 use tallybook_testkit::samples;
@@ -156,7 +155,7 @@ impl Given {
 
 fn succeeded() -> StepStatus {
     StepStatus::Succeeded {
-        resolution: Resolution::Reported,
+        evidence: Evidence::Reported,
         done: samples::done(),
     }
 }

@@ -9,10 +9,12 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use tallybook_agent::secret::SecretName;
 use tallybook_events::ids::{OperationId, Seq};
+use tallybook_events::name::HostName;
 
 use super::exit::Exit;
 use crate::cloud::{Diagnostics, allocate};
 use crate::daemon::{self, client, sockets};
+use crate::engine::adopt::Unfit;
 use crate::engine::runner_lock;
 use crate::render::{Unwritten, count, plain};
 use crate::{cloud_log, engine, log, plan, secrets};
@@ -41,6 +43,12 @@ pub enum Error {
     /// Nobody takes an operation back.
     #[error("operation {} is not being taken back", .0.short())]
     NotTakenBack(OperationId),
+    /// An operation is gone back to that is not done.
+    #[error("operation {} is not done, so there is no state just after it", .0.short())]
+    NotEnded(OperationId),
+    /// What is to be taken back as one was done with inventories of which none has all hosts.
+    #[error("no inventory that these operations ran with has all of their hosts: {0} is missing")]
+    NoInventoryOfAll(HostName),
     /// A secret that a step needs can't be read.
     #[error(transparent)]
     Secret(#[from] secrets::Error),
@@ -244,7 +252,14 @@ impl Error {
                 },
                 engine::Error::Final { .. }
                 | engine::Error::Unplanned(_)
+                | engine::Error::Unblocked(_)
                 | engine::Error::Session(_) => Exit::Failed,
+                engine::Error::Unfit(unfit) => match unfit {
+                    Unfit::Missing(_) => Exit::Missing,
+                    Unfit::Standing { .. } | Unfit::Undo(_) | Unfit::None => Exit::Failed,
+                    Unfit::Refused(..) => Exit::Drift,
+                    Unfit::Host { .. } => Exit::Unreachable,
+                },
             },
             Error::Reach(error) => reach_exit(error),
             Error::Session { .. } | Error::Secret(_) => Exit::Failed,
@@ -253,6 +268,8 @@ impl Error {
             Error::RollbackOfRollback(_)
             | Error::RollbackOfSession(_)
             | Error::NotTakenBack(_)
+            | Error::NotEnded(_)
+            | Error::NoInventoryOfAll(_)
             | Error::Irreversible { .. } => Exit::Failed,
             Error::Compile(_)
             | Error::Inventory { .. }
@@ -332,6 +349,28 @@ impl Error {
                 "`tallybook op show {}` shows how it ended",
                 id.short()
             )),
+            Error::NotEnded(id) => Some(format!(
+                "name an event, or end it: `tallybook op show {}` shows how",
+                id.short()
+            )),
+            Error::NoInventoryOfAll(_) => Some(
+                "take them back one by one with `tallybook op rollback`, the newest first"
+                    .to_owned(),
+            ),
+            Error::Engine(engine::Error::Unblocked(id)) => Some(format!(
+                "`tallybook op resume {}` looks first, and says what is",
+                id.short()
+            )),
+            Error::Engine(engine::Error::Unfit(unfit)) => match unfit {
+                Unfit::Refused(_, failure) => failure.hint.clone(),
+                Unfit::Missing(_)
+                | Unfit::Standing { .. }
+                | Unfit::Undo(_)
+                | Unfit::None
+                | Unfit::Host { .. } => {
+                    Some("`tallybook op show` shows where each step stands".to_owned())
+                }
+            },
             Error::NotTakenBack(id) => {
                 Some(format!("`tallybook op rollback {}` begins it", id.short()))
             }
@@ -432,6 +471,8 @@ impl Error {
             | Error::RollbackOfRollback(_)
             | Error::RollbackOfSession(_)
             | Error::NotTakenBack(_)
+            | Error::NotEnded(_)
+            | Error::NoInventoryOfAll(_)
             | Error::Left { .. }
             | Error::Unrecorded { .. }
             | Error::Messages { .. }

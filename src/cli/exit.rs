@@ -30,6 +30,8 @@ pub enum Exit {
     Missing,
     /// A disk is full, here or on a host.
     DiskFull,
+    /// Somebody else changed on a host what the log says is there.
+    Drift,
     /// Whoever asks may not have that done.
     Permission,
     /// It was interrupted; `op resume` goes on where it stopped.
@@ -40,7 +42,7 @@ pub enum Exit {
 
 impl Exit {
     /// Every code of our own, in order.
-    pub const ALL: [Exit; 13] = [
+    pub const ALL: [Exit; 14] = [
         Exit::Ok,
         Exit::Failed,
         Exit::Usage,
@@ -52,6 +54,7 @@ impl Exit {
         Exit::Exists,
         Exit::Missing,
         Exit::DiskFull,
+        Exit::Drift,
         Exit::Permission,
         Exit::Interrupted,
     ];
@@ -79,7 +82,8 @@ impl Exit {
             Exit::Exists => 8,
             Exit::Missing => 9,
             Exit::DiskFull => 10,
-            Exit::Permission => 11,
+            Exit::Drift => 11,
+            Exit::Permission => 12,
             Exit::Interrupted => 75,
             Exit::Command(code) => code,
         }
@@ -99,6 +103,7 @@ impl Exit {
             Exit::Exists => "exists",
             Exit::Missing => "missing",
             Exit::DiskFull => "disk_full",
+            Exit::Drift => "drift",
             Exit::Permission => "permission",
             Exit::Interrupted => "interrupted",
             Exit::Command(_) => "command",

@@ -6,6 +6,7 @@
 mod act;
 mod argument;
 mod cloud;
+mod confirmation;
 mod container;
 mod context;
 mod daemon;
@@ -20,6 +21,7 @@ mod op;
 mod redact;
 mod replay;
 mod resolve;
+mod rollback;
 mod show;
 mod start;
 mod state;
@@ -164,6 +166,7 @@ commands! {
     Diff(diff::Args),
     Why(why::Args),
     Verify(verify::Args),
+    Rollback(rollback::Args),
     Redact(redact::Args),
     Replay(replay::Args),
     Daemon(daemon::Args),

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
-use tallybook_events::event::Event;
+use tallybook_events::event::{Event, StepAdopted, StepSucceeded};
 use tallybook_events::fact::{Fact, Origin};
 use tallybook_events::ids::{Generation, OperationId, Seq};
 use tallybook_events::name::{HostName, TemplateName};
@@ -115,6 +115,7 @@ impl History {
             ..Filter::default()
         };
         let mut entries = log.entries(&of_kind("step.succeeded")).await?;
+        entries.extend(log.entries(&of_kind("step.adopted")).await?);
         entries.extend(log.entries(&of_kind("allocation")).await?);
         entries.sort_by_key(|entry| entry.header.seq);
         let intended = log.entries(&of_kind("operation.intended")).await?;
@@ -265,7 +266,8 @@ impl History {
 
 fn facts(entry: &Entry) -> &[Fact] {
     match &entry.event {
-        Event::StepSucceeded(succeeded) => &succeeded.done.facts,
+        Event::StepSucceeded(StepSucceeded { done, .. })
+        | Event::StepAdopted(StepAdopted { done, .. }) => &done.facts,
         _ => &[],
     }
 }

@@ -8,6 +8,7 @@ use std::io;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 /// Tells the service manager.
@@ -15,6 +16,8 @@ use std::time::Duration;
 pub struct Manager {
     line: Option<UnixDatagram>,
     watchdog: Option<Duration>,
+    /// What it was told last of how things stand.
+    status: Mutex<String>,
 }
 
 impl Manager {
@@ -35,6 +38,7 @@ impl Manager {
         Manager {
             line,
             watchdog: watchdog.map(Duration::from_micros),
+            status: Mutex::default(),
         }
     }
 
@@ -48,9 +52,13 @@ impl Manager {
         self.tell("READY=1\n");
     }
 
-    /// How it stands, in a line.
+    /// How it stands, in a line; once, as long as it stands so.
     pub fn status(&self, what: &str) {
-        self.tell(&format!("STATUS={}\n", what.replace('\n', " ")));
+        let mut told = self.status.lock().unwrap_or_else(PoisonError::into_inner);
+        if *told != what {
+            what.clone_into(&mut told);
+            self.tell(&format!("STATUS={}\n", what.replace('\n', " ")));
+        }
     }
 
     /// A sign of life.
@@ -121,6 +129,7 @@ mod tests {
             assert_eq!(manager.watchdog(), Some(Duration::from_secs(5)));
             manager.ready();
             assert_eq!(heard(socket), "READY=1\n");
+            manager.status("two\nlines");
             manager.status("two\nlines");
             assert_eq!(heard(socket), "STATUS=two lines\n");
             manager.alive();

@@ -3,15 +3,15 @@
 use tallybook_agent::mask::Mask;
 use tallybook_events::event::OperationAbandoned;
 use tallybook_events::ids::OperationId;
-use tallybook_events::intent::Intent;
+use tallybook_events::step::Action;
 use tallybook_events::subject::Subject;
 use tallybook_replay::operation::{Operation, Step};
 
-use super::{Error, Holds, check_not_taken_back, draft, hold, session};
+use super::{Error, Holds, check_not_taken_back, draft, hold};
 use crate::log::{Condition, Draft, Log};
 
-/// Gives an unfinished operation up: nobody goes on with it, and what it claims is free. An operation that it was to take
-/// back stands where it stood before; where some of it was undone, it is given up as well.
+/// Gives an unfinished operation up: nobody goes on with it, and what it claims is free. Operations that it was to take
+/// back stand where they stood before; those of which some was undone are given up as well.
 ///
 /// # Errors
 /// When there is none, it is finished, another process carries it out, another operation takes it back, or the log fails.
@@ -35,16 +35,23 @@ pub async fn abandon(
             status: operation.status.label(),
         });
     }
-    if session::is_session(&operation.intent) {
+    if operation.intent.is_session() {
         return Err(Error::Session(id));
     }
     let mut drafts = Vec::new();
-    if let Intent::Rollback { operation: undone } = &operation.intent
-        && operation.steps.iter().any(Step::may_have_acted)
-    {
+    for original in operation.intent.takes_back() {
+        let undoes = |step: &&Step| matches!(&step.plan.action, Action::Undo { operation, .. } if operation == original);
+        if !operation
+            .steps
+            .iter()
+            .filter(undoes)
+            .any(Step::may_have_acted)
+        {
+            continue;
+        }
         // Some of it is undone, so what its steps recorded is not so any more: nobody may go on with it.
-        let undone = log.operation(*undone).await?;
-        let undone = undone.ok_or(Error::Missing(id))?;
+        let undone = log.operation(*original).await?;
+        let undone = undone.ok_or(Error::Missing(*original))?;
         let reason = format!(
             "operation {} began to take it back, and was given up: {reason}",
             id.short()

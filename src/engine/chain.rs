@@ -3,7 +3,7 @@
 //! A step's outcome is never invented here: it is what the agent reported, or it stays unknown.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tallybook_agent::protocol::{Batch, Begun, Call, Reply, Request, Shown};
 use tallybook_agent::secret::SecretName;
@@ -73,6 +73,10 @@ pub(super) struct Crew {
     pub secrets: Arc<Declared>,
     /// Which of it each host is told.
     pub needs: Arc<BTreeMap<HostName, BTreeSet<SecretName>>>,
+    /// Hosts whose receipts journals have become long.
+    pub long: Arc<Mutex<BTreeSet<HostName>>>,
+    /// From how many bytes on one is long.
+    pub journal_len_max: u64,
 }
 
 /// A chain of steps of one host, to be started.
@@ -116,6 +120,7 @@ impl Crew {
                     kind: plan.kind.clone(),
                     params: plan.params.clone(),
                     action: plan.action.clone(),
+                    set_aside: is_forced(operation, plan),
                 })
                 .collect(),
             outputs: operation.outputs(),
@@ -123,7 +128,7 @@ impl Crew {
     }
 
     /// What shows a host that this log has what it was shown before.
-    async fn prove(&self, host: &HostName, seen: Mark) -> Result<Option<Blob>, Cut> {
+    pub(super) async fn prove(&self, host: &HostName, seen: Mark) -> Result<Option<Blob>, Cut> {
         let proof = standing::prove(&self.log, host, seen).await;
         proof.map_err(|error| match error {
             Unproven::Lacking(seen) => Cut::Fenced(host.clone(), seen),
@@ -132,7 +137,7 @@ impl Crew {
         })
     }
 
-    fn key(&self, operation: &Operation, step: StepIndex, attempt: Attempt) -> StepKey {
+    pub(super) fn key(&self, operation: &Operation, step: StepIndex, attempt: Attempt) -> StepKey {
         StepKey {
             log: self.fence.log,
             operation: operation.id,
@@ -173,7 +178,7 @@ impl Crew {
         resolution: Resolution,
     ) -> Result<(), log::Error> {
         let (event, captured, ending): (Event, _, _) = match receipt.phase {
-            Phase::Started => return Ok(()),
+            Phase::Started | Phase::GivenUp => return Ok(()),
             Phase::Succeeded(mut done) => {
                 let captured = std::mem::take(&mut done.captured);
                 let changed = done.changed;
@@ -241,6 +246,12 @@ impl Crew {
             },
         });
     }
+}
+
+/// Whether what others have in a step's place is set aside when it starts.
+pub(super) fn is_forced(operation: &Operation, plan: &PlannedStep) -> bool {
+    let step = operation.steps.get(plan.index.0 as usize);
+    plan.action == Action::Forward && step.is_some_and(|step| step.forced)
 }
 
 /// How a step ended, as far as people are told.
@@ -325,6 +336,10 @@ async fn open_ends(
 pub(super) async fn open(crew: &Crew, host: &HostName) -> Result<Conversation, Cut> {
     let opened = open_guarded(crew, host).await;
     let mut conversation = opened.map_err(|error| Cut::Unreachable(host.clone(), error))?;
+    if conversation.journal_len > crew.journal_len_max {
+        let mut long = crew.long.lock().unwrap_or_else(PoisonError::into_inner);
+        long.insert(host.clone());
+    }
     if let Some(seen) = conversation.seen {
         conversation.proof = crew.prove(host, seen).await?;
     }
@@ -441,10 +456,7 @@ async fn follow(
         // Before what it said last went on to its peer nothing more is heard; a stop is heard always.
         let is_behind = transfer.as_ref().is_some_and(|it| !it.to_sender.is_empty());
         let reply = tokio::select! {
-            reply = conversation.listener.hear(), if !is_behind => reply.map_err(Cut::Lost)?,
-            () = Transfer::hand_over(&mut transfer), if is_behind => continue,
-            // When the line is gone the listener says so.
-            _gone = to_host.hand_over(), if !to_host.is_empty() => continue,
+            biased;
             () = asked_to_stop(&mut stop), if !heard.told_to_stop => {
                 heard.told_to_stop = true;
                 // A transfer ends where it is: what its ends still have to say to each other is not waited for.
@@ -453,6 +465,10 @@ async fn follow(
                 to_host.put(&Request::Stop).map_err(Cut::Lost)?;
                 continue;
             }
+            // When the line is gone the listener says so.
+            _gone = to_host.hand_over(), if !to_host.is_empty() => continue,
+            () = Transfer::hand_over(&mut transfer), if is_behind => continue,
+            reply = conversation.listener.hear(), if !is_behind => reply.map_err(Cut::Lost)?,
         };
         match reply {
             Reply::Waiting(begun) => waiting.tell(crew, &chain.host, operation, begun),
@@ -484,7 +500,11 @@ async fn follow(
             Reply::Finished(receipt) => {
                 let plan = chain.plan_of(crew, operation, &receipt.key);
                 let plan = plan.filter(|plan| !finished.contains(&plan.index));
-                if let Some(plan) = plan.filter(|_| receipt.phase != Phase::Started) {
+                let has_ended = match receipt.phase {
+                    Phase::Succeeded(_) | Phase::Failed(_) => true,
+                    Phase::Started | Phase::GivenUp => false,
+                };
+                if let Some(plan) = plan.filter(|_| has_ended) {
                     heard.begun.insert(plan.index);
                     // Crash boundary: the host knows the outcome, the log does not yet.
                     crash::pass(match plan.action {
@@ -536,7 +556,11 @@ async fn follow(
             | Reply::Alive
             | Reply::Journal(_)
             | Reply::Probed { .. }
+            | Reply::Adopted { .. }
+            | Reply::NotAdopted { .. }
             | Reply::Receipts(_)
+            | Reply::Operations(_)
+            | Reply::Forgotten(_)
             | Reply::SendEnded
             | Reply::Admitted
             | Reply::Output { .. }

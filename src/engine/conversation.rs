@@ -85,6 +85,8 @@ pub struct Conversation {
     pub listener: Listener,
     /// The receipts journal that the host has; `None` where it has none, or a damaged one.
     pub journal: Option<JournalId>,
+    /// How many bytes that journal has.
+    pub journal_len: u64,
     /// The newest event of the log that the host was shown.
     pub seen: Option<Mark>,
     /// What shows it that the log has that event.
@@ -122,6 +124,7 @@ impl Conversation {
                 replies,
             },
             journal: None,
+            journal_len: 0,
             seen: None,
             proof: None,
         }
@@ -145,10 +148,12 @@ impl Conversation {
             Ok(Ok(Reply::Hello {
                 protocol,
                 journal,
+                journal_len,
                 seen,
                 ..
             })) if protocol == PROTOCOL => {
                 self.journal = journal;
+                self.journal_len = journal_len;
                 self.seen = seen;
                 return Ok(());
             }
@@ -333,9 +338,10 @@ async fn read_replies(
 ) {
     loop {
         let read = tokio::select! {
-            read = tokio::time::timeout(silence, read_reply(&mut stdout)) => read,
+            biased;
             // Nobody listens any more: the process is given up, and not kept for what it may still say.
             () = replies.closed() => return,
+            read = tokio::time::timeout(silence, read_reply(&mut stdout)) => read,
         };
         let Ok(read) = read else {
             let why = format!("it said nothing for {} s", silence.as_secs());

@@ -4,9 +4,12 @@
 //! after. It never acts before the intention is durable, and never invents an outcome.
 
 mod abandon;
+pub mod adopt;
 mod chain;
+pub mod check;
 pub mod conversation;
 pub mod crash;
+mod forget;
 mod net;
 pub mod reach;
 mod resolve;
@@ -25,14 +28,15 @@ use tallybook_agent::mask::Mask;
 use tallybook_agent::secret::SecretName;
 use tallybook_events::event::{
     Event, LogFenced, OperationIntended, OperationPaced, OperationPlanned, OperationResumed,
+    StepForced,
 };
 use tallybook_events::ids::{OperationId, Seq};
 use tallybook_events::intent::Intent;
 use tallybook_events::name::HostName;
 use tallybook_events::pace::Pace;
-use tallybook_events::step::{Fence, Mark, PlannedStep, StepFailure};
+use tallybook_events::step::{Action, Fence, Mark, PlannedStep, StepFailure};
 use tallybook_events::subject::Subject;
-use tallybook_replay::operation::{Operation, OperationStatus, StepStatus};
+use tallybook_replay::operation::{Operation, OperationStatus, Step, StepStatus};
 use tallybook_replay::resume::Running;
 use tokio::sync::watch as stop_channel;
 
@@ -55,11 +59,16 @@ pub use reach::Gone;
 pub struct Limits {
     /// Chains of steps, over all hosts.
     pub chains: usize,
+    /// How many bytes a host's receipts journal may have before what is over is left out of it.
+    pub journal_len_max: u64,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Limits { chains: 32 }
+        Limits {
+            chains: 32,
+            journal_len_max: 4 * 1024 * 1024,
+        }
     }
 }
 
@@ -133,6 +142,12 @@ pub enum Error {
         /// What it was shown.
         seen: Mark,
     },
+    /// What is there can't be taken over as what a step was to make.
+    #[error(transparent)]
+    Unfit(#[from] adopt::Unfit),
+    /// Nothing is known to be in the way of a step.
+    #[error("nothing is known to be in the way of a step of operation {}", .0.short())]
+    Unblocked(OperationId),
     /// A session can't be taken up again.
     #[error("operation {} was a session in a container, which can't be resumed", .0.short())]
     Session(OperationId),
@@ -178,12 +193,14 @@ pub struct Proposal {
     pub claims: Vec<Subject>,
     /// Its steps.
     pub steps: Vec<PlannedStep>,
-    /// The event up to which the state was known when it was planned.
-    pub planned_at: Seq,
+    /// The event up to which the state was known when it was planned: nothing that it claims may have changed since. `None`
+    /// where it is known without the state what is to be done.
+    pub planned_at: Option<Seq>,
     /// What becomes true with it, in the same append: what it was given, and on which condition.
     pub alongside: Option<(Vec<Draft>, Condition)>,
-    /// The operation whose claims it takes over, when it takes that one back.
-    pub instead_of: Option<OperationId>,
+    /// The operations whose claims it takes over, when it takes those back, each with the newest event of it that the
+    /// plan knows.
+    pub instead_of: Vec<(OperationId, Seq)>,
     /// How it goes over its hosts.
     pub pace: Pace,
 }
@@ -356,11 +373,11 @@ impl Engine {
         } = proposal;
         self.check_not_fenced().await?;
         self.hold(id)?;
-        if let Some(original) = instead_of {
+        for (original, last) in &instead_of {
             // Nobody else acts for it from here on; and the plan must know all that was done before.
-            self.hold(original)?;
-            let known = self.load(original).await?;
-            if known.last != planned_at {
+            self.hold(*original)?;
+            let known = self.load(*original).await?;
+            if known.last != *last {
                 let subject = known.claims.first().cloned().unwrap_or(Subject::Cloud);
                 let seq = known.last;
                 return Err(log::Error::Refused(Refusal::Changed { subject, seq }).into());
@@ -374,8 +391,11 @@ impl Engine {
             .unwrap_or(Subject::Cloud);
         let count = steps.len();
         let mut condition = Condition {
-            unchanged: instead_of.is_none().then(|| (claims.clone(), planned_at)),
-            unclaimed: Some((claims.clone(), instead_of)),
+            unchanged: planned_at.map(|seq| (claims.clone(), seq)),
+            unclaimed: Some((
+                claims.clone(),
+                instead_of.iter().map(|(original, _)| *original).collect(),
+            )),
             ..Condition::default()
         };
         let intended = OperationIntended {
@@ -404,7 +424,7 @@ impl Engine {
             drafts.push(paced.operation(id, None));
         }
         // What is taken back was recorded long ago, and must be taken back.
-        let fresh = drafts.iter().filter(|_| instead_of.is_none());
+        let fresh = drafts.iter().filter(|_| instead_of.is_empty());
         let mut shown = fresh.filter_map(|draft| self.secrets.mask().find(&draft.payload.0));
         if let Some(name) = shown.next() {
             return Err(Error::Exposed(name.clone()));
@@ -423,16 +443,64 @@ impl Engine {
     /// # Errors
     /// When there is none, it is finished, another process carries it out, or the log fails.
     pub async fn resume(&self, id: OperationId, once: Once) -> Result<Outcome, Error> {
-        self.take_up(id, Pace::default()).await?;
+        self.take_up(id, None, Pace::default()).await?;
         self.go_on(id, once, Failed::Again).await
     }
 
-    /// Records that an unfinished operation is taken up again, and what of its pace is another from here on. Nothing is carried
-    /// out.
+    /// The same; and what others have in the place of steps that they are known to block is set aside when those are started.
     ///
     /// # Errors
-    /// When there is none, it is finished, another process carries it out, or the log fails.
-    pub async fn take_up(&self, id: OperationId, given: Pace) -> Result<(), Error> {
+    /// As [`Engine::resume`], and when nothing is known to be in the way of a step.
+    pub async fn force(&self, id: OperationId, once: Once, reason: &str) -> Result<Outcome, Error> {
+        self.take_up(id, Some(reason), Pace::default()).await?;
+        self.go_on(id, once, Failed::Again).await
+    }
+
+    /// Records that an unfinished operation is taken up again, and what of its pace is another from here on; and, for a reason, that what others have in the place of its
+    /// steps is set aside when those are started. Nothing is carried out.
+    ///
+    /// # Errors
+    /// When there is none, it is finished, another process carries it out, or the log fails; and when nothing is known to be
+    /// in the way that is to be set aside.
+    pub async fn take_up(
+        &self,
+        id: OperationId,
+        forced: Option<&str>,
+        given: Pace,
+    ) -> Result<(), Error> {
+        let operation = self.unfinished(id).await?;
+        let claim = Some(operation.claim);
+        let resumed = self.draft(claimed(&operation), OperationResumed {})?;
+        let mut drafts = vec![resumed.operation(id, claim)];
+        let is_blocked =
+            |step: &&Step| step.is_blocked() && matches!(step.plan.action, Action::Forward);
+        if let Some(reason) = forced {
+            for step in operation.steps.iter().filter(is_blocked) {
+                let reason = reason.to_owned();
+                let forced = self.draft(&step.plan.subject, StepForced { reason })?;
+                let forced = forced.operation(id, claim);
+                drafts.push(forced.step(step.plan.index, step.attempts));
+            }
+            if drafts.len() == 1 {
+                return Err(Error::Unblocked(id));
+            }
+        }
+        let pace = Pace {
+            serial: given.serial.or(operation.pace.serial),
+            max_fail: given.max_fail.or(operation.pace.max_fail),
+        };
+        if pace != operation.pace {
+            let paced = self.draft(claimed(&operation), OperationPaced { pace })?;
+            drafts.push(paced.operation(id, claim));
+        }
+        // Crash boundary: from here on whoever goes on with it sets aside what is in the way.
+        let held = Condition::held(id, operation.claim);
+        self.log.append(drafts, held).await?;
+        Ok(())
+    }
+
+    /// An unfinished operation that nobody else carries out or takes back, so that something may be done about it.
+    async fn unfinished(&self, id: OperationId) -> Result<Operation, Error> {
         self.check_not_fenced().await?;
         self.hold(id)?;
         // Loaded once it is held: what another process did before is in it.
@@ -444,22 +512,14 @@ impl Engine {
                 status: operation.status.label(),
             });
         }
-        if session::is_session(&operation.intent) {
+        if operation.intent.is_session() {
             self.settle_session(&operation).await?;
             return Err(Error::Session(id));
         }
         if operation.status == OperationStatus::Intended {
             return Err(Error::Unplanned(id));
         }
-        let pace = Pace {
-            serial: given.serial.or(operation.pace.serial),
-            max_fail: given.max_fail.or(operation.pace.max_fail),
-        };
-        let mut events = vec![OperationResumed {}.into()];
-        if pace != operation.pace {
-            events.push(OperationPaced { pace }.into());
-        }
-        self.append(&operation, events).await
+        Ok(operation)
     }
 
     /// Carries an operation out that was taken up.
@@ -478,7 +538,11 @@ impl Engine {
             let again = match step.status {
                 StepStatus::Failed(_) => failed == Failed::Again,
                 StepStatus::Doubted { .. } => once == Once::Again && step.plan.once,
-                StepStatus::Pending | StepStatus::Started | StepStatus::Succeeded { .. } => false,
+                // One that drifted is looked at first: it may be as it was again.
+                StepStatus::Pending
+                | StepStatus::Started
+                | StepStatus::Succeeded { .. }
+                | StepStatus::Drifted { .. } => false,
             };
             if again {
                 running.retry.insert(step.plan.index);
@@ -503,13 +567,22 @@ impl Engine {
         once: Once,
     ) -> Result<Outcome, Error> {
         let operation = self.load(id).await?;
+        let crew = self.crew(&operation, once).await?;
+        let outcome = Run::new(self, crew.clone(), running).drive(id).await;
+        if matches!(outcome, Ok(Outcome::Succeeded)) {
+            forget::on_long_hosts(&crew).await;
+        }
+        outcome
+    }
+
+    async fn crew(&self, operation: &Operation, once: Once) -> Result<Crew, Error> {
         let head = self.log.head().await?;
-        let crew = Crew {
+        Ok(Crew {
             log: self.log.clone(),
             reach: Arc::clone(&self.reach),
             watch: Arc::clone(&self.watch),
             fence: Fence {
-                log: head.log.ok_or(Error::Missing(id))?,
+                log: head.log.ok_or(Error::Missing(operation.id))?,
                 epoch: head.epoch,
                 claim: operation.claim,
             },
@@ -520,8 +593,9 @@ impl Engine {
                     .needs(operation.steps.iter().map(|it| &it.plan)),
             ),
             secrets: Arc::clone(&self.secrets),
-        };
-        Run::new(self, crew, running).drive(id).await
+            long: Arc::default(),
+            journal_len_max: self.limits.journal_len_max,
+        })
     }
 
     fn draft(&self, subject: &Subject, event: impl Into<Event>) -> Result<Draft, Error> {
@@ -534,16 +608,20 @@ impl Engine {
 
     /// Appends these of an operation as one.
     async fn append(&self, operation: &Operation, events: Vec<Event>) -> Result<(), Error> {
-        let subject = operation.claims.first().cloned().unwrap_or(Subject::Cloud);
         let mut drafts = Vec::with_capacity(events.len());
         for event in events {
-            let draft = self.draft(&subject, event)?;
+            let draft = self.draft(claimed(operation), event)?;
             drafts.push(draft.operation(operation.id, Some(operation.claim)));
         }
         let held = Condition::held(operation.id, operation.claim);
         self.log.append(drafts, held).await?;
         Ok(())
     }
+}
+
+/// What events of an operation as a whole are about.
+fn claimed(operation: &Operation) -> &Subject {
+    operation.claims.first().unwrap_or(&Subject::Cloud)
 }
 
 /// The right to carry an operation out, from the store of this log.

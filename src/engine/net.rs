@@ -32,6 +32,14 @@ pub(super) fn reply(mask: &Mask, said: Reply) -> Reply {
             key,
             seen: self::seen(mask, seen),
         },
+        Reply::Adopted { key, done } => Reply::Adopted {
+            key,
+            done: self::done(mask, done),
+        },
+        Reply::NotAdopted { key, failure } => Reply::NotAdopted {
+            key,
+            failure: self::failure(mask, failure),
+        },
         Reply::Receipts(mut report) => {
             let receipts = report.receipts.into_iter();
             report.receipts = receipts.map(|one| receipt(mask, one)).collect();
@@ -41,6 +49,8 @@ pub(super) fn reply(mask: &Mask, said: Reply) -> Reply {
         Reply::Refused(failure) => Reply::Refused(self::failure(mask, failure)),
         said @ (Reply::Hello { .. }
         | Reply::Alive
+        | Reply::Operations(_)
+        | Reply::Forgotten(_)
         | Reply::Journal(_)
         | Reply::Waiting(_)
         | Reply::Started(_)
@@ -75,6 +85,19 @@ pub(super) fn event(mask: &Mask, event: Event) -> Event {
         }
         Event::StepDoubted(mut it) => {
             text(&mut it.why);
+            it.into()
+        }
+        Event::StepDrifted(mut it) => {
+            text(&mut it.what);
+            it.into()
+        }
+        Event::StepForced(mut it) => {
+            text(&mut it.reason);
+            it.into()
+        }
+        Event::StepAdopted(mut it) => {
+            text(&mut it.reason);
+            it.done = done(mask, it.done);
             it.into()
         }
         Event::StepUnstarted(mut it) => {
@@ -129,6 +152,7 @@ fn receipt(mask: &Mask, receipt: Receipt) -> Receipt {
         Phase::Started => Phase::Started,
         Phase::Succeeded(it) => Phase::Succeeded(done(mask, it)),
         Phase::Failed(it) => Phase::Failed(failure(mask, it)),
+        Phase::GivenUp => Phase::GivenUp,
     };
     Receipt { phase, ..receipt }
 }

@@ -4,16 +4,19 @@
 
 use std::collections::BTreeMap;
 
-use tallybook_agent::protocol::{ReceiptReport, Reply, Request};
-use tallybook_events::event::{Resolution, StepDoubted, StepSucceeded, StepUnstarted};
+use tallybook_agent::protocol::{ReceiptReport, Reply, Request, Start};
+use tallybook_events::event::{
+    Event, Resolution, StepDoubted, StepDrifted, StepSucceeded, StepUnstarted,
+};
 use tallybook_events::ids::{Attempt, JournalId, StepIndex};
 use tallybook_events::name::HostName;
-use tallybook_events::step::{Action, Phase, PlannedStep, Receipt, Seen};
+use tallybook_events::step::{Action, Fence, Phase, PlannedStep, Receipt, Seen};
 use tallybook_replay::operation::Operation;
 use tracing::Instrument;
 
 use super::Once;
 use super::chain::{self, Crew, Cut, Waiting};
+use super::standing;
 use super::watch::Notice;
 
 /// What became of the steps of one host.
@@ -40,7 +43,7 @@ pub(super) async fn host(
     host: &HostName,
     steps: &[(PlannedStep, Attempt)],
 ) -> Result<Resolved, Cut> {
-    let report = receipts(crew, operation, host).await?;
+    let report = receipts(crew, operation, host, steps).await?;
     let mut resolved = Resolved::default();
     let mut to_probe = Vec::new();
     let mut verdicts: BTreeMap<StepIndex, Verdict> = BTreeMap::new();
@@ -49,16 +52,19 @@ pub(super) async fn host(
             .receipts
             .iter()
             .find(|receipt| receipt.key.step == plan.index && receipt.key.attempt == *attempt);
-        match receipt {
-            Some(receipt) if !matches!(receipt.phase, Phase::Started) => {
+        // Only the journal that was there before it was to start: one that was made since knows nothing of it.
+        let is_the_one = report.journal.is_some() && report.journal == journal(operation, plan);
+        match receipt.map(|receipt| (&receipt.phase, receipt)) {
+            Some((Phase::Succeeded(_) | Phase::Failed(_), receipt)) => {
                 verdicts.insert(plan.index, Verdict::Receipt(Box::new(receipt.clone())));
             }
-            // Only from the journal that was there before it was to start: one that was made since knows nothing of it.
-            None if report.journal.is_some() && report.journal == journal(operation, plan) => {
-                let why = "the host has no receipt of it".to_owned();
+            Some((Phase::GivenUp, _)) if is_the_one => {
+                let why = "the host had not begun it, and will not".to_owned();
                 verdicts.insert(plan.index, Verdict::Unstarted(why));
             }
-            Some(_) | None => to_probe.push((plan.clone(), *attempt)),
+            Some((Phase::Started | Phase::GivenUp, _)) | None => {
+                to_probe.push((plan.clone(), *attempt));
+            }
         }
     }
     for (index, seen) in probe(crew, operation, host, &to_probe).await? {
@@ -119,13 +125,17 @@ async fn settle(
             "its effect is there".to_owned()
         }
         Verdict::Seen(seen) => {
-            let (why, foreign) = match seen {
-                Seen::Absent | Seen::Done(_) => ("nothing of it is there".to_owned(), false),
-                Seen::Partial { what } => (format!("some of it is there: {what}"), false),
-                Seen::Conflict { what } => (format!("something else is in the way: {what}"), true),
-                Seen::Unknown { why } => (format!("it can't be told: {why}"), false),
+            let (why, drift) = match seen {
+                Seen::Absent | Seen::Done(_) => ("nothing of it is there".to_owned(), None),
+                Seen::Partial { what } => (format!("some of it is there: {what}"), None),
+                Seen::Conflict { what } => (format!("drift: {what}"), Some(what)),
+                Seen::Unknown { why } => (format!("it can't be told: {why}"), None),
             };
-            let event = StepDoubted { why: why.clone() };
+            let foreign = drift.is_some() && !chain::is_forced(operation, plan);
+            let event: Event = match drift {
+                Some(what) => StepDrifted { what }.into(),
+                None => StepDoubted { why: why.clone() }.into(),
+            };
             let draft = crew.draft(operation, plan, attempt, event)?;
             crew.log.append(vec![draft], held).await?;
             if foreign || (plan.once && crew.once == Once::Ask) {
@@ -149,12 +159,25 @@ async fn receipts(
     crew: &Crew,
     operation: &Operation,
     host: &HostName,
+    steps: &[(PlannedStep, Attempt)],
 ) -> Result<ReceiptReport, Cut> {
     let mut conversation = chain::open(crew, host).await?;
+    let newest = crew.log.head().await?.seq;
+    let (shown, epoch) = standing::shown(&crew.log, newest, conversation.proof.take()).await?;
+    let start = |(plan, attempt): &(PlannedStep, Attempt)| Start {
+        key: crew.key(operation, plan.index, *attempt),
+        kind: plan.kind.clone(),
+    };
     conversation
         .speaker
         .say(&Request::Receipts {
+            shown,
+            fence: Fence {
+                epoch,
+                ..crew.fence
+            },
             operation: operation.id,
+            starts: steps.iter().map(start).collect(),
         })
         .await
         .map_err(Cut::Lost)?;
@@ -163,6 +186,11 @@ async fn receipts(
         match conversation.listener.hear().await.map_err(Cut::Lost)? {
             Reply::Waiting(begun) => waiting.tell(crew, host, operation, begun),
             Reply::Receipts(report) => return Ok(report),
+            Reply::Prove(seen) => {
+                let proof = crew.prove(host, seen).await?;
+                let proof = Request::Proof(proof.unwrap_or_default());
+                conversation.speaker.say(&proof).await.map_err(Cut::Lost)?;
+            }
             Reply::Refused(failure) => return Err(Cut::Refused(failure)),
             _ => {}
         }

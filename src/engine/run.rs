@@ -137,6 +137,7 @@ impl<'a> Run<'a> {
                 }
             }
             tokio::select! {
+                biased;
                 Some(joined) = self.jobs.join_next() => match joined {
                     Ok(ended) => self.ended(ended).await?,
                     // A panic is a broken invariant: loud here too. The operation can be resumed.
@@ -436,7 +437,8 @@ impl<'a> Run<'a> {
                 StepStatus::Pending
                 | StepStatus::Started
                 | StepStatus::Succeeded { .. }
-                | StepStatus::Doubted { .. } => None,
+                | StepStatus::Doubted { .. }
+                | StepStatus::Drifted { .. } => None,
             });
         failed.chain(self.refused.iter().cloned()).collect()
     }
@@ -562,9 +564,10 @@ async fn look_at(
     let mut waits = RECONNECT_WAITS.into_iter();
     loop {
         let looked = tokio::select! {
-            looked = resolve::host(crew, operation, host, steps) => looked,
+            biased;
             // A look changes nothing on a host, so it is given up at once.
             () = asked_to_stop(&mut stop) => return Err(Cut::Stopped),
+            looked = resolve::host(crew, operation, host, steps) => looked,
         };
         let (at, error) = match looked {
             Err(Cut::Lost(error)) => (host.clone(), reach::Error::Conversation(error)),
@@ -577,8 +580,9 @@ async fn look_at(
             return Err(Cut::Unreachable(at, error));
         };
         tokio::select! {
-            () = tokio::time::sleep(wait) => {}
+            biased;
             () = asked_to_stop(&mut stop) => return Err(Cut::Stopped),
+            () = tokio::time::sleep(wait) => {}
         }
     }
 }

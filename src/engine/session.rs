@@ -13,7 +13,6 @@ use tallybook_events::event::{
     StepDoubted, StepFailed, StepStarted, StepSucceeded,
 };
 use tallybook_events::ids::{Attempt, Blob, Seq, StepIndex};
-use tallybook_events::intent::Intent;
 use tallybook_events::name::HostName;
 use tallybook_events::step::{
     Action, FailureClass, Mark, PlannedStep, Reversal, StepDone, StepFailure,
@@ -378,14 +377,6 @@ impl Engine {
             .await?;
         Ok(())
     }
-}
-
-/// Whether an intent is a session.
-pub const fn is_session(intent: &Intent) -> bool {
-    matches!(
-        intent,
-        Intent::ContainerExec { .. } | Intent::ContainerShell { .. }
-    )
 }
 
 /// Why a session is over before the host said so.

@@ -2,6 +2,8 @@
 //!
 //! No host is asked: it is all known by then.
 
+use std::collections::BTreeSet;
+
 use tallybook_agent::mask::Mask;
 use tallybook_events::allocation::Allocation;
 use tallybook_events::event::{AllocationReleased, OperationRolledBack, OperationSucceeded};
@@ -20,39 +22,21 @@ impl Engine {
         let subject = operation.claims.first().cloned().unwrap_or(Subject::Cloud);
         let claim = Some(operation.claim);
         let mut drafts = Vec::new();
+        let mut given_up: BTreeSet<Key> = BTreeSet::new();
+        for taken_back in operation.intent.takes_back() {
+            let by = operation.id;
+            drafts.push(
+                self.draft(&subject, OperationRolledBack { by })?
+                    .operation(*taken_back, claim),
+            );
+            given_up.extend(made_container(&self.load(*taken_back).await?.intent));
+        }
+        // What was given to containers that are not made after all.
+        for key in given_up {
+            let allocation = cloud_log::left_over(&self.log, &key).await?;
+            drafts.extend(released(operation, &key, allocation)?);
+        }
         match &operation.intent {
-            Intent::Rollback {
-                operation: taken_back,
-            } => {
-                let by = operation.id;
-                drafts.push(
-                    self.draft(&subject, OperationRolledBack { by })?
-                        .operation(*taken_back, claim),
-                );
-                // What was given to a container that is not made after all.
-                let key = match self.load(*taken_back).await?.intent {
-                    Intent::ContainerCreate {
-                        container, host, ..
-                    } => Some((host, container)),
-                    Intent::ContainerCopy { to, copy, .. } => Some((to, copy)),
-                    Intent::HostInstall { .. }
-                    | Intent::HostPrepare { .. }
-                    | Intent::ContainerStart { .. }
-                    | Intent::ContainerStop { .. }
-                    | Intent::ContainerRestart { .. }
-                    | Intent::ContainerDestroy { .. }
-                    | Intent::ContainerExec { .. }
-                    | Intent::ContainerShell { .. }
-                    | Intent::TemplateSnapshot { .. }
-                    | Intent::TemplateSync { .. }
-                    | Intent::TemplateRemove { .. }
-                    | Intent::Rollback { .. } => None,
-                };
-                if let Some(key) = key {
-                    let allocation = cloud_log::left_over(&self.log, &key).await?;
-                    drafts.extend(released(operation, &key, allocation)?);
-                }
-            }
             Intent::ContainerDestroy { container, host } => {
                 let key = (host.clone(), container.clone());
                 let state = self.log.state().await?;
@@ -70,7 +54,9 @@ impl Engine {
             | Intent::ContainerCopy { .. }
             | Intent::TemplateSnapshot { .. }
             | Intent::TemplateSync { .. }
-            | Intent::TemplateRemove { .. } => {}
+            | Intent::TemplateRemove { .. }
+            | Intent::Rollback { .. }
+            | Intent::RollbackTo { .. } => {}
         }
         let events = operation.events + 1;
         let succeeded = self.draft(&subject, OperationSucceeded { events })?;
@@ -78,6 +64,29 @@ impl Engine {
         let held = Condition::held(operation.id, operation.claim);
         self.log.append(drafts, held).await?;
         Ok(())
+    }
+}
+
+/// The container that an operation was to make.
+fn made_container(intent: &Intent) -> Option<Key> {
+    match intent {
+        Intent::ContainerCreate {
+            container, host, ..
+        } => Some((host.clone(), container.clone())),
+        Intent::ContainerCopy { to, copy, .. } => Some((to.clone(), copy.clone())),
+        Intent::HostInstall { .. }
+        | Intent::HostPrepare { .. }
+        | Intent::ContainerStart { .. }
+        | Intent::ContainerStop { .. }
+        | Intent::ContainerRestart { .. }
+        | Intent::ContainerDestroy { .. }
+        | Intent::ContainerExec { .. }
+        | Intent::ContainerShell { .. }
+        | Intent::TemplateSnapshot { .. }
+        | Intent::TemplateSync { .. }
+        | Intent::TemplateRemove { .. }
+        | Intent::Rollback { .. }
+        | Intent::RollbackTo { .. } => None,
     }
 }
 

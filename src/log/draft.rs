@@ -85,8 +85,8 @@ impl Draft {
 pub struct Condition {
     /// None of these subjects has an event behind this position.
     pub unchanged: Option<(Vec<Subject>, Seq)>,
-    /// Nobody holds these subjects, except the operation named with them.
-    pub unclaimed: Option<(Vec<Subject>, Option<OperationId>)>,
+    /// Nobody holds these subjects, except the operations named with them.
+    pub unclaimed: Option<(Vec<Subject>, Vec<OperationId>)>,
     /// This operation still holds its claim, made by this event.
     pub held: Option<(OperationId, Seq)>,
     /// No unfinished operation needs an inventory that is among these.

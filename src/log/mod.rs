@@ -15,6 +15,7 @@ mod holder;
 mod indexer;
 mod lock;
 mod open;
+pub mod pace;
 pub mod recover;
 mod reserve;
 pub mod retention;
@@ -31,7 +32,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tallybook_events::ids::{OperationId, Seq};
-use tallybook_events::intent::Intent;
 use tallybook_events::record::Record;
 use tallybook_replay::entry::Entry;
 use tallybook_replay::operation::Operation;
@@ -43,6 +43,7 @@ use crate::{identity, journal};
 use holder::Holder;
 use lock::Lock;
 use open::Opened;
+use pace::{Call, Pace};
 use socket::Place;
 
 pub use crate::journal::Limits;
@@ -85,6 +86,8 @@ pub struct Log {
     limits: Limits,
     notice: Notice,
     role: Arc<RwLock<Role>>,
+    /// Only in a simulation.
+    pace: Option<Pace>,
 }
 
 enum Role {
@@ -128,7 +131,15 @@ impl Log {
             limits,
             notice,
             role: Arc::new(RwLock::new(role)),
+            pace: None,
         })
+    }
+
+    /// The same log, with each call at the pace of a simulation.
+    #[must_use]
+    pub fn at_pace(mut self, pace: Pace) -> Self {
+        self.pace = Some(pace);
+        self
     }
 
     /// Whether this process holds the store.
@@ -149,6 +160,15 @@ impl Log {
     /// # Errors
     /// [`Error::Refused`] when the condition does not hold. On any error nothing may be acted on.
     pub async fn append(
+        &self,
+        drafts: Vec<Draft>,
+        condition: Condition,
+    ) -> Result<Vec<Appended>, Error> {
+        let appended = self.append_by_holder(drafts, condition);
+        pace::call(self.pace.as_ref(), Call::Append, appended).await
+    }
+
+    async fn append_by_holder(
         &self,
         drafts: Vec<Draft>,
         condition: Condition,
@@ -180,6 +200,10 @@ impl Log {
     /// # Errors
     /// When the store can't be read.
     pub async fn state(&self) -> Result<State, Error> {
+        pace::call(self.pace.as_ref(), Call::Read, self.state_of_holder()).await
+    }
+
+    async fn state_of_holder(&self) -> Result<State, Error> {
         let deadline = Instant::now() + HOLDER_WAIT;
         loop {
             {
@@ -202,6 +226,10 @@ impl Log {
     /// # Errors
     /// When the store can't be read.
     pub async fn head(&self) -> Result<Head, Error> {
+        pace::call(self.pace.as_ref(), Call::Read, self.head_of_holder()).await
+    }
+
+    async fn head_of_holder(&self) -> Result<Head, Error> {
         let deadline = Instant::now() + HOLDER_WAIT;
         loop {
             {
@@ -224,6 +252,11 @@ impl Log {
     /// # Errors
     /// When the store can't be read.
     pub async fn records(&self, filter: &Filter) -> Result<Vec<Record>, Error> {
+        let records = self.records_of_holder(filter);
+        pace::call(self.pace.as_ref(), Call::Read, records).await
+    }
+
+    async fn records_of_holder(&self, filter: &Filter) -> Result<Vec<Record>, Error> {
         let deadline = Instant::now() + HOLDER_WAIT;
         loop {
             {
@@ -299,6 +332,11 @@ impl Log {
     /// # Errors
     /// When the store can't be read.
     pub async fn summary(&self, id: OperationId) -> Result<Option<OperationSummary>, Error> {
+        let summary = self.summary_of_holder(id);
+        pace::call(self.pace.as_ref(), Call::Read, summary).await
+    }
+
+    async fn summary_of_holder(&self, id: OperationId) -> Result<Option<OperationSummary>, Error> {
         let deadline = Instant::now() + HOLDER_WAIT;
         loop {
             {
@@ -459,10 +497,10 @@ impl Log {
     /// # Errors
     /// When the store can't be read.
     pub async fn taken_back_by(&self, id: OperationId) -> Result<Option<OperationId>, Error> {
-        let intent = Intent::Rollback { operation: id };
         let state = self.state().await?;
         let mut open = state.operations.iter();
-        let by = open.find(|(_, known)| known.intent == intent && !known.status.is_final());
+        let by = open
+            .find(|(_, known)| known.intent.takes_back().contains(&id) && !known.status.is_final());
         Ok(by.map(|(by, _)| *by))
     }
 

@@ -8,10 +8,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tallybook_events::actor::Actor;
-use tallybook_events::event::{Event, OperationIntended};
+use tallybook_events::event::Event;
 use tallybook_events::header::Writer;
 use tallybook_events::ids::{EventId, Hash, OperationId, Seq};
-use tallybook_events::intent::Intent;
 use tallybook_events::record::Record;
 use tallybook_events::subject::Subject;
 use tallybook_replay::entry::Entry;
@@ -318,12 +317,11 @@ impl WriterThread {
         for Prepared { draft, event, .. } in drafts {
             wanted.extend(draft.operation);
             match event {
-                Event::OperationIntended(OperationIntended {
-                    intent: Intent::Rollback { operation },
-                    ..
-                }) => {
+                Event::OperationIntended(intended) => {
                     // Looked up while it can still be refused: once the event is durable, the fold needs it.
-                    self.shared.change(|view| view.operation(*operation))?;
+                    for operation in intended.intent.takes_back() {
+                        self.shared.change(|view| view.operation(*operation))?;
+                    }
                 }
                 Event::OperationRolledBack(rolled_back) => {
                     wanted.insert(rolled_back.by);
@@ -491,17 +489,9 @@ impl WriterThread {
 
 /// Whether all of an append is about operations that run, or takes one back: it is recorded although the disk is full.
 fn is_urgent(drafts: &[Prepared]) -> bool {
-    let takes_back = |event: &Event| {
-        matches!(
-            event,
-            Event::OperationIntended(OperationIntended {
-                intent: Intent::Rollback { .. },
-                ..
-            })
-        )
-    };
-    let begins = |one: &&Prepared| {
-        matches!(one.event, Event::OperationIntended(_)) && !takes_back(&one.event)
+    let begins = |one: &&Prepared| match &one.event {
+        Event::OperationIntended(intended) => !intended.intent.is_rollback(),
+        _ => false,
     };
     let begun: BTreeSet<OperationId> = drafts
         .iter()
@@ -569,7 +559,7 @@ fn check(condition: &Condition, view: &mut View) -> Result<(), Error> {
     }
     if let Some((subjects, except)) = &condition.unclaimed {
         for subject in subjects {
-            let holder = state.claims.get(subject).filter(|id| Some(**id) != *except);
+            let holder = state.claims.get(subject).filter(|id| !except.contains(id));
             let Some(holder) = holder else { continue };
             let known = state.operations.get(holder);
             let refusal = Refusal::Claimed {

@@ -104,6 +104,15 @@ pub fn event(entry: &Entry) -> String {
             ),
         ),
         Event::StepDoubted(doubted) => step(entry, &doubted.why),
+        Event::StepDrifted(drifted) => step(entry, &format!("drift: {}", drifted.what)),
+        Event::StepForced(forced) => step(
+            entry,
+            &format!("what is in the way is set aside: {}", forced.reason),
+        ),
+        Event::StepAdopted(adopted) => step(
+            entry,
+            &format!("what is there is taken over: {}", adopted.reason),
+        ),
         Event::StepUnstarted(unstarted) => step(entry, &unstarted.why),
         Event::OutputCaptured(output) => step(
             entry,
@@ -338,6 +347,6 @@ pub const fn step_ink(status: &StepStatus) -> Ink {
         StepStatus::Pending => Ink::Faint,
         StepStatus::Started | StepStatus::Doubted { .. } => Ink::Open,
         StepStatus::Succeeded { .. } => Ink::Good,
-        StepStatus::Failed(_) => Ink::Bad,
+        StepStatus::Failed(_) | StepStatus::Drifted { .. } => Ink::Bad,
     }
 }

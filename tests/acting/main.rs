@@ -5,6 +5,7 @@
 mod allocations;
 mod commands;
 mod daemon;
+mod drift;
 mod failures;
 mod fleet;
 mod full;
@@ -12,6 +13,7 @@ mod ground;
 mod hosts;
 mod messages;
 mod played;
+mod rollback_to;
 mod secrets;
 mod sshd;
 mod terminal;

@@ -4,7 +4,7 @@
 
 use std::fs;
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use tallybook_agent::layout::Layout;
@@ -49,6 +49,12 @@ fn fault(layout: &Layout, name: &str) -> Result<(), StepFailure> {
         _ => FailureClass::Host,
     };
     Err(fail(class, format!("{name} was made to fail")))
+}
+
+/// What others have where a step of a kind acts: the file `foreign-KIND` beside the notes.
+fn foreign<S: Step>(layout: &Layout) -> Option<(PathBuf, String)> {
+    let path = layout.state.join(format!("foreign-{}", S::KIND));
+    fs::read_to_string(&path).ok().map(|text| (path, text))
 }
 
 fn done<T>(output: T, facts: Vec<Fact>) -> Done<T> {
@@ -186,6 +192,12 @@ impl<S: Step> Step for Played<S> {
     }
 
     fn probe(&self, context: &mut Context<'_>) -> Result<Seen, StepFailure> {
+        if let Some((path, _)) = foreign::<S>(context.layout) {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            return Ok(Seen::Conflict {
+                what: format!("{name} is of others"),
+            });
+        }
         if notes(&context.layout.state).contains(&self.summary()) {
             return done(String::new(), self.facts(context.host)).seen();
         }
@@ -194,6 +206,10 @@ impl<S: Step> Step for Played<S> {
 
     fn forward(&self, context: &mut Context<'_>) -> Result<Done<String>, StepFailure> {
         fault(context.layout, S::KIND)?;
+        if foreign::<S>(context.layout).is_some() {
+            let message = format!("something of others is where {} acts", S::KIND);
+            return Err(fail(FailureClass::Exists, message));
+        }
         let wait = context.layout.state.join(format!("wait-{}", S::KIND));
         if wait.exists() {
             note(context.layout, &format!("waits: {}", self.summary()));
@@ -206,6 +222,20 @@ impl<S: Step> Step for Played<S> {
             self.provision(context)?;
         }
         Ok(done(String::new(), self.facts(context.host)))
+    }
+
+    fn in_the_way(&self, context: &mut Context<'_>) -> Result<Vec<PathBuf>, StepFailure> {
+        let found = foreign::<S>(context.layout);
+        Ok(found.map(|(path, _)| path).into_iter().collect())
+    }
+
+    fn adopt(&self, context: &mut Context<'_>) -> Result<Done<String>, StepFailure> {
+        match foreign::<S>(context.layout) {
+            Some((_, text)) if text == "wanted" => {
+                Ok(done(String::new(), self.facts(context.host)))
+            }
+            Some(_) | None => Err(fail(FailureClass::Exists, "it is not what is wanted")),
+        }
     }
 
     fn undo(

@@ -118,6 +118,17 @@ impl Host {
         std::fs::write(self.state.join(format!("fail-{kind}")), class).unwrap();
     }
 
+    /// Puts something of others where steps of a kind act: `foreign-KIND`, with this text.
+    pub(crate) fn intrude(&self, kind: &str, text: &str) {
+        std::fs::create_dir_all(&self.state).unwrap();
+        std::fs::write(self.state.join(format!("foreign-{kind}")), text).unwrap();
+    }
+
+    /// What others have where steps of a kind act.
+    pub(crate) fn intruder(&self, kind: &str) -> Option<String> {
+        std::fs::read_to_string(self.state.join(format!("foreign-{kind}"))).ok()
+    }
+
     /// Makes steps of a kind wait until this is mended: `wait-KIND`.
     pub(crate) fn hold(&self, kind: &str) {
         std::fs::create_dir_all(&self.state).unwrap();

@@ -8,6 +8,7 @@
 mod archive;
 mod calls;
 mod disk;
+mod forgetting;
 mod journal;
 mod judge;
 mod ops;

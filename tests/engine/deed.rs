@@ -32,6 +32,8 @@ pub(crate) enum Deed {
     Blind,
     /// Finds something foreign in the way until this file is there.
     Foreign(String),
+    /// Makes a file beside the notes; what is there and not its own is in the way, and stands for it where it says `wanted`.
+    Make(String),
     /// Takes pieces from its peer until `end`.
     Receive,
     /// Tells its peer more and more, and hears nothing.
@@ -69,6 +71,17 @@ pub(crate) fn note(layout: &Layout, text: &str) {
     writeln!(notes, "{text}").unwrap();
 }
 
+/// What a file beside the notes says.
+pub(crate) fn says(layout: &Layout, name: &str) -> Option<String> {
+    fs::read_to_string(file(layout, name)).ok()
+}
+
+/// Has somebody else write a file beside the notes.
+pub(crate) fn put(layout: &Layout, name: &str, text: &str) {
+    fs::create_dir_all(&layout.state).unwrap();
+    fs::write(file(layout, name), text).unwrap();
+}
+
 /// Puts a file beside the notes that a deed waits for.
 pub(crate) fn signal(layout: &Layout, name: &str) {
     fs::create_dir_all(&layout.state).unwrap();
@@ -89,6 +102,13 @@ fn done<T>(changed: bool, output: T) -> Done<T> {
     }
 }
 
+impl Act {
+    /// What it writes.
+    fn own(&self) -> String {
+        format!("made by {}", self.text)
+    }
+}
+
 impl Step for Act {
     const KIND: &'static str = "test.act";
     type Output = String;
@@ -99,6 +119,15 @@ impl Step for Act {
 
     fn probe(&self, context: &mut Context<'_>) -> Result<Seen, StepFailure> {
         match &self.deed {
+            Deed::Make(name) => {
+                return match fs::read_to_string(file(context.layout, name)) {
+                    Ok(text) if text == self.own() => done(false, self.own()).seen(),
+                    Ok(text) => Ok(Seen::Conflict {
+                        what: format!("{name} says {text}"),
+                    }),
+                    Err(_) => Ok(Seen::Absent),
+                };
+            }
             Deed::Blind => {
                 return Ok(Seen::Unknown {
                     why: "it leaves no trace".to_owned(),
@@ -121,6 +150,14 @@ impl Step for Act {
         let mut text = self.text.clone();
         match &self.deed {
             Deed::Note | Deed::Blind | Deed::Foreign(_) => {}
+            Deed::Make(name) => {
+                let path = file(context.layout, name);
+                let there = fs::read_to_string(&path);
+                if there.as_ref().is_ok_and(|text| *text != self.own()) {
+                    return Err(fail(FailureClass::Exists, format!("{name} is there")));
+                }
+                fs::write(path, self.own()).unwrap();
+            }
             Deed::FailWithout(name) => {
                 if !file(context.layout, name).exists() {
                     return Err(fail(FailureClass::Host, format!("{name} is not there")));
@@ -158,6 +195,29 @@ impl Step for Act {
         Ok(done(true, format!("made {}", self.text)))
     }
 
+    fn in_the_way(&self, context: &mut Context<'_>) -> Result<Vec<PathBuf>, StepFailure> {
+        let Deed::Make(name) = &self.deed else {
+            return Err(fail(FailureClass::Exists, "it sets nothing aside"));
+        };
+        let path = file(context.layout, name);
+        let there = fs::read_to_string(&path).is_ok_and(|text| text != self.own());
+        Ok(there.then_some(path).into_iter().collect())
+    }
+
+    fn adopt(&self, context: &mut Context<'_>) -> Result<Done<String>, StepFailure> {
+        let wanted = match &self.deed {
+            Deed::Make(name) => fs::read_to_string(file(context.layout, name)).unwrap_or_default(),
+            _ => String::new(),
+        };
+        match wanted.as_str() {
+            "wanted" => Ok(done(true, wanted)),
+            other => Err(fail(
+                FailureClass::Exists,
+                format!("{other:?} is not wanted"),
+            )),
+        }
+    }
+
     fn undo(
         &self,
         context: &mut Context<'_>,
@@ -167,6 +227,12 @@ impl Step for Act {
             && !file(context.layout, name).exists()
         {
             return Err(fail(FailureClass::Host, format!("{name} is not there")));
+        }
+        if let Deed::Make(name) = &self.deed {
+            let path = file(context.layout, name);
+            if fs::read_to_string(&path).is_ok_and(|text| text == self.own()) {
+                fs::remove_file(path).unwrap();
+            }
         }
         let said = output.as_deref().unwrap_or("nobody knows what");
         let text = format!("undo {}: {said}", self.text);

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use tallybook::engine::watch::Notice;
 use tallybook::engine::{Once, Outcome};
+use tallybook_agent::protocol::Reply;
 use tallybook_agent::receipts::Journal;
 use tallybook_events::ids::{Attempt, StepIndex};
 use tallybook_replay::operation::{OperationStatus, StepStatus};
@@ -12,8 +13,9 @@ use crate::deed::Deed;
 use crate::stage::{Stage, once, step, within};
 use crate::world::{Fault, Line};
 
-const FAULTS: [Fault; 5] = [
+const FAULTS: [Fault; 6] = [
     Fault::RunLost,
+    Fault::RunLate,
     Fault::AgentDies { effect: false },
     Fault::AgentDies { effect: true },
     Fault::CutAtStarted,
@@ -23,7 +25,7 @@ const FAULTS: [Fault; 5] = [
 /// How often the first step had to be started: again only where its effect was lost.
 fn starts(fault: &Fault) -> u32 {
     match fault {
-        Fault::RunLost | Fault::AgentDies { effect: false } => 2,
+        Fault::RunLost | Fault::RunLate | Fault::AgentDies { effect: false } => 2,
         Fault::AgentDies { effect: true } | Fault::CutAtStarted | Fault::CutAtFinished => 1,
         Fault::RefuseAfterFinished | Fault::EndAtOnce | Fault::SenderDies => unreachable!(),
     }
@@ -98,6 +100,37 @@ async fn a_controller_killed_anywhere_is_resumed_or_rolled_back() {
             assert_eq!(stage.status(id).await, OperationStatus::RolledBack);
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_that_arrives_once_all_is_taken_back_does_nothing() {
+    let stage = Stage::new(&["a"]).await;
+    let host = stage.world.host("a");
+    host.befall(Fault::RunLate, Line::Breaks);
+    let plan = vec![step(0, "a", &[], Deed::Note)];
+    // Stopped between the look, which finds that it was never begun, and the next start.
+    let stop = stage.stop.clone();
+    let engine = stage.engine_watched(move |notice| {
+        if matches!(notice, Notice::Resolved { .. }) {
+            stop.send_replace(true);
+        }
+    });
+    let id = stage.begin(&engine, plan).await;
+    let outcome = within(engine.run(id)).await.unwrap();
+    assert!(matches!(outcome, Outcome::Interrupted(_)), "{outcome:?}");
+    drop(engine);
+    stage.stop.send_replace(false);
+    let (undo, outcome) = stage.roll_back(id).await.unwrap();
+    assert!(matches!(outcome, Outcome::Succeeded), "{outcome:?}");
+    assert!(
+        stage.operation(undo).await.steps.is_empty(),
+        "it never began"
+    );
+    let Reply::Refused(refused) = host.arrive() else {
+        panic!()
+    };
+    assert!(refused.message.contains("given up"), "{refused:?}");
+    assert_eq!(stage.notes("a"), Vec::<String>::new());
 }
 
 #[tokio::test(flavor = "multi_thread")]

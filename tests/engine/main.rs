@@ -3,11 +3,13 @@
 mod abandon;
 mod deed;
 mod doubt;
+mod drift;
 mod ends;
 mod fence;
 mod hosts;
 mod pace;
 mod rollback;
+mod rollback_to;
 mod runners;
 mod sessions;
 mod spans;

@@ -189,7 +189,10 @@ async fn a_resumption_can_have_another_pace() {
     let fails = |_: &str| Deed::FailWithout("disk".to_owned());
     let (id, _) = stage.perform(plan(fails)).await;
     let engine = stage.engine();
-    engine.take_up(id, pace(Some(1), Some("0"))).await.unwrap();
+    engine
+        .take_up(id, None, pace(Some(1), Some("0")))
+        .await
+        .unwrap();
     let outcome = within(engine.go_on(id, Once::Ask, Failed::Again)).await;
     let Ok(Outcome::Failed {
         enough: Some(enough),

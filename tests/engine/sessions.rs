@@ -62,9 +62,9 @@ async fn begin(stage: &Stage, engine: Engine) -> Shown {
         inventory: tallybook_events::ids::Seq::NONE,
         claims: Vec::new(),
         steps: vec![session::plan(&host, &subject(), &request)],
-        planned_at: stage.log.head().await.unwrap().seq,
+        planned_at: Some(stage.log.head().await.unwrap().seq),
         alongside: None,
-        instead_of: None,
+        instead_of: Vec::new(),
         pace: Pace::default(),
     };
     let (typing, input) = mpsc::channel(16);
@@ -104,6 +104,7 @@ fn take(line: &UnixStream, seen: Option<Mark>) -> Option<protocol::Shown> {
         hostname: "a".to_owned(),
         time_unix_us: 1,
         journal: None,
+        journal_len: 0,
         seen,
     };
     write_frame(line, &reply).unwrap();

@@ -15,7 +15,7 @@ use tallybook_events::pace::Pace;
 use tallybook_events::step::{Action, Peer, PlannedStep, Reversal, SendSource};
 use tallybook_events::subject::Subject;
 use tallybook_replay::operation::{Operation, OperationStatus};
-use tallybook_replay::undo;
+use tallybook_replay::{since, undo};
 use tallybook_testkit::files::copy_tree;
 use tallybook_testkit::samples;
 use tempfile::TempDir;
@@ -69,11 +69,20 @@ impl Stage {
 
     /// What another process that is started now would have.
     pub(crate) fn engine(&self) -> Engine {
+        self.engine_watched(|_| {})
+    }
+
+    /// The same, with somebody who hears what it tells.
+    pub(crate) fn engine_watched(&self, watch: impl Fn(&Notice) + Send + Sync + 'static) -> Engine {
         let notices = Arc::clone(&self.notices);
+        let told = move |notice: &Notice| {
+            notices.lock().unwrap().push(notice.clone());
+            watch(notice);
+        };
         Engine::new(
             self.log.clone(),
             self.world.clone(),
-            Arc::new(move |notice| notices.lock().unwrap().push(notice.clone())),
+            Arc::new(told),
             self.stop.subscribe(),
             Limits::default(),
         )
@@ -95,9 +104,9 @@ impl Stage {
             inventory: Seq::NONE,
             claims: vec![subject()],
             steps,
-            planned_at: self.log.head().await.unwrap().seq,
+            planned_at: Some(self.log.head().await.unwrap().seq),
             alongside: None,
-            instead_of: None,
+            instead_of: Vec::new(),
             pace: self.pace,
         };
         engine.begin(proposal).await
@@ -127,12 +136,66 @@ impl Stage {
             inventory: Seq::NONE,
             claims: operation.claims.clone(),
             steps: undo::plan(&operation).steps,
-            planned_at: operation.last,
+            planned_at: None,
             alongside: None,
-            instead_of: Some(id),
+            instead_of: vec![(id, operation.last)],
             pace: Pace::default(),
         };
         engine.begin(proposal).await?;
+        Ok((undo, within(engine.run(undo)).await?))
+    }
+
+    /// Begins to take back everything behind an event, as `rollback --to` does.
+    pub(crate) async fn begin_back_to(
+        &self,
+        engine: &Engine,
+        to: Seq,
+    ) -> Result<OperationId, Error> {
+        let head = self.log.head().await?.seq;
+        self.begin_back_to_planned(engine, to, head).await
+    }
+
+    /// The same, planned when the log ended with this event.
+    pub(crate) async fn begin_back_to_planned(
+        &self,
+        engine: &Engine,
+        to: Seq,
+        planned_at: Seq,
+    ) -> Result<OperationId, Error> {
+        let ids: Vec<OperationId> = self.log.operations(None).await?.into_keys().collect();
+        let mut operations = Vec::new();
+        for id in ids {
+            operations.push(self.operation(id).await);
+        }
+        operations.retain(|known| known.last > to && known.claim.seq <= planned_at);
+        let since = since::plan(to, &operations).unwrap();
+        let last = |id: &OperationId| {
+            operations
+                .iter()
+                .find(|known| known.id == *id)
+                .unwrap()
+                .last
+        };
+        let proposal = Proposal {
+            id: engine::new_operation(),
+            intent: Intent::RollbackTo {
+                to,
+                operations: since.operations.clone(),
+            },
+            inventory: Seq::NONE,
+            claims: since.claims,
+            steps: since.undo.steps,
+            planned_at: Some(planned_at),
+            alongside: None,
+            instead_of: since.operations.iter().map(|id| (*id, last(id))).collect(),
+            pace: Pace::default(),
+        };
+        engine.begin(proposal).await
+    }
+
+    pub(crate) async fn back_to(&self, to: Seq) -> Result<(OperationId, Outcome), Error> {
+        let engine = self.engine();
+        let undo = self.begin_back_to(&engine, to).await?;
         Ok((undo, within(engine.run(undo)).await?))
     }
 

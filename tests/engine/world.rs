@@ -11,7 +11,7 @@ use std::time::Duration;
 use tallybook::engine::conversation::{self, Conversation};
 use tallybook::engine::reach::{self, Opening, Reach};
 use tallybook_agent::layout::Layout;
-use tallybook_agent::protocol::{Batch, Reply, Request, read_frame, write_frame};
+use tallybook_agent::protocol::{Batch, PROTOCOL, Reply, Request, Shown, read_frame, write_frame};
 use tallybook_agent::receipts::Journal;
 use tallybook_agent::serve::{Deeds, serve};
 use tallybook_events::ids::{BootId, LogId};
@@ -26,6 +26,8 @@ use crate::deed;
 pub(crate) enum Fault {
     /// The batch never gets to the host.
     RunLost,
+    /// The batch gets to the host once the test says so.
+    RunLate,
     /// The agent dies right after its receipt for the first step said started; with the step's effect, or without.
     AgentDies { effect: bool },
     /// The line is cut when the agent tells that a step begins; the agent goes on by itself.
@@ -57,6 +59,7 @@ pub(crate) struct Host {
     slow: AtomicBool,
     pub(crate) opened: AtomicU32,
     faults: Mutex<VecDeque<Fault>>,
+    late: Mutex<Option<(Shown, Batch)>>,
     always: Mutex<Option<Fault>>,
     line: Mutex<Line>,
     slots: Mutex<Option<Arc<Semaphore>>>,
@@ -77,6 +80,7 @@ impl Host {
             slow: AtomicBool::new(false),
             opened: AtomicU32::new(0),
             faults: Mutex::default(),
+            late: Mutex::default(),
             always: Mutex::default(),
             line: Mutex::new(Line::Breaks),
             slots: Mutex::default(),
@@ -127,6 +131,31 @@ impl Host {
     /// Befalls every line from now on.
     pub(crate) fn befall_always(&self, fault: Option<Fault>) {
         *self.always.lock().unwrap() = fault;
+    }
+
+    /// Lets a batch arrive that was late: what is made of it.
+    pub(crate) fn arrive(&self) -> Reply {
+        let (shown, batch) = self.late.lock().unwrap().take().unwrap();
+        let (near, far) = UnixStream::pair().unwrap();
+        let hello = Request::Hello {
+            protocol: PROTOCOL,
+            log: batch.fence.log,
+            host: HostName::new("late").unwrap(),
+        };
+        write_frame(&near, &hello).unwrap();
+        write_frame(&near, &Request::Run { shown, batch }).unwrap();
+        near.shutdown(Shutdown::Write).unwrap();
+        let deeds = Deeds {
+            table: &deed::TABLE,
+            send: None,
+        };
+        serve(far.try_clone().unwrap(), far, &self.layout, deeds);
+        loop {
+            match read_frame(&near).unwrap().unwrap() {
+                Reply::Hello { .. } | Reply::Alive => {}
+                reply => return reply,
+            }
+        }
     }
 
     /// Takes the next fault, when it is one of these.
@@ -260,11 +289,11 @@ fn carry_requests(host: &Host, controller: &UnixStream, agent: &UnixStream) {
             // What it refuses it does not begin.
             batch.calls.truncate(1);
         }
-        if let Request::Run { batch, .. } = &request {
+        if let Request::Run { batch, shown } = &request {
             let fault = host.fault(|fault| {
                 matches!(
                     fault,
-                    Fault::RunLost | Fault::AgentDies { .. } | Fault::EndAtOnce
+                    Fault::RunLost | Fault::RunLate | Fault::AgentDies { .. } | Fault::EndAtOnce
                 )
             });
             match fault {
@@ -277,6 +306,9 @@ fn carry_requests(host: &Host, controller: &UnixStream, agent: &UnixStream) {
                 Some(fault) => {
                     if let Fault::AgentDies { effect } = &fault {
                         die(host, batch, *effect);
+                    }
+                    if fault == Fault::RunLate {
+                        *host.late.lock().unwrap() = Some((shown.clone(), batch.clone()));
                     }
                     host.lose(controller, fault);
                     return;

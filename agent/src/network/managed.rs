@@ -86,6 +86,23 @@ pub(crate) fn parse(text: &str) -> Found {
     }
 }
 
+/// Those of these places that have something in them which the tool did not write.
+///
+/// # Errors
+/// When one can't be looked at.
+pub fn of_others(paths: impl IntoIterator<Item = PathBuf>) -> Result<Vec<PathBuf>, StepFailure> {
+    let mut found = Vec::new();
+    for path in paths {
+        let is_others = match fs::symlink_metadata(&path) {
+            Ok(meta) => !meta.is_file() || read(&path)? == Found::Foreign,
+            Err(error) if error.kind() == ErrorKind::NotFound => false,
+            Err(error) => return Err(io_failure("looking at", &path, &error)),
+        };
+        found.extend(is_others.then_some(path));
+    }
+    Ok(found)
+}
+
 /// The body of a generated file; `None` when it is not there.
 ///
 /// # Errors
@@ -342,7 +359,7 @@ fn foreign(path: &Path) -> StepFailure {
             path.display()
         ),
     );
-    failure.hint = Some("move it away, or give up what it is for".to_owned());
+    failure.hint = Some("move it away, or have it set aside by `op resume --force`".to_owned());
     failure
 }
 

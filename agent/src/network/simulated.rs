@@ -13,6 +13,7 @@ use tallybook_events::step::{Captured, FailureClass, Seen, StepFailure, StepKey}
 use tempfile::TempDir;
 
 use crate::layout::Layout;
+use crate::set_aside;
 use crate::step::{Context, Done, Ended, Link, Program, Step, fail};
 use crate::steps::host_directories::HostDirectories;
 use crate::steps::host_dnsmasq::HostDnsmasq;
@@ -216,6 +217,56 @@ impl Simulated {
             !self.undo(1, step, None).unwrap().changed,
             "{kind} undone again"
         );
+    }
+
+    /// What a step must do about somebody else's file in a place of its own: leave it; where that is wanted, set it aside and
+    /// act; and put it back when it is undone.
+    pub(crate) fn sets_aside<S: Step>(
+        fresh: fn() -> Simulated,
+        step: &S,
+        place: fn(&Layout) -> PathBuf,
+    ) {
+        const TEXT: &str = "of somebody else\n";
+        let kind = S::KIND;
+        let mut sim = fresh();
+        let path = place(&sim.layout);
+        let before = fs::read_to_string(&path).ok();
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(&path, TEXT).unwrap();
+        let Err(refused) = sim.forward(1, step) else {
+            panic!("{kind} overwrote {}", path.display());
+        };
+        assert_eq!(refused.class, FailureClass::Exists, "{kind}: {refused:?}");
+        assert_eq!(fs::read_to_string(&path).unwrap(), TEXT, "{kind}");
+        let found = sim.with(1, |context| step.in_the_way(context)).unwrap();
+        assert_eq!(found, std::slice::from_ref(&path), "{kind}");
+        let told = sim
+            .with(1, |context| set_aside::clear(context, &found))
+            .unwrap();
+        assert_eq!(told.len(), 1, "{kind}");
+        assert!(!path.exists(), "{kind}");
+        let done = sim.forward(1, step).unwrap();
+        let again = sim.with(1, |context| step.in_the_way(context)).unwrap();
+        assert_eq!(
+            again,
+            [] as [PathBuf; 0],
+            "{kind}: what is its own is not set aside"
+        );
+        assert!(matches!(sim.probe(1, step), Seen::Done(_)), "{kind}");
+        sim.undo(1, step, Some(done.output)).unwrap();
+        let still = fs::read_to_string(&path).ok();
+        // What the undo left in the place, because others need it, stays.
+        let told = sim.with(1, set_aside::put_back).unwrap();
+        assert_eq!(told.len(), 1, "{kind}");
+        match still {
+            None => assert_eq!(fs::read_to_string(&path).unwrap(), TEXT, "{kind}"),
+            Some(still) => {
+                assert!(before.is_some(), "{kind} left {}", path.display());
+                assert_eq!(fs::read_to_string(&path).unwrap(), still, "{kind}");
+            }
+        }
+        let told = sim.with(1, set_aside::put_back).unwrap();
+        assert_eq!(told.len(), usize::from(before.is_some()), "{kind}");
     }
 
     /// Has a step replace what another operation's wrote, and cuts its undo before each of its programs, and right after

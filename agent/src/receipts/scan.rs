@@ -110,6 +110,26 @@ pub(super) fn scan(
     from: u64,
     visit: &mut dyn FnMut(Receipt),
 ) -> Result<Scan, Error> {
+    scan_frames(file, path, log, from, &mut |receipt, _| visit(receipt))
+}
+
+/// Reads all frames, and shows each with its bytes. Those behind a gap are shown without bytes.
+pub(super) fn frames(
+    file: &File,
+    path: &Path,
+    log: LogId,
+    mut visit: impl FnMut(Receipt, &[u8]),
+) -> Result<Scan, Error> {
+    scan_frames(file, path, log, 0, &mut visit)
+}
+
+fn scan_frames(
+    file: &File,
+    path: &Path,
+    log: LogId,
+    from: u64,
+    visit: &mut dyn FnMut(Receipt, &[u8]),
+) -> Result<Scan, Error> {
     let len = file.metadata().map_err(at("look at", path))?.len();
     let mut head = None;
     let mut end = from;
@@ -122,7 +142,9 @@ pub(super) fn scan(
         }
         if head.is_none() {
             // Not a torn tail, whatever it looks like: a head is there whole or not at all.
-            find(&rest(file, path, 0, len)?, 0, visit);
+            find(&rest(file, path, 0, len)?, 0, &mut |receipt| {
+                visit(receipt, &[])
+            });
             return Ok(Scan {
                 head,
                 end: len,
@@ -146,13 +168,18 @@ pub(super) fn scan(
         if len - end < (PREFIX_LEN + rest_len) as u64 {
             break;
         }
-        frame.resize(rest_len, 0);
-        reader.read_exact(&mut frame).map_err(at("read", path))?;
+        frame.clear();
+        frame.extend_from_slice(&head);
+        frame.resize(PREFIX_LEN + rest_len, 0);
+        reader
+            .read_exact(&mut frame[PREFIX_LEN..])
+            .map_err(at("read", path))?;
         // A whole body that is no receipt was written by something newer: what it says is not known here.
-        let Some(receipt) = body(&frame).and_then(|body| codec::decode(body).ok()) else {
+        let body = body(&frame[PREFIX_LEN..]);
+        let Some(receipt) = body.and_then(|body| codec::decode(body).ok()) else {
             break;
         };
-        visit(receipt);
+        visit(receipt, &frame);
         end += (PREFIX_LEN + rest_len) as u64;
     }
     if end >= len {
@@ -162,7 +189,8 @@ pub(super) fn scan(
             tail: Tail::Clean,
         });
     }
-    let tail = beyond(&rest(file, path, end, len)?, end, visit);
+    let behind = rest(file, path, end, len)?;
+    let tail = beyond(&behind, end, &mut |receipt| visit(receipt, &[]));
     Ok(Scan { head, end, tail })
 }
 

@@ -340,3 +340,104 @@ fn writers_in_parallel_lose_nothing() {
     assert!(report.journal.is_some());
     assert_eq!(steps(&report.receipts), (0..40).collect::<Vec<_>>());
 }
+
+/// The receipt of a step of another operation, from which much is to be kept.
+fn of_other(step: u32) -> Receipt {
+    let mut receipt = receipt(step, done());
+    receipt.key.operation = OperationId::from_bytes([9; 16]);
+    receipt
+}
+
+#[test]
+fn what_is_over_is_left_out_and_the_journal_stays_the_same() {
+    let host = Host::with(0..3);
+    let (mut journal, _) = host.open();
+    let id = journal.live();
+    journal.append(&of_other(1)).unwrap();
+    journal.append(&receipt(3, done())).unwrap();
+    journal.append(&of_other(2)).unwrap();
+    // Another agent has it open all the while.
+    let (mut beside, _) = host.open();
+    let forgotten = journal.forget(&[OPERATION].into()).unwrap();
+    assert_eq!(forgotten.receipts, 4);
+    beside.append(&of_other(3)).unwrap();
+    journal.append(&of_other(4)).unwrap();
+    let (again, found) = host.open();
+    assert_eq!(found, [1, 2, 3, 4].map(of_other));
+    assert_eq!((again.live(), identity(&host.layout, LOG)), (id, id));
+    assert!(host.report().receipts.is_empty());
+    let head = encode_head(LOG, id.unwrap()).to_vec();
+    let frames = [1, 2, 3, 4].map(|step| encode(&of_other(step)).unwrap());
+    assert_eq!(host.bytes(), [head, frames.concat()].concat());
+    assert_eq!(
+        operations(&host.layout, LOG).unwrap(),
+        [of_other(1).key.operation].into()
+    );
+    // Nothing left to leave out, nothing written.
+    let before = fs::metadata(path(&host.layout, LOG)).unwrap().ino();
+    assert_eq!(
+        journal.forget(&[OPERATION].into()).unwrap(),
+        Forgotten::default()
+    );
+    assert_eq!(fs::metadata(path(&host.layout, LOG)).unwrap().ino(), before);
+}
+
+#[test]
+fn a_damaged_journal_is_left_as_it_is() {
+    let host = Host::with(0..4);
+    let mut bytes = host.bytes();
+    bytes[HEAD_LEN + 20] ^= 1;
+    host.store(&bytes);
+    let (mut journal, _) = host.open();
+    assert_eq!(
+        journal.forget(&[OPERATION].into()).unwrap(),
+        Forgotten::default()
+    );
+    assert_eq!(host.bytes(), bytes);
+}
+
+#[test]
+fn a_journal_that_was_taken_away_is_not_written_to() {
+    let host = Host::with(0..2);
+    let (mut journal, _) = host.open();
+    fs::remove_file(path(&host.layout, LOG)).unwrap();
+    let error = journal.append(&receipt(2, Phase::Started)).unwrap_err();
+    assert!(
+        matches!(&error, Error::File { source, .. } if source.kind() == io::ErrorKind::NotFound),
+        "{error}"
+    );
+}
+
+#[test]
+fn nobody_loses_a_receipt_to_who_leaves_some_out() {
+    let host = Host::with(0..1);
+    std::thread::scope(|scope| {
+        for writer in 0..3_u32 {
+            let host = &host;
+            scope.spawn(move || {
+                let (mut journal, _) = host.open();
+                for step in 0..20 {
+                    journal.append(&of_other(writer * 100 + step)).unwrap();
+                    journal
+                        .append(&receipt(writer * 100 + step, done()))
+                        .unwrap();
+                }
+            });
+        }
+        for _ in 0..20 {
+            let (mut journal, _) = host.open();
+            journal.forget(&[OPERATION].into()).unwrap();
+        }
+    });
+    let (_, found) = host.open();
+    let kept: BTreeSet<u32> = steps(
+        &found
+            .into_iter()
+            .filter(|it| it.key.operation != OPERATION)
+            .collect::<Vec<_>>(),
+    )
+    .into_iter()
+    .collect();
+    let wanted = (0..3).flat_map(|writer| (0..20).map(move |step| writer * 100 + step));
+    assert_eq!(kept, wanted.collect());
+}

@@ -172,6 +172,37 @@ impl Step for BaseBootstrap {
         Ok(done(true))
     }
 
+    fn in_the_way(&self, context: &mut Context<'_>) -> Result<Vec<PathBuf>, StepFailure> {
+        let cached = self.distribution.cached(context.layout);
+        let is_others = cached.symlink_metadata().is_ok() && mark::read(&cached)?.is_none();
+        Ok(is_others.then_some(cached).into_iter().collect())
+    }
+
+    fn adopt(&self, context: &mut Context<'_>) -> Result<Done<Bootstrapped>, StepFailure> {
+        let cached = self.distribution.cached(context.layout);
+        let root = cached.join(guest::ROOTFS);
+        let is_it = match &self.distribution {
+            Base::Debian { release, .. } => {
+                let found = guest::system(&root)?;
+                found == Some(("debian".to_owned(), release.as_str().to_owned()))
+            }
+            Base::Busybox => root.join("bin/busybox").is_file(),
+        };
+        if !is_it {
+            let message = format!(
+                "{} does not show itself to be {}",
+                root.display(),
+                self.distribution.title()
+            );
+            return Err(fail(FailureClass::Exists, message));
+        }
+        Ok(Done {
+            changed: false,
+            output: self.output(),
+            facts: Vec::new(),
+        })
+    }
+
     fn undo(
         &self,
         context: &mut Context<'_>,

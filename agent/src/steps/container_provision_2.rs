@@ -110,6 +110,10 @@ impl Step for ContainerProvision2 {
         self.plain().run_with(context, &self.secrets)
     }
 
+    fn adopt(&self, context: &mut Context<'_>) -> Result<Done<Provisioned>, StepFailure> {
+        self.plain().adopt(context)
+    }
+
     fn undo(
         &self,
         context: &mut Context<'_>,

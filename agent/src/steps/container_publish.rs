@@ -1,14 +1,17 @@
 //! `container.publish`: a staged container gets its name, by one rename that replaces nothing.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use tallybook_events::fact::Fact;
+use tallybook_events::fact::{Backing, Fact, Origin};
 use tallybook_events::ids::StepIndex;
 use tallybook_events::name::ContainerName;
 use tallybook_events::step::{FailureClass, Seen, StepFailure};
 
+use crate::guest::{self, ROOTFS};
 use crate::lxc::{self, State};
+use crate::lxc_config::Rootfs;
 use crate::step::{Context, Done, OutputOf, Step, fail};
 use crate::steps::container_build::Built;
 use crate::steps::container_configure::Identity;
@@ -126,6 +129,82 @@ impl Step for ContainerPublish {
         durable::rename_new(&staged, &home)?;
         staging::prune(&staged)?;
         self.done(context, true)
+    }
+
+    fn in_the_way(&self, context: &mut Context<'_>) -> Result<Vec<PathBuf>, StepFailure> {
+        let home = context.layout.container(&self.container);
+        if self.is_ours(context)? || home.symlink_metadata().is_err() {
+            return Ok(Vec::new());
+        }
+        if let Some(maker) = mark::read(&home)? {
+            return Err(mark::refused(&home, maker));
+        }
+        let message = match lxc::state(context, &self.container)? {
+            State::Stopped | State::Absent => {
+                let dependents = lxc_config::dependents(context.layout, &self.container)?;
+                if dependents.is_empty() {
+                    return Ok(vec![home]);
+                }
+                let dependents = dependents.join(", ");
+                format!("{} is there, and {dependents} lies on it", home.display())
+            }
+            State::Running | State::Frozen | State::Changing => {
+                format!("{} is there, and runs: stop it first", home.display())
+            }
+        };
+        Err(fail(FailureClass::Exists, message))
+    }
+
+    fn adopt(&self, context: &mut Context<'_>) -> Result<Done<Published>, StepFailure> {
+        let home = context.layout.container(&self.container);
+        if let Some(maker) = mark::read(&home)? {
+            return Err(mark::refused(&home, maker));
+        }
+        let root = home.join(ROOTFS);
+        let text = lxc_config::read_whole(&home)?.unwrap_or_default();
+        let is_within =
+            matches!(lxc_config::rootfs_of(&text), Some(Rootfs::Dir(path)) if path == root);
+        let found = match is_within {
+            true => guest::system(&root)?,
+            false => None,
+        };
+        let Some((distribution, release)) = found else {
+            let message = format!(
+                "{} is no container whose system is in {} and says what it is",
+                home.display(),
+                root.display()
+            );
+            return Err(fail(FailureClass::Exists, message));
+        };
+        let (host, container) = (context.host.clone(), self.container.clone());
+        let mut facts = vec![
+            Fact::ContainerCreated {
+                host: host.clone(),
+                container: container.clone(),
+                origin: Origin::Scratch {
+                    distribution,
+                    release,
+                },
+                backing: Backing::Dir,
+            },
+            Fact::ContainerIdentified {
+                host: host.clone(),
+                container: container.clone(),
+                machine_id: guest::machine_id(&root)?,
+                host_keys: Vec::new(),
+            },
+        ];
+        match lxc::state(context, &self.container)? {
+            State::Running | State::Frozen => {
+                facts.push(Fact::ContainerStarted { host, container });
+            }
+            State::Stopped | State::Absent | State::Changing => {}
+        }
+        Ok(Done {
+            changed: false,
+            output: Published {},
+            facts,
+        })
     }
 
     fn undo(

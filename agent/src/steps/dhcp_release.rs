@@ -1,5 +1,7 @@
 //! `dhcp.release`: a container's address is nobody's again.
 
+use std::path::PathBuf;
+
 use serde::{Deserialize, Serialize};
 use tallybook_events::allocation::Allocation;
 use tallybook_events::name::ContainerName;
@@ -83,6 +85,14 @@ impl Step for DhcpRelease {
     }
 
     /// Puts the file back as it was, under the mark of whoever reserved: that one's undo must still know it as its own.
+    fn in_the_way(&self, context: &mut Context<'_>) -> Result<Vec<PathBuf>, StepFailure> {
+        let layout = context.layout;
+        managed::of_others([
+            layout.reservation(&self.container),
+            layout.name(&self.container),
+        ])
+    }
+
     fn undo(
         &self,
         context: &mut Context<'_>,

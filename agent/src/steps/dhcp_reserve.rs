@@ -2,6 +2,8 @@
 //!
 //! It never gives a MAC or an address to two containers.
 
+use std::path::PathBuf;
+
 use serde::{Deserialize, Serialize};
 use tallybook_events::allocation::Allocation;
 use tallybook_events::name::ContainerName;
@@ -145,6 +147,14 @@ impl Step for DhcpReserve {
             output,
             facts: Vec::new(),
         })
+    }
+
+    fn in_the_way(&self, context: &mut Context<'_>) -> Result<Vec<PathBuf>, StepFailure> {
+        let layout = context.layout;
+        managed::of_others([
+            layout.reservation(&self.container),
+            layout.name(&self.container),
+        ])
     }
 
     fn undo(

@@ -2,6 +2,8 @@
 //!
 //! It never closes ports other than those of the allocation it was given.
 
+use std::path::PathBuf;
+
 use serde::{Deserialize, Serialize};
 use tallybook_events::allocation::Allocation;
 use tallybook_events::name::ContainerName;
@@ -81,6 +83,11 @@ impl Step for ForwardClose {
     }
 
     /// Puts the file back as it was, under the mark of whoever opened them: that one's undo must still know it as its own.
+    fn in_the_way(&self, context: &mut Context<'_>) -> Result<Vec<PathBuf>, StepFailure> {
+        let layout = context.layout;
+        managed::of_others([layout.forward(&self.container), layout.ruleset()])
+    }
+
     fn undo(
         &self,
         context: &mut Context<'_>,

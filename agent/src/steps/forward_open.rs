@@ -2,6 +2,8 @@
 //!
 //! It never takes a port that something of the host listens on, or that leads to another container.
 
+use std::path::PathBuf;
+
 use serde::{Deserialize, Serialize};
 use tallybook_events::allocation::{Allocation, Protocol};
 use tallybook_events::name::ContainerName;
@@ -173,6 +175,11 @@ impl Step for ForwardOpen {
             output,
             facts: Vec::new(),
         })
+    }
+
+    fn in_the_way(&self, context: &mut Context<'_>) -> Result<Vec<PathBuf>, StepFailure> {
+        let layout = context.layout;
+        managed::of_others([layout.forward(&self.container), layout.ruleset()])
     }
 
     fn undo(

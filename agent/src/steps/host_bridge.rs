@@ -4,6 +4,7 @@
 
 use std::fs;
 use std::net::Ipv4Addr;
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 use tallybook_events::step::{FailureClass, Seen, StepFailure};
@@ -245,6 +246,18 @@ impl HostBridge {
         Ok(())
     }
 
+    /// Whether there is a bridge of that name with the address.
+    fn is_right(&self, context: &mut Context<'_>) -> Result<bool, StepFailure> {
+        let wanted = (
+            self.bridge.to_string(),
+            self.gateway.address(),
+            self.gateway.prefix(),
+        );
+        let link = context.layout.root.join("sys/class/net");
+        let is_bridge = link.join(self.bridge.as_str()).join("bridge").is_dir();
+        Ok(is_bridge && addresses(context)?.contains(&wanted))
+    }
+
     fn done(changed: bool, output: Replaced) -> Done<Replaced> {
         Done {
             changed,
@@ -327,6 +340,28 @@ impl Step for HostBridge {
             ));
         }
         Ok(Self::done(written || enabled || acts, replaced))
+    }
+
+    fn in_the_way(&self, context: &mut Context<'_>) -> Result<Vec<PathBuf>, StepFailure> {
+        let found = managed::of_others([context.layout.unit(BRIDGE_UNIT)])?;
+        if !found.is_empty() && self.is_right(context)? {
+            // Without its unit it would be gone after a boot, and as long as it is there this step makes none of its own.
+            let message = format!(
+                "the bridge {} is as it must be, by a unit of others: that can be adopted, and not be set aside",
+                self.bridge
+            );
+            return Err(fail(FailureClass::Exists, message));
+        }
+        Ok(found)
+    }
+
+    fn adopt(&self, context: &mut Context<'_>) -> Result<Done<Replaced>, StepFailure> {
+        // Whoever made it: a bridge that has the address is all that containers need of it.
+        if self.is_right(context)? {
+            return Ok(Self::done(false, Replaced { previous: None }));
+        }
+        let message = format!("there is no bridge {} with {}", self.bridge, self.gateway);
+        Err(fail(FailureClass::Exists, message))
     }
 
     fn undo(
@@ -468,5 +503,26 @@ mod tests {
         assert!(matches!(sim.probe(1, &step), Seen::Partial { .. }));
         assert!(sim.forward(1, &step).unwrap().changed);
         assert_eq!(sim.link.addresses["tb0"], ["10.5.0.1/16"]);
+    }
+
+    #[test]
+    fn a_bridge_of_others_with_the_address_is_taken_over() {
+        let mut sim = Simulated::installed();
+        let path = sim.layout.unit(BRIDGE_UNIT);
+        fs::write(&path, "[Unit]\n").unwrap();
+        let step = HostBridge {
+            bridge: "tb0".parse().unwrap(),
+            gateway: "10.5.0.1/16".parse().unwrap(),
+        };
+        let adopt = |sim: &mut Simulated| sim.with(1, |context| step.adopt(context));
+        adopt(&mut sim).expect_err("there is none");
+        sim.link.add_bridge("tb0", &["10.9.0.1/16"], &[]);
+        adopt(&mut sim).expect_err("it has another address");
+        sim.link.add_bridge("tb0", &["10.5.0.1/16"], &[]);
+        assert!(!adopt(&mut sim).unwrap().changed);
+        // Nothing else would make it at the next boot.
+        let refused = sim.with(1, |context| step.in_the_way(context)).unwrap_err();
+        assert!(refused.message.contains("can be adopted"), "{refused:?}");
+        assert!(path.exists());
     }
 }

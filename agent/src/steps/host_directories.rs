@@ -133,6 +133,18 @@ impl Step for HostDirectories {
         Ok(Self::done(context, changed || marked, replaced))
     }
 
+    fn in_the_way(&self, context: &mut Context<'_>) -> Result<Vec<PathBuf>, StepFailure> {
+        let mut found = managed::of_others([marker(context.layout)])?;
+        for (path, mode) in directories(context.layout) {
+            match look(&path, mode) {
+                Ok(There::No | There::Right | There::OtherMode) => {}
+                Err(failure) if failure.class == FailureClass::Exists => found.push(path),
+                Err(failure) => return Err(failure),
+            }
+        }
+        Ok(found)
+    }
+
     fn undo(
         &self,
         context: &mut Context<'_>,

@@ -5,6 +5,7 @@
 
 use std::fs;
 use std::net::IpAddr;
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 use tallybook_events::allocation::Protocol;
@@ -208,6 +209,11 @@ impl Step for HostDnsmasq {
             output: replaced,
             facts: Vec::new(),
         })
+    }
+
+    fn in_the_way(&self, context: &mut Context<'_>) -> Result<Vec<PathBuf>, StepFailure> {
+        let layout = context.layout;
+        managed::of_others([layout.dnsmasq(), layout.unit(DNSMASQ_UNIT)])
     }
 
     fn undo(

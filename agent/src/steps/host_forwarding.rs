@@ -6,12 +6,12 @@ use std::fs;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
-use tallybook_events::step::{Seen, StepFailure};
+use tallybook_events::step::{FailureClass, Seen, StepFailure};
 
 use crate::layout::Layout;
 use crate::network::managed::{self, Replaced, TakenBack};
 use crate::network::refuse_reserved;
-use crate::step::{Context, Done, Step, io_failure};
+use crate::step::{Context, Done, Step, fail, io_failure};
 
 const BODY: &str = "# Containers reach the world, and the world their forwarded ports, through this host.\n\
 net.ipv4.ip_forward = 1\n";
@@ -114,6 +114,36 @@ impl Step for HostForwarding {
         })
     }
 
+    fn in_the_way(&self, context: &mut Context<'_>) -> Result<Vec<PathBuf>, StepFailure> {
+        managed::of_others([context.layout.sysctl()])
+    }
+
+    fn adopt(&self, context: &mut Context<'_>) -> Result<Done<Switched>, StepFailure> {
+        let path = context.layout.sysctl();
+        let text = fs::read_to_string(&path).unwrap_or_default();
+        let sets_it = text.lines().any(|line| {
+            let set = line.split_once('=');
+            set.is_some_and(|(name, value)| {
+                name.trim() == "net.ipv4.ip_forward" && value.trim() == "1"
+            })
+        });
+        if sets_it && is_on(context.layout)? {
+            return Ok(Done {
+                changed: false,
+                output: Switched {
+                    was_on: true,
+                    file: Replaced { previous: None },
+                },
+                facts: Vec::new(),
+            });
+        }
+        let message = format!(
+            "packets are not passed on, or {} does not switch that on at boot",
+            path.display()
+        );
+        Err(fail(FailureClass::Exists, message))
+    }
+
     fn undo(
         &self,
         context: &mut Context<'_>,
@@ -203,5 +233,28 @@ mod tests {
         let failure = sim.forward(1, &HostForwarding {}).unwrap_err();
         assert_eq!(failure.class, FailureClass::Exists);
         assert_eq!(value(&sim), "0\n");
+    }
+
+    #[test]
+    fn what_somebody_else_switched_on_for_good_is_taken_over() {
+        let mut sim = Simulated::installed();
+        let path = sim.layout.sysctl();
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        let adopt = |sim: &mut Simulated| sim.with(1, |context| HostForwarding {}.adopt(context));
+        fs::write(&path, "net.ipv4.ip_forward=1\n").unwrap();
+        adopt(&mut sim).expect_err("the kernel does not do it");
+        switch(&sim.layout, "1\n").unwrap();
+        let done = adopt(&mut sim).unwrap();
+        assert!(!done.changed && done.output.was_on);
+        fs::write(&path, "# net.ipv4.ip_forward=1\n").unwrap();
+        adopt(&mut sim).expect_err("it is off at the next boot");
+        fs::write(&path, "net.ipv4.ip_forward = 1\n").unwrap();
+        // Nothing of it is the step's to take back.
+        assert!(
+            !sim.undo(1, &HostForwarding {}, Some(done.output))
+                .unwrap()
+                .changed
+        );
+        assert!(path.exists() && is_on(&sim.layout).unwrap());
     }
 }

@@ -4,6 +4,7 @@
 //! lets every table have its say.
 
 use std::net::Ipv4Addr;
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 use tallybook_events::fact::Fact;
@@ -129,6 +130,11 @@ impl Step for HostNftables {
             output: replaced,
             facts: vec![prepared(context, &self.nat())],
         })
+    }
+
+    fn in_the_way(&self, context: &mut Context<'_>) -> Result<Vec<PathBuf>, StepFailure> {
+        let layout = context.layout;
+        managed::of_others([layout.nat(), layout.unit(NFTABLES_UNIT), layout.ruleset()])
     }
 
     fn undo(

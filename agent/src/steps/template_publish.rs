@@ -16,7 +16,7 @@ use crate::step::{Context, Done, Step, fail, failure};
 use crate::template::staged::{self, Staged};
 use crate::tree::Root;
 use crate::tree::manifest::{Difference, LEN_MAX, Manifest, build, differences};
-use crate::{durable, mark, staging};
+use crate::{durable, guest, mark, staging};
 
 /// Publishes a staged tree.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -178,6 +178,45 @@ impl Step for TemplatePublish {
         durable::rename_new(&tree.dir, &place)?;
         staging::prune(&tree.dir)?;
         Ok(self.done(context, true, output))
+    }
+
+    fn in_the_way(&self, context: &mut Context<'_>) -> Result<Vec<PathBuf>, StepFailure> {
+        let place = self.place(context);
+        if place.symlink_metadata().is_err() {
+            return Ok(Vec::new());
+        }
+        match mark::read(&place)? {
+            Some(maker) if maker == context.origin => Ok(Vec::new()),
+            Some(maker) => Err(mark::refused(&place, maker)),
+            None => {
+                refuse_used(&place, &self.template, self.generation)?;
+                Ok(vec![place])
+            }
+        }
+    }
+
+    fn adopt(&self, context: &mut Context<'_>) -> Result<Done<Published>, StepFailure> {
+        let place = self.place(context);
+        let refused = |why: String| Err(fail(FailureClass::Exists, why));
+        let Some(expected) = self.expect else {
+            return refused("a snapshot can't be known to be what somebody else made".to_owned());
+        };
+        let output = described(&place)?;
+        let root = Root::open(&place.join(guest::ROOTFS)).map_err(|e| e.failure(&place))?;
+        let link = &mut *context.link;
+        let manifest = build(root.as_fd(), &mut |hashed| {
+            link.progress("hashing the tree", hashed.done, hashed.total);
+            ControlFlow::Continue(())
+        })
+        .map_err(|error| error.failure(&place))?;
+        if output.manifest != expected || manifest.id() != expected {
+            return refused(format!(
+                "{} holds {}, and not {expected}",
+                place.display(),
+                manifest.id()
+            ));
+        }
+        Ok(self.done(context, false, output))
     }
 
     fn undo(

@@ -537,6 +537,49 @@ fn a_generation_is_never_replaced_and_never_removed_by_others_or_while_used() {
 }
 
 #[test]
+fn a_generation_of_others_is_set_aside_or_taken_over_where_it_is_the_same() {
+    let mut host = Host::new();
+    host.scrubbed();
+    let published = host.forward(3, &publish(1)).expect("publish");
+    let id = output::<Published>(&published).manifest;
+    let place = host.layout.generation(&publish(1).template, Generation(1));
+    host.operation = OperationId::new(2, [9; 10]);
+    host.scrubbed();
+    let paths = |host: &mut Host, step: &TemplatePublish| {
+        host.with(3, step, |row, params, context| {
+            (row.in_the_way)(params, context)
+        })
+    };
+    let adopt = |host: &mut Host, step: &TemplatePublish| {
+        host.with(3, step, |row, params, context| (row.adopt)(params, context))
+    };
+    let expecting = |expect| TemplatePublish {
+        expect: Some(expect),
+        ..publish(1)
+    };
+    // What another operation made is the tool's: it is taken over where it is what was to be, and never set aside.
+    let refused = paths(&mut host, &publish(1)).expect_err("made by another operation");
+    assert!(
+        refused.message.contains("was made by step 3"),
+        "{refused:?}"
+    );
+    let adopted = adopt(&mut host, &expecting(id)).expect("the same");
+    assert!(!adopted.changed && matches!(adopted.facts[..], [Fact::TemplatePresent { .. }]));
+    adopt(&mut host, &publish(1)).expect_err("nobody knows what a snapshot would be");
+    adopt(&mut host, &expecting(Hash([7; 32]))).expect_err("another");
+    // Its manifest is not believed without the tree.
+    fs::write(place.join("rootfs/etc/kept"), "changed\n").expect("write");
+    adopt(&mut host, &expecting(id)).expect_err("the tree is another");
+    fs::remove_file(place.join(crate::mark::NAME)).expect("the mark");
+    assert_eq!(
+        paths(&mut host, &publish(1)).expect("of others"),
+        std::slice::from_ref(&place)
+    );
+    fs::create_dir_all(place.join("users/web-2")).expect("user");
+    paths(&mut host, &publish(1)).expect_err("a container lies on it");
+}
+
+#[test]
 fn a_tree_whose_holes_are_kept_elsewhere_is_published_as_what_it_came_as() {
     let mut host = Host::new();
     let kept = host.layout.lxc.join("web-1/rootfs/etc/kept");

@@ -4,6 +4,7 @@
 //! puts anything where containers or templates are looked for: publishing is a step of its own.
 
 use std::io;
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 use tallybook_events::ids::Hash;
@@ -104,6 +105,12 @@ impl Step for TreeReceive {
             staging: &context.staging(),
         };
         receive::receive(context.link, context.layout, &order).map(done)
+    }
+
+    fn in_the_way(&self, context: &mut Context<'_>) -> Result<Vec<PathBuf>, StepFailure> {
+        let staging = context.staging();
+        let is_others = mark::read(&staging)?.is_some_and(|maker| maker != context.origin);
+        Ok(is_others.then_some(staging).into_iter().collect())
     }
 
     fn undo(

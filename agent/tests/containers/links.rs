@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use tallybook_agent::layout::Layout;
 use tallybook_agent::secret::SecretName;
 use tallybook_agent::step::{Context, Ended, FrozenWatch, Link, Program, Step, fail};
-use tallybook_agent::steps;
+use tallybook_agent::{set_aside, steps};
 use tallybook_events::codec;
 use tallybook_events::ids::{Attempt, Blob, LogId, OperationId, StepIndex};
 use tallybook_events::name::HostName;
@@ -244,6 +244,34 @@ impl<L: Link> Operation<L> {
         let params = Blob(codec::encode(step).unwrap());
         self.with(index, |context| (row.probe)(&params, context))
             .unwrap()
+    }
+
+    /// Moves what others have in a step's place out of its way; how many things.
+    pub(crate) fn set_aside<S: Step>(
+        &mut self,
+        index: u32,
+        step: &S,
+    ) -> Result<usize, StepFailure> {
+        let row = steps::find(S::KIND).unwrap();
+        let params = Blob(codec::encode(step).unwrap());
+        self.with(index, |context| {
+            let paths = (row.in_the_way)(&params, context)?;
+            Ok(set_aside::clear(context, &paths)?.len())
+        })
+    }
+
+    /// Puts back what a step set aside; how many things were to be.
+    pub(crate) fn put_back(&mut self, index: u32) -> usize {
+        self.with(index, set_aside::put_back).unwrap().len()
+    }
+
+    /// Describes what is in a step's place, and keeps that as its output.
+    pub(crate) fn adopt<S: Step>(&mut self, index: u32, step: &S) -> Result<StepDone, StepFailure> {
+        let row = steps::find(S::KIND).unwrap();
+        let params = Blob(codec::encode(step).unwrap());
+        let done = self.with(index, |context| (row.adopt)(&params, context))?;
+        self.outputs.insert(StepIndex(index), done.output.clone());
+        Ok(done)
     }
 
     /// Takes a step back, with its recorded output if there is one.

@@ -65,7 +65,7 @@ fn build(source: Source, backing: Option<Backing>) -> ContainerBuild {
     }
 }
 
-fn configure() -> ContainerConfigure {
+pub(crate) fn configure() -> ContainerConfigure {
     ContainerConfigure {
         container: name(),
         staged: StepIndex(1),
@@ -81,7 +81,7 @@ fn configure() -> ContainerConfigure {
     }
 }
 
-fn publish() -> ContainerPublish {
+pub(crate) fn publish() -> ContainerPublish {
     ContainerPublish {
         container: name(),
         staged: StepIndex(1),
@@ -90,14 +90,14 @@ fn publish() -> ContainerPublish {
     }
 }
 
-fn bootstrap() -> BaseBootstrap {
+pub(crate) fn bootstrap() -> BaseBootstrap {
     BaseBootstrap {
         distribution: debian(),
         cache_dir: None,
     }
 }
 
-fn from_base() -> ContainerBuild {
+pub(crate) fn from_base() -> ContainerBuild {
     build(Source::Base(debian()), Some(Backing::Dir))
 }
 

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use tallybook_agent::fence;
 use tallybook_agent::layout::Layout;
 use tallybook_agent::protocol::{
-    Batch, Call, PROTOCOL, ReceiptReport, Reply, Request, SendSource, Shown, read_frame,
+    Batch, Call, PROTOCOL, ReceiptReport, Reply, Request, SendSource, Shown, Start, read_frame,
     write_frame,
 };
 use tallybook_agent::receipts::{self};
@@ -411,6 +411,7 @@ pub(crate) fn call<S: Step>(step: u32, what: &S) -> Call {
         kind: S::KIND.to_owned(),
         params: params(what).unwrap(),
         action: Action::Forward,
+        set_aside: false,
     }
 }
 
@@ -452,9 +453,25 @@ pub(crate) fn shown(newest: Vec<u8>) -> Shown {
 
 /// Asks for a batch, as a controller does whose log has always been the same.
 pub(crate) fn run(batch: Batch) -> Request {
-    Request::Run {
-        shown: shown(header(batch.fence.epoch.0, 10, 0)),
-        batch,
+    run_shown(shown(header(batch.fence.epoch.0, 10, 0)), batch)
+}
+
+pub(crate) fn run_shown(shown: Shown, batch: Batch) -> Request {
+    Request::Run { shown, batch }
+}
+
+/// Asks for the operation's receipts, and gives up these starts.
+pub(crate) fn receipts(starts: &[Call]) -> Request {
+    let Batch { fence, .. } = batch(Vec::new());
+    let start = |call: &Call| Start {
+        key: call.key,
+        kind: call.kind.clone(),
+    };
+    Request::Receipts {
+        shown: shown(header(fence.epoch.0, 10, 0)),
+        fence,
+        operation: OPERATION,
+        starts: starts.iter().map(start).collect(),
     }
 }
 
@@ -468,14 +485,14 @@ pub(crate) fn run_later(batch: Batch) -> Request {
 pub(crate) fn done(phase: &Phase) -> &StepDone {
     match phase {
         Phase::Succeeded(done) => done,
-        Phase::Started | Phase::Failed(_) => panic!("{phase:?}"),
+        Phase::Started | Phase::Failed(_) | Phase::GivenUp => panic!("{phase:?}"),
     }
 }
 
 pub(crate) fn failed(phase: &Phase) -> &StepFailure {
     match phase {
         Phase::Failed(failure) => failure,
-        Phase::Started | Phase::Succeeded(_) => panic!("{phase:?}"),
+        Phase::Started | Phase::Succeeded(_) | Phase::GivenUp => panic!("{phase:?}"),
     }
 }
 

@@ -147,9 +147,7 @@ fn a_lost_line_lets_the_running_step_end_and_begins_no_other() {
     assert_eq!(host.phase(0), Some(Phase::Started));
     // Meanwhile another agent that asks has to wait for the end.
     let mut other = host.agent();
-    other.say(&Request::Receipts {
-        operation: OPERATION,
-    });
+    other.say(&receipts(&[]));
     thread::sleep(Duration::from_millis(200));
     fs::write(&go, "").unwrap();
     let Reply::Receipts(report) = other.hear() else {
@@ -272,9 +270,7 @@ fn probes_tell_what_they_saw_and_leave_no_trace() {
 fn receipts_of_a_host_that_never_acted_prove_nothing() {
     let host = Host::new();
     let mut agent = host.agent();
-    agent.say(&Request::Receipts {
-        operation: OPERATION,
-    });
+    agent.say(&receipts(&[]));
     let Reply::Receipts(report) = agent.hear() else {
         panic!()
     };
@@ -300,9 +296,7 @@ fn a_question_for_receipts_waits_until_they_are_all_and_can_be_given_up() {
     let held = lock::operation(&host.layout, OPERATION, &mut || false).unwrap();
     let ask = || {
         let mut agent = host.agent();
-        agent.say(&Request::Receipts {
-            operation: OPERATION,
-        });
+        agent.say(&receipts(&[]));
         assert_eq!(agent.hear(), Reply::Waiting(None), "between two steps");
         agent
     };
@@ -315,6 +309,50 @@ fn a_question_for_receipts_waits_until_they_are_all_and_can_be_given_up() {
         panic!()
     };
     assert!(report.receipts.is_empty());
+}
+
+#[test]
+fn a_start_that_was_answered_for_as_not_begun_is_never_begun() {
+    let host = Host::new();
+    let mut agent = host.agent();
+    agent.run(vec![host.note(0, "first")]);
+    done(&agent.finished());
+    agent.unstarted();
+    let late = host.note(1, "late");
+    for _ in 0..2 {
+        let mut asking = host.agent();
+        asking.say(&receipts(&[host.note(0, "first"), late.clone()]));
+        let Reply::Receipts(report) = asking.hear() else {
+            panic!()
+        };
+        let phases: Vec<_> = report.receipts.iter().map(|it| &it.phase).collect();
+        assert!(
+            matches!(phases[..], [Phase::Succeeded(_), Phase::GivenUp]),
+            "{phases:?}"
+        );
+    }
+    agent.run(vec![host.note(2, "not even this"), late]);
+    assert!(agent.refused().message.contains("given up"));
+    assert_eq!(host.notes(), ["first"]);
+}
+
+#[test]
+fn starts_are_given_up_only_for_who_shows_the_newest_line() {
+    let host = Host::new();
+    let mut newer = host.agent();
+    newer.say(&run_shown(
+        shown(header(2, 11, 0)),
+        batch(vec![host.note(0, "newer")]),
+    ));
+    done(&newer.finished());
+    let mut older = host.agent();
+    older.say(&receipts(&[host.note(1, "a")]));
+    let Reply::Prove(_) = older.hear() else {
+        panic!()
+    };
+    older.say(&Request::Proof(Blob::default()));
+    assert_eq!(older.refused().class, FailureClass::Fenced);
+    assert_eq!(host.phase(1), None);
 }
 
 #[test]

@@ -107,9 +107,9 @@ pub(crate) fn carry_out(directory: &Path, ports: &[u16]) -> Result<(), Failure> 
                 inventory: Seq::NONE,
                 claims,
                 steps,
-                planned_at: log.head().await?.seq,
+                planned_at: Some(log.head().await?.seq),
                 alongside: None,
-                instead_of: None,
+                instead_of: Vec::new(),
                 pace: Pace::default(),
             })
             .await?;

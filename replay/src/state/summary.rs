@@ -43,11 +43,7 @@ impl OperationSummary {
     /// Whether somebody still has to do something about it, or does it right now. A session in a container that
     /// failed, or whose line was lost, is over: it holds nothing, and can neither be resumed nor taken back.
     pub const fn is_open(&self) -> bool {
-        let is_session = matches!(
-            self.intent,
-            Intent::ContainerExec { .. } | Intent::ContainerShell { .. }
-        );
-        let is_over = is_session
+        let is_over = self.intent.is_session()
             && matches!(
                 self.status,
                 OperationStatus::Failed | OperationStatus::Interrupted
@@ -92,10 +88,10 @@ impl State {
             }
             summary.claims = claims;
         }
-        if status == OperationStatus::Abandoned
-            && let Intent::Rollback { operation } = summary.intent
-        {
-            self.give_back(operation, touched);
+        if status == OperationStatus::Abandoned {
+            for operation in summary.intent.takes_back().to_vec() {
+                self.give_back(operation, touched);
+            }
         }
     }
 
@@ -129,9 +125,10 @@ impl State {
             self.claims.insert(subject.clone(), id);
             touched.add(|| Key::Claim(subject.clone()));
         }
-        if let Intent::Rollback { operation } = &intended.intent
-            && let Some(original) = self.operations.get_mut(operation)
-        {
+        for operation in intended.intent.takes_back() {
+            let Some(original) = self.operations.get_mut(operation) else {
+                continue;
+            };
             let status = std::mem::replace(&mut original.status, OperationStatus::RollingBack);
             original.before = Some((status, original.reason.take()));
             original.reason = Some(format!("being rolled back by {}", id.short()));

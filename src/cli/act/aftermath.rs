@@ -7,7 +7,7 @@ use tallybook_events::intent::Intent;
 use tallybook_replay::operation::Operation;
 
 use super::super::Error;
-use super::ending::{is_rollback, untouched};
+use super::ending::untouched;
 use super::resume::load;
 use super::rollback::{take_back, undo_wish};
 use crate::daemon::ending::{Ending, Ran, Undone};
@@ -61,7 +61,7 @@ fn is_taken_back(operation: &Operation, outcome: &Outcome) -> bool {
     match outcome {
         Outcome::Failed { .. } => builds_something(&operation.intent),
         // An undo is never undone: it stays for `op resume`.
-        Outcome::Unreachable(_) => !is_rollback(&operation.intent) && untouched(operation),
+        Outcome::Unreachable(_) => !operation.intent.is_rollback() && untouched(operation),
         // An undo would act under the fence that was just refused.
         Outcome::Fenced(_) => false,
         Outcome::Succeeded | Outcome::Interrupted(_) | Outcome::Stuck(_) => false,
@@ -84,6 +84,7 @@ fn builds_something(intent: &Intent) -> bool {
         | Intent::ContainerShell { .. }
         | Intent::TemplateSync { .. }
         | Intent::TemplateRemove { .. }
-        | Intent::Rollback { .. } => false,
+        | Intent::Rollback { .. }
+        | Intent::RollbackTo { .. } => false,
     }
 }

@@ -10,10 +10,10 @@ use tallybook_events::event::Event;
 use tallybook_events::ids::OperationId;
 use tallybook_events::intent::Intent;
 use tallybook_events::name::HostName;
-use tallybook_events::step::{FailureClass, PlannedStep, StepFailure};
+use tallybook_events::step::{Action, FailureClass, PlannedStep, StepFailure};
 use tallybook_replay::fleet::{self, OnHost};
 use tallybook_replay::operation::{Operation, OperationStatus, Step, StepStatus};
-use tallybook_replay::undo;
+use tallybook_replay::undo::{self, Left};
 
 use super::super::error::FENCED;
 use super::super::{Error, Exit, Report};
@@ -54,6 +54,7 @@ impl Ended {
 /// A step whose effect an undo leaves.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(super) struct Kept {
+    operation: OperationId,
     what: String,
     why: String,
 }
@@ -61,8 +62,17 @@ pub(super) struct Kept {
 impl Kept {
     /// What taking an operation back leaves.
     pub(super) fn of(operation: &Operation) -> Vec<Self> {
-        let kept = undo::plan(operation).kept.into_iter();
-        kept.map(|(what, why)| Kept { what, why }).collect()
+        Kept::all(undo::plan(operation).kept)
+    }
+
+    /// What an undo leaves.
+    pub(super) fn all(kept: Vec<Left>) -> Vec<Self> {
+        let kept = kept.into_iter().map(|left| Kept {
+            operation: left.operation,
+            what: left.summary,
+            why: left.why,
+        });
+        kept.collect()
     }
 }
 
@@ -133,7 +143,8 @@ fn recorded(operation: &Operation, status: OperationStatus) -> Option<Outcome> {
             StepStatus::Pending
             | StepStatus::Started
             | StepStatus::Succeeded { .. }
-            | StepStatus::Doubted { .. } => None,
+            | StepStatus::Doubted { .. }
+            | StepStatus::Drifted { .. } => None,
         })
         .collect();
     let reason = operation.reason.clone().unwrap_or_default();
@@ -211,8 +222,9 @@ async fn tell(
                 format!("the daemon tries again in {again}")
             }));
             ended.hints.extend(next(operation, outcome));
-            if let Intent::Rollback { operation: undone } = &operation.intent {
-                ended.kept = Kept::of(&load(log, *undone).await?);
+            ended.hints.extend(past_others(operation));
+            for undone in operation.intent.takes_back() {
+                ended.kept.extend(Kept::of(&load(log, *undone).await?));
             }
             say(out, operation, &ended)?;
             return Ok(ended.exit);
@@ -243,7 +255,7 @@ async fn tell(
 /// What can be done with one that is not finished.
 fn next(operation: &Operation, outcome: &Outcome) -> Option<String> {
     let short = operation.id.short();
-    let back = if is_rollback(&operation.intent) {
+    let back = if operation.intent.is_rollback() {
         String::new()
     } else {
         format!(", `tallybook op rollback {short}` takes it back")
@@ -259,6 +271,17 @@ fn next(operation: &Operation, outcome: &Outcome) -> Option<String> {
         )),
         Outcome::Succeeded | Outcome::Fenced(_) => None,
     }
+}
+
+/// What can be done where something of others is in the way of a step.
+fn past_others(operation: &Operation) -> Option<String> {
+    let is_blocked = |step: &Step| step.is_blocked() && matches!(step.plan.action, Action::Forward);
+    let short = operation.id.short();
+    operation.steps.iter().any(is_blocked).then(|| {
+        format!(
+            "`tallybook op show {short}` shows the ways past what is in the way: set aside, or taken over"
+        )
+    })
 }
 
 /// An operation, and when it was begun or taken up again.
@@ -297,10 +320,6 @@ impl Run {
 /// Whether no step of it was ever started.
 pub(super) fn untouched(operation: &Operation) -> bool {
     operation.steps.iter().all(|step| step.attempts.0 == 0)
-}
-
-pub(super) const fn is_rollback(intent: &Intent) -> bool {
-    matches!(intent, Intent::Rollback { .. })
 }
 
 fn judge(run: &Run, outcome: &Outcome) -> Ended {
@@ -363,7 +382,11 @@ fn judge(run: &Run, outcome: &Outcome) -> Ended {
                     "`tallybook op resume --once-again {short}` starts again what is meant to be started only once"
                 ));
             }
-            ("stuck", Exit::Failed)
+            let drifted = |step: &Step| matches!(step.status, StepStatus::Drifted { .. });
+            match operation.steps.iter().any(drifted) {
+                true => ("stuck", Exit::Drift),
+                false => ("stuck", Exit::Failed),
+            }
         }
         Outcome::Fenced(reason) => {
             reasons.push(reason.clone());

@@ -17,7 +17,7 @@ use tokio::time::Instant;
 
 use super::super::{Context, Error, Exit, Loaded};
 use super::aftermath::aftermath;
-use super::dry_run::show_plan;
+use super::dry_run::{Plan, dry_run};
 use super::ending::conclude;
 use super::{declared, engine, fleet, hand};
 use crate::cloud::Selection;
@@ -88,6 +88,7 @@ impl PaceOptions {
 }
 
 /// What an acting command wants.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::cli) struct Wish {
     /// What was asked.
     pub(in crate::cli) intent: Intent,
@@ -134,7 +135,7 @@ pub(in crate::cli) async fn operate(
     let secrets = declared(loaded)?;
     if let Some(wanted) = wanted {
         if options.dry_run {
-            return show_plan(out, &wanted, &[]);
+            return dry_run(out, &Plan::of(wanted));
         }
         if wanted.steps.is_empty() {
             return nothing_to_do(out, &wanted.intent);
@@ -237,22 +238,22 @@ fn propose(
         inventory,
         claims,
         steps,
-        planned_at: state.head.seq,
+        planned_at: Some(state.head.seq),
         alongside,
-        instead_of: None,
+        instead_of: Vec::new(),
         pace,
     })
 }
 
 /// How long claims of others are waited for.
-struct Patience {
+pub(super) struct Patience {
     until: Option<Instant>,
     /// Whom it was told of last, and where that one stood.
     told: Option<(OperationId, String)>,
 }
 
 impl Patience {
-    fn of(most: Option<Duration>) -> Self {
+    pub(super) fn of(most: Option<Duration>) -> Self {
         Patience {
             until: most.map(|most| Instant::now() + most),
             told: None,
@@ -260,7 +261,7 @@ impl Patience {
     }
 }
 
-enum Waited {
+pub(super) enum Waited {
     /// It may be tried again.
     Further,
     /// Somebody asked to stop.
@@ -268,7 +269,7 @@ enum Waited {
 }
 
 /// That another operation holds something.
-fn claimed(error: &Error) -> Option<&Refusal> {
+pub(super) fn claimed(error: &Error) -> Option<&Refusal> {
     let (Error::Log(log::Error::Refused(refusal))
     | Error::Engine(engine::Error::Log(log::Error::Refused(refusal)))) = error
     else {
@@ -279,7 +280,7 @@ fn claimed(error: &Error) -> Option<&Refusal> {
 
 /// Waits until the operation that a refusal names holds its claim no more, and tells for whom; the refusal itself where that
 /// is not wanted, or not for so long. `seen` is the newest event that was there when it was refused.
-async fn wait(
+pub(super) async fn wait(
     engine: &Engine,
     patience: Option<&mut Patience>,
     mut seen: Seq,
@@ -337,7 +338,7 @@ async fn wait(
 }
 
 /// Nothing was begun.
-fn stopped(out: &mut Output) -> Result<Exit, Error> {
+pub(super) fn stopped(out: &mut Output) -> Result<Exit, Error> {
     if out.format() == Format::Table {
         out.line("stopped before anything was begun")?;
     }
@@ -372,7 +373,7 @@ struct Nothing {
     code: u8,
 }
 
-fn nothing_to_do(out: &mut Output, intent: &Intent) -> Result<Exit, Error> {
+pub(super) fn nothing_to_do(out: &mut Output, intent: &Intent) -> Result<Exit, Error> {
     match out.format() {
         Format::Json => out.json_line(&Nothing {
             outcome: "nothing_to_do",

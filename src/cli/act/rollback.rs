@@ -6,16 +6,15 @@ use tallybook_events::ids::OperationId;
 use tallybook_events::intent::Intent;
 use tallybook_events::pace::Pace;
 use tallybook_replay::operation::{Operation, OperationStatus};
-use tallybook_replay::undo;
+use tallybook_replay::{since, undo};
 
 use super::super::{Context, Error, Exit};
 use super::aftermath::aftermath;
-use super::dry_run::show_plan;
+use super::dry_run::{Plan, TakenBack, dry_run as show_dry_run};
 use super::ending::{Kept, conclude};
 use super::resume::{load, recorded_inventory};
 use super::{Wish, declared_by, engine, fleet, hand};
 use crate::daemon::protocol::Purpose;
-use crate::engine::session::is_session;
 use crate::engine::{self, Engine, Outcome, Proposal};
 use crate::log::Open;
 use crate::render::Output;
@@ -36,7 +35,14 @@ pub(in crate::cli) async fn rollback(
     let operation = load(log, id).await?;
     let wish = undo_wish(&operation)?;
     if dry_run {
-        return show_plan(out, &wish, &Kept::of(&operation));
+        return show_dry_run(
+            out,
+            &Plan {
+                takes_back: vec![TakenBack::of(&operation)],
+                kept: Kept::of(&operation),
+                ..Plan::of(wish)
+            },
+        );
     }
     let inventory = recorded_inventory(log, operation.inventory).await?;
     let progress = Progress::new(out.format());
@@ -59,10 +65,10 @@ pub(in crate::cli) async fn rollback(
 }
 
 pub(super) fn undo_wish(operation: &Operation) -> Result<Wish, Error> {
-    if let Intent::Rollback { .. } = operation.intent {
+    if operation.intent.is_rollback() {
         return Err(Error::RollbackOfRollback(operation.id));
     }
-    if is_session(&operation.intent) {
+    if operation.intent.is_session() {
         return Err(Error::RollbackOfSession(operation.id));
     }
     if operation.status == OperationStatus::RolledBack {
@@ -73,26 +79,18 @@ pub(super) fn undo_wish(operation: &Operation) -> Result<Wish, Error> {
         .into());
     }
     let plan = undo::plan(operation);
-    if let Some((summary, why)) = plan.irreversible.first() {
+    if let Some(left) = plan.irreversible.into_iter().next() {
         return Err(Error::Irreversible {
             id: operation.id,
-            summary: summary.clone(),
-            why: why.clone(),
+            summary: left.summary,
+            why: left.why,
         });
     }
-    let subject = operation
-        .steps
-        .first()
-        .map(|step| step.plan.subject.clone());
-    let claims = match operation.claims.as_slice() {
-        [] => subject.into_iter().collect(),
-        claims => claims.to_vec(),
-    };
     Ok(Wish {
         intent: Intent::Rollback {
             operation: operation.id,
         },
-        claims,
+        claims: since::claims(operation),
         steps: plan.steps,
     })
 }
@@ -124,9 +122,9 @@ async fn begin(
         inventory: operation.inventory,
         claims: wish.claims,
         steps: wish.steps,
-        planned_at: operation.last,
+        planned_at: None,
         alongside: None,
-        instead_of: Some(operation.id),
+        instead_of: vec![(operation.id, operation.last)],
         pace: Pace::default(),
     };
     engine.begin(proposal).await?;

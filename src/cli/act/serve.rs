@@ -71,7 +71,7 @@ async fn carry_out(engine: &Engine, id: OperationId, how: How) -> Ending {
             };
             engine.go_on(id, once, Failed::Again).await
         }
-        How::TakeUp => match engine.take_up(id, Pace::default()).await {
+        How::TakeUp => match engine.take_up(id, None, Pace::default()).await {
             Ok(()) => engine.go_on(id, Once::Ask, Failed::Stay).await,
             Err(error) => Err(error),
         },

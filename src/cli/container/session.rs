@@ -78,9 +78,9 @@ pub(super) async fn run(
         // Several people may work in one container at once.
         claims: Vec::new(),
         steps: vec![session::plan(&host, &place.subject(), &request)],
-        planned_at: state.head.seq,
+        planned_at: Some(state.head.seq),
         alongside: None,
-        instead_of: None,
+        instead_of: Vec::new(),
         pace: Pace::default(),
     };
     let mut terminal = None;

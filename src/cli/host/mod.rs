@@ -1,5 +1,6 @@
 //! `tallybook host …`: hosts, as the log knows them.
 
+mod check;
 mod install;
 mod list;
 mod prepare;
@@ -26,6 +27,7 @@ impl Args {
 commands! {
     Install(install::Args),
     Prepare(prepare::Args),
+    Check(check::Args),
     Trust(trust::Args),
     List(list::Args),
     Show(show::Args),

@@ -1,11 +1,10 @@
 //! `tallybook log recover`: goes on with a damaged log, in a new epoch, and records what is lost.
 
-use std::io::{BufRead, IsTerminal, Write};
-
 use serde::Serialize;
 use tallybook_events::event::Loss;
 use tallybook_events::ids::{Epoch, Seq};
 
+use super::super::confirmation::is_wanted;
 use super::super::{Context, Error, Exit};
 use crate::log;
 use crate::log::recover::{Away, Recovered, Recovery};
@@ -75,7 +74,7 @@ impl Args {
             }
             return Ok(Exit::Ok);
         }
-        if !self.yes && !is_wanted(out)? {
+        if !self.yes && !is_wanted(out, "go on without what is lost?")? {
             out.line("nothing was changed")?;
             return Ok(Exit::Failed);
         }
@@ -171,18 +170,4 @@ fn show(out: &mut Output, recovery: &Recovery) -> Result<(), Error> {
     }
     out.line(format!("the log would go on in epoch {}", recovery.epoch()))?;
     Ok(())
-}
-
-/// Asks whoever is at the terminal.
-fn is_wanted(out: &mut Output) -> Result<bool, Error> {
-    if !std::io::stdin().is_terminal() || out.format() == Format::Json {
-        return Err(Error::Unconfirmed);
-    }
-    out.flush()?;
-    let mut asked = std::io::stderr();
-    let mut answer = String::new();
-    let read = write!(asked, "go on without what is lost? [y/N] ")
-        .and_then(|()| asked.flush())
-        .and_then(|()| std::io::stdin().lock().read_line(&mut answer));
-    Ok(read.is_ok() && matches!(answer.trim(), "y" | "yes"))
 }

@@ -2,7 +2,6 @@
 
 use serde::Serialize;
 use tallybook_events::ids::{OperationId, StepIndex};
-use tallybook_events::intent::Intent;
 use tallybook_events::name::HostName;
 use tallybook_replay::operation::{Operation, Step, StepStatus};
 
@@ -42,10 +41,13 @@ struct Left<'a> {
 impl<'a> Left<'a> {
     /// Of an undo, what it may not have taken away; else, what a step may have made.
     fn of(operation: &'a Operation) -> Vec<Self> {
-        let is_undo = matches!(operation.intent, Intent::Rollback { .. });
+        let is_undo = operation.intent.is_rollback();
         let leaves = |step: &&Step| match &step.status {
             StepStatus::Pending => is_undo || step.may_have_acted(),
-            StepStatus::Started | StepStatus::Failed(_) | StepStatus::Doubted { .. } => true,
+            StepStatus::Started
+            | StepStatus::Failed(_)
+            | StepStatus::Doubted { .. }
+            | StepStatus::Drifted { .. } => true,
             StepStatus::Succeeded { done, .. } => !is_undo && done.changed,
         };
         let left = operation.steps.iter().filter(leaves).map(|step| Left {
@@ -86,12 +88,15 @@ impl Args {
             let what = plain(left.what);
             out.line(format!("  left: step {step} on {host}, {status}: {what}"))?;
         }
-        let hint = match &operation.intent {
-            Intent::Rollback { operation } => format!(
+        let hint = match operation.intent.takes_back() {
+            [taken_back] => format!(
                 "`tallybook op show {}` shows where the one stands that it was to take back",
-                operation.short()
+                taken_back.short()
             ),
-            _ => format!(
+            [_, ..] => {
+                "`tallybook op list` shows where those stand that it was to take back".to_owned()
+            }
+            [] => format!(
                 "`tallybook op rollback {short}` {}",
                 ways::taken_back(&operation)
             ),

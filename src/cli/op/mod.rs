@@ -1,6 +1,7 @@
 //! `tallybook op …`: operations, what they did and where they stand.
 
 mod abandon;
+mod adopt;
 mod attach;
 mod list;
 mod resume;
@@ -35,5 +36,6 @@ commands! {
     Resume(resume::Args),
     Rollback(rollback::Args),
     RetryUndo(retry_undo::Args),
+    Adopt(adopt::Args),
     Abandon(abandon::Args),
 }

@@ -16,6 +16,12 @@ pub(super) struct Args {
     once_again: bool,
     #[command(flatten)]
     pace: PaceOptions,
+    /// Set aside what others have in the place of a step, never delete it, then go on; undoing the step puts it back
+    #[arg(long, requires = "reason")]
+    force: bool,
+    /// Why, for whoever reads the log
+    #[arg(long, value_name = "TEXT", requires = "force")]
+    reason: Option<String>,
     /// Have the daemon carry it out, and end here as soon as it has it; `op attach` follows it
     #[arg(long)]
     detach: bool,
@@ -30,6 +36,8 @@ impl Args {
         } else {
             Once::Ask
         };
-        act::resume(context, out, id, once, self.pace.given(), self.detach).await
+        let forced = self.reason.as_deref().filter(|_| self.force);
+        let pace = self.pace.given();
+        act::resume(context, out, id, once, forced, pace, self.detach).await
     }
 }

@@ -1,6 +1,5 @@
 //! `op retry-undo`: the rollback of an operation is gone on with.
 
-use tallybook_events::intent::Intent;
 use tallybook_events::pace::Pace;
 
 use super::super::{Context, Error, Exit, OperationArgument, act, resolve};
@@ -24,12 +23,13 @@ impl Args {
         let id = resolve::operation(log, &self.operation).await?;
         let known = log.summary(id).await?;
         let undo = match known.map(|known| known.intent) {
-            Some(Intent::Rollback { .. }) => id,
+            Some(intent) if intent.is_rollback() => id,
             Some(_) | None => {
                 let by = log.taken_back_by(id).await?;
                 by.ok_or(Error::NotTakenBack(id))?
             }
         };
-        act::resume(context, out, undo, Once::Ask, Pace::default(), self.detach).await
+        let pace = Pace::default();
+        act::resume(context, out, undo, Once::Ask, None, pace, self.detach).await
     }
 }

@@ -164,6 +164,11 @@ fn show(operation: &Operation, whole: &OperationWhole, out: &mut Output) -> Writ
                 format!("step {} is in doubt: {why}", step.plan.index),
                 None,
             ),
+            StepStatus::Drifted { what } => (
+                Ink::Bad,
+                format!("step {} drifted: {what}", step.plan.index),
+                None,
+            ),
             StepStatus::Pending | StepStatus::Started | StepStatus::Succeeded { .. } => continue,
         };
         out.inked(ink, &plain(&what))?;

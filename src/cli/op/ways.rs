@@ -2,11 +2,9 @@
 
 use serde::Serialize;
 use tallybook_events::ids::OperationId;
-use tallybook_events::intent::Intent;
 use tallybook_replay::operation::{Operation, OperationStatus, Step, StepStatus};
 use tallybook_replay::undo;
 
-use crate::engine::session::is_session;
 use crate::render::count;
 
 /// What can be done about an operation.
@@ -32,10 +30,10 @@ pub(super) fn out_of(operation: &Operation, by: Option<OperationId>) -> Vec<Way>
         does: taken_back(operation),
     };
     if operation.status == OperationStatus::Abandoned {
-        let is_undo = matches!(operation.intent, Intent::Rollback { .. });
+        let is_undo = operation.intent.is_rollback();
         return Some(back()).filter(|_| !is_undo).into_iter().collect();
     }
-    if operation.status.is_final() || is_session(&operation.intent) {
+    if operation.status.is_final() || operation.intent.is_session() {
         return Vec::new();
     }
     if operation.status == OperationStatus::RollingBack {
@@ -64,7 +62,8 @@ pub(super) fn out_of(operation: &Operation, by: Option<OperationId>) -> Vec<Way>
             });
         }
     }
-    if !matches!(operation.intent, Intent::Rollback { .. }) {
+    if !operation.intent.is_rollback() {
+        ways.extend(past_others(operation));
         ways.push(back());
     }
     ways.push(Way {
@@ -78,11 +77,48 @@ fn is_once_in_doubt(step: &Step) -> bool {
     step.plan.once && matches!(step.status, StepStatus::Doubted { .. })
 }
 
+/// What can be done where others are in the way of steps, or nobody can tell.
+fn past_others(operation: &Operation) -> Vec<Way> {
+    let short = operation.id.short();
+    let mut ways = Vec::new();
+    let blocked = operation
+        .steps
+        .iter()
+        .filter(|step| step.is_blocked())
+        .count();
+    if blocked > 0 {
+        ways.push(Way {
+            command: format!("tallybook op resume --force --reason TEXT {short}"),
+            does: format!(
+                "sets aside what others have in the place of {}, and puts it back when that is undone",
+                count(blocked, "step")
+            ),
+        });
+    }
+    let can_be_adopted = |step: &&Step| step.is_blocked() || is_once_in_doubt(step);
+    let adopted = operation.steps.iter().filter(can_be_adopted).count();
+    if adopted > 0 {
+        ways.push(Way {
+            command: format!("tallybook op adopt {short} --reason TEXT"),
+            does: format!(
+                "takes what is there for what {} to make, where the host can describe it",
+                match adopted {
+                    1 => "1 step was".to_owned(),
+                    several => format!("{} were", count(several, "step")),
+                }
+            ),
+        });
+    }
+    ways
+}
+
 fn resumed(operation: &Operation) -> String {
     let (mut doubtful, mut failed, mut pending) = (0, 0, 0);
+    let mut drifted = 0;
     for step in &operation.steps {
         match step.status {
             StepStatus::Started | StepStatus::Doubted { .. } => doubtful += 1,
+            StepStatus::Drifted { .. } => drifted += 1,
             StepStatus::Failed(_) => failed += 1,
             StepStatus::Pending => pending += 1,
             StepStatus::Succeeded { .. } => {}
@@ -93,6 +129,12 @@ fn resumed(operation: &Operation) -> String {
         parts.push(format!(
             "looks at what {} in doubt did",
             count(doubtful, "step")
+        ));
+    }
+    if drifted > 0 {
+        parts.push(format!(
+            "looks whether {} that drifted can go on",
+            count(drifted, "step")
         ));
     }
     if failed > 0 {
@@ -117,8 +159,11 @@ fn resumed(operation: &Operation) -> String {
 /// What a rollback would do.
 pub(super) fn taken_back(operation: &Operation) -> String {
     let plan = undo::plan(operation);
-    if let Some((summary, why)) = plan.irreversible.first() {
-        return format!("is refused: {summary} can't be undone ({why})");
+    if let Some(left) = plan.irreversible.first() {
+        return format!(
+            "is refused: {} can't be undone ({})",
+            left.summary, left.why
+        );
     }
     let undone = match plan.steps.len() {
         0 => "closes it: there is nothing to undo".to_owned(),

@@ -22,8 +22,10 @@ fn done() -> Ending {
 
 async fn end(job: &Job) -> Ending {
     let mut ending = job.follow().ending;
-    let ended = ending.wait_for(Option::is_some).await.unwrap();
-    ended.clone().unwrap()
+    let ended = ending.wait_for(Option::is_some);
+    // One that is never told is a failure, and not to be waited for.
+    let ended = tokio::time::timeout(Duration::from_secs(60), ended).await;
+    ended.expect("it never ends").unwrap().clone().unwrap()
 }
 
 #[tokio::test]

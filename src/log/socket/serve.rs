@@ -19,7 +19,7 @@ use tokio::task::JoinSet;
 use super::super::holder::Desk;
 use super::super::retention::Ask;
 use super::super::{Condition, Draft, Error, chain};
-use super::wire::{ReadError, encode, greeting, read, read_greeting, write};
+use super::wire::{FRAME_LEN_MAX, ReadError, encode, greeting, read_greeting, read_within, write};
 use super::{Address, Answer, PROTOCOL, RECORDS_LEN, Request, Right, SOCKET};
 use crate::identity::{self, Peer};
 
@@ -27,6 +27,8 @@ use crate::identity::{self, Peer};
 const CONNECTIONS_MAX: usize = 128;
 /// How many of them may wait for the next event; the others are told to ask again later.
 const FOLLOWERS_MAX: usize = 96;
+/// The longest request of those who may only read.
+const QUESTION_LEN_MAX: u32 = 64 * 1024;
 /// How long a request may take to arrive.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long one frame of an answer may take to be read at the other end.
@@ -105,7 +107,7 @@ async fn answer(mut stream: UnixStream, right: Right, desk: Desk, followers: Arc
     let asked = tokio::time::timeout(REQUEST_TIMEOUT, async {
         write(&mut stream, &greeting()).await?;
         match read_greeting(&mut stream).await? {
-            PROTOCOL => read::<Request>(&mut stream).await,
+            PROTOCOL => read_within::<Request>(&mut stream, len_max(right)).await,
             // The other end knows by now, and has to say so.
             _ => Err(ReadError::Line(io::ErrorKind::Unsupported.into())),
         }
@@ -192,6 +194,14 @@ async fn answer(mut stream: UnixStream, right: Right, desk: Desk, followers: Arc
         }
     };
     let _gone = send(&mut stream, body).await;
+}
+
+/// How long a request may be: who only asks has nothing long to say, and shall not fill the memory.
+const fn len_max(right: Right) -> u32 {
+    match right {
+        Right::Read => QUESTION_LEN_MAX,
+        Right::Act | Right::Own => FRAME_LEN_MAX,
+    }
 }
 
 /// Why this may not be asked there, if so.

@@ -15,7 +15,7 @@ use super::PROTOCOL;
 
 /// What both ends say first, before the version in two bytes, little-endian.
 const GREETING: [u8; 4] = *b"TBSK";
-const FRAME_LEN_MAX: u32 = 256 * 1024 * 1024;
+pub(super) const FRAME_LEN_MAX: u32 = 256 * 1024 * 1024;
 
 /// Why a message could not be read.
 pub(crate) enum ReadError {

@@ -15,7 +15,6 @@ use std::sync::Arc;
 
 use tallybook_events::event::Event;
 use tallybook_events::ids::{Hash, OperationId, Seq};
-use tallybook_events::intent::Intent;
 use tallybook_events::record::Record;
 use tallybook_events::subject::Subject;
 use tallybook_replay::entry::Entry;
@@ -200,10 +199,10 @@ impl View {
 
     /// Folds the next event.
     pub(super) fn fold(&mut self, entry: &Entry) -> Result<(), Error> {
-        if let Event::OperationIntended(intended) = &entry.event
-            && let Intent::Rollback { operation } = &intended.intent
-        {
-            self.recall(*operation)?;
+        if let Event::OperationIntended(intended) = &entry.event {
+            for operation in intended.intent.takes_back() {
+                self.recall(*operation)?;
+            }
         }
         let touched = self.state.apply(entry);
         let link = (entry.header.seq, entry.hash);

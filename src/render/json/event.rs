@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 use serde_json::Value;
-use tallybook_events::event::Event;
+use tallybook_events::event::{Event, StepAdopted, StepSucceeded};
 use tallybook_events::header::{Header, Outcome};
 use tallybook_events::ids::{Hash, Seq};
 use tallybook_events::step::{Action, PlannedStep};
@@ -109,10 +109,11 @@ fn payload(event: &Event) -> Result<Value, serde_json::Error> {
             unpack_plan(shown, step);
         }
     }
-    if let Event::StepSucceeded(succeeded) = event
+    if let Event::StepSucceeded(StepSucceeded { done, .. })
+    | Event::StepAdopted(StepAdopted { done, .. }) = event
         && let Some(output) = value.pointer_mut("/done/output")
     {
-        *output = packed::value(&succeeded.done.output);
+        *output = packed::value(&done.output);
     }
     Ok(value)
 }

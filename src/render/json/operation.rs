@@ -54,6 +54,7 @@ impl From<&Step> for StepView {
         let (message, hint) = match &step.status {
             StepStatus::Failed(failure) => (Some(failure.message.clone()), failure.hint.clone()),
             StepStatus::Doubted { why } => (Some(why.clone()), None),
+            StepStatus::Drifted { what } => (Some(what.clone()), None),
             StepStatus::Pending | StepStatus::Started | StepStatus::Succeeded { .. } => {
                 (None, None)
             }
@@ -63,7 +64,8 @@ impl From<&Step> for StepView {
             StepStatus::Pending
             | StepStatus::Started
             | StepStatus::Failed(_)
-            | StepStatus::Doubted { .. } => None,
+            | StepStatus::Doubted { .. }
+            | StepStatus::Drifted { .. } => None,
         };
         StepView {
             index: plan.index.0,
@@ -74,9 +76,11 @@ impl From<&Step> for StepView {
             status: match &step.status {
                 StepStatus::Pending => "pending",
                 StepStatus::Started => "started",
+                StepStatus::Succeeded { .. } if step.is_adopted() => "adopted",
                 StepStatus::Succeeded { .. } => "succeeded",
                 StepStatus::Failed(_) => "failed",
                 StepStatus::Doubted { .. } => "in_doubt",
+                StepStatus::Drifted { .. } => "drifted",
             },
             attempts: step.attempts.0,
             message,

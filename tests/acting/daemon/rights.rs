@@ -1,6 +1,8 @@
 //! Who may what: the socket decides, and the kernel says who it was. Other users are played by root, who alone can.
 
+use std::io::{ErrorKind, Read, Write};
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::process::Stdio;
 
@@ -104,7 +106,7 @@ fn who_may_read_has_nothing_done() {
         let run = reader.run(arguments);
         assert_ne!(run.code, 0, "{arguments:?}: {run}");
         if !why.is_empty() {
-            drop(run.ends(11).says(why));
+            drop(run.ends(12).says(why));
         }
     }
     let now = events(&ground, "").len();
@@ -131,8 +133,31 @@ fn who_may_read_has_nothing_done() {
     };
     stranger
         .run(&["op", "list"])
-        .ends(11)
+        .ends(12)
         .says("is closed to you");
+}
+
+/// What a socket lets in does not depend on who is there: this test is root, and may only read at that one.
+#[test]
+fn who_may_read_can_not_fill_the_memory() {
+    let Some((ground, _daemon)) = shared() else {
+        return;
+    };
+    let said = |socket: &str, len: u32| {
+        let mut line = UnixStream::connect(ground.path(&format!("sockets/{socket}"))).unwrap();
+        let mut greeting = [0; 6];
+        line.read_exact(&mut greeting).unwrap();
+        line.write_all(&greeting).unwrap();
+        line.write_all(&len.to_le_bytes()).unwrap();
+        line.write_all(&vec![0; 32 * 1024]).unwrap();
+        line.set_read_timeout(Some(std::time::Duration::from_secs(2)))
+            .unwrap();
+        line.read(&mut greeting)
+    };
+    // Hung up on as soon as it says how much it is going to say; where that may be, the rest is waited for.
+    assert!(!said("read", 128 * 1024).is_err_and(|error| error.kind() == ErrorKind::WouldBlock));
+    assert!(said("act", 128 * 1024).is_err_and(|error| error.kind() == ErrorKind::WouldBlock));
+    ground.run(&["op", "list"]).ends(0);
 }
 
 #[test]
@@ -194,6 +219,6 @@ fn who_acts_is_whom_the_kernel_says() {
         .ends(1);
     actor
         .run(&["log", "archive"])
-        .ends(11)
+        .ends(12)
         .says("only the owner");
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use tallybook_agent::protocol::{PROTOCOL, Reply, Request, encode_frame};
+use tallybook_agent::protocol::{PROTOCOL, Reply, Request, Shown, Start, encode_frame};
 use tallybook_agent::receipts;
 use tallybook_agent::transfer::message::{self, FromReceiver, FromSender, Pack};
 use tallybook_events::codec;
@@ -186,8 +186,11 @@ fn replies() -> Vec<Reply> {
             hostname: "cn1".to_owned(),
             time_unix_us: 1,
             journal: Some(JournalId::from_bytes([4; 16])),
+            journal_len: 64,
             seen: Some(samples::mark()),
         },
+        Reply::Operations([receipts[0].key.operation].into()),
+        Reply::Forgotten(3),
         Reply::Prove(samples::mark()),
         Reply::Admitted,
         Reply::Started(receipts[0].key),
@@ -213,7 +216,24 @@ fn requests() -> Vec<Request> {
         },
         Request::MakeJournal,
         Request::Receipts {
+            shown: Shown {
+                newest: vec![1, 2].into(),
+                proof: None,
+            },
+            fence: receipts[0].fence,
             operation: receipts[0].key.operation,
+            starts: vec![Start {
+                key: receipts[0].key,
+                kind: receipts[0].kind.clone(),
+            }],
+        },
+        Request::Operations,
+        Request::Forget {
+            shown: Shown {
+                newest: vec![1, 2].into(),
+                proof: Some(vec![3].into()),
+            },
+            operations: [receipts[0].key.operation].into(),
         },
         Request::Peer(vec![1, 2, 3].into()),
         Request::Stop,

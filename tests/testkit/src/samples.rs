@@ -14,8 +14,9 @@ use tallybook_events::event::{
     LogRecovered, Loss, OperationAbandoned, OperationFailed, OperationIntended,
     OperationInterrupted, OperationLacked, OperationPaced, OperationPlanned, OperationResumed,
     OperationRolledBack, OperationStuck, OperationSucceeded, OutputCaptured, PathChange,
-    Resolution, SegmentsArchived, SegmentsRestored, SeqRange, SessionRecorded, StepDoubted,
-    StepFailed, StepStarted, StepSucceeded, StepUnstarted, fixed,
+    Resolution, SegmentsArchived, SegmentsRestored, SeqRange, SessionRecorded, StepAdopted,
+    StepDoubted, StepDrifted, StepFailed, StepForced, StepStarted, StepSucceeded, StepUnstarted,
+    fixed,
 };
 use tallybook_events::fact::{Backing, Fact, Origin};
 use tallybook_events::header::{ClaimRef, Header, Writer};
@@ -356,6 +357,25 @@ pub fn events() -> Vec<Event> {
         }
         .into(),
         OperationAbandoned { reason: reason() }.into(),
+        OperationIntended {
+            intent: Intent::RollbackTo {
+                to: Seq(17),
+                operations: vec![operation(3), operation(2)],
+            },
+            inventory: Seq(2),
+            claims: vec![Subject::Container(host("cn1"), container("web"))],
+        }
+        .into(),
+        StepDrifted {
+            what: "/etc/tallybook/nat was not written by tallybook".to_owned(),
+        }
+        .into(),
+        StepForced { reason: reason() }.into(),
+        StepAdopted {
+            reason: reason(),
+            done: done(),
+        }
+        .into(),
         OperationPaced {
             pace: Pace {
                 serial: NonZeroU32::new(2),
@@ -476,6 +496,10 @@ pub fn intents() -> Vec<Intent> {
         },
         Intent::Rollback {
             operation: operation(1),
+        },
+        Intent::RollbackTo {
+            to: Seq(17),
+            operations: vec![operation(3), operation(2)],
         },
     ]
 }
@@ -604,6 +628,7 @@ pub fn receipts() -> Vec<Receipt> {
             .iter()
             .map(|class| receipt(Phase::Failed(failure(*class)))),
     );
+    all.push(receipt(Phase::GivenUp));
     all
 }
 

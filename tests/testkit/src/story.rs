@@ -9,8 +9,8 @@ use tallybook_events::event::{
     InventoryRecorded, LogCreated, LogFenced, LogRecovered, Loss, OperationAbandoned,
     OperationFailed, OperationIntended, OperationInterrupted, OperationPlanned, OperationResumed,
     OperationRolledBack, OperationStuck, OperationSucceeded, OutputCaptured, Resolution,
-    SegmentsArchived, SegmentsRestored, SessionRecorded, StepDoubted, StepFailed, StepStarted,
-    StepSucceeded, StepUnstarted, fixed,
+    SegmentsArchived, SegmentsRestored, SessionRecorded, StepAdopted, StepDoubted, StepDrifted,
+    StepFailed, StepForced, StepStarted, StepSucceeded, StepUnstarted, fixed,
 };
 use tallybook_events::header::{ClaimRef, Header};
 use tallybook_events::ids::{Attempt, Blob, Epoch, EventId, Hash, OperationId, Seq, StepIndex};
@@ -30,6 +30,9 @@ const LATER: &[&str] = &[
     "log.recovered",
     "log.fenced",
     "operation.abandoned",
+    "step.drifted",
+    "step.forced",
+    "step.adopted",
     "operation.paced",
     "operation.lacked",
 ];
@@ -119,6 +122,7 @@ impl Story {
             .kept_up()
             .shut_out()
             .given_up()
+            .met_others()
             .paced()
     }
 
@@ -219,6 +223,56 @@ impl Story {
         self
     }
 
+    /// The same history, and behind it an operation of which one step met what others had made: it was forced in vain, then
+    /// that was taken over; and all of it is taken back by a rollback of several.
+    #[must_use]
+    pub fn met_others(mut self) -> Self {
+        let subject = Subject::Container(samples::host("cn2"), samples::container("web"));
+        let to = self
+            .records
+            .last()
+            .map_or(Seq::NONE, |last| last.header.seq);
+        let (id, place, began) = self.begin(&subject, samples::intents()[0].clone());
+        let steps = vec![samples::planned(0, &[])];
+        self.append(
+            place,
+            subject.clone(),
+            vec![OperationPlanned { steps }.into()],
+        );
+        let of_step = Place {
+            step: Some((0, 1)),
+            ..place
+        };
+        let reason = || "it is what was wanted".to_owned();
+        let started = StepStarted {
+            kind: "container.start".to_owned(),
+            journal: None,
+        };
+        let drifted = StepDrifted {
+            what: "another one is there".to_owned(),
+        };
+        let forced = StepForced { reason: reason() };
+        self.append(of_step, subject.clone(), vec![started.into()]);
+        self.append(of_step, subject.clone(), vec![drifted.into()]);
+        self.append(of_step, subject.clone(), vec![forced.into()]);
+        let done = tallybook_events::step::StepDone {
+            changed: false,
+            output: Blob(vec![0x80]),
+            facts: vec![samples::facts()[1].clone()],
+            captured: Vec::new(),
+        };
+        let adopted = StepAdopted {
+            reason: reason(),
+            done,
+        };
+        self.append(of_step, subject.clone(), vec![adopted.into()]);
+        let own = |record: &&Record| record.header.operation == Some(id);
+        let events = self.records[began..].iter().filter(own).count() as u64 + 1;
+        self.append(place, subject, vec![OperationSucceeded { events }.into()]);
+        self.take_back(to, vec![id], Vec::new());
+        self
+    }
+
     /// The log is recovered without what was lost of it, in a new epoch.
     pub fn recover(&mut self, reason: &str, losses: Vec<Loss>) {
         self.epoch = Epoch(self.epoch.0 + 1);
@@ -311,8 +365,9 @@ impl Story {
             samples::host(["cn1", "cn2", "cn3"][self.choose(3) as usize]),
             samples::container(["web", "db"][self.choose(2) as usize]),
         );
-        let intents = samples::intents();
-        let plain = self.choose(intents.len() as u64 - 1) as usize;
+        let mut intents = samples::intents();
+        intents.retain(|intent| !intent.is_rollback());
+        let plain = self.choose(intents.len() as u64) as usize;
         let (id, place, began) = self.begin(&subject, intents[plain].clone());
         if self.choose(3) == 0 {
             let allocation = samples::events().into_iter().find_map(|event| match event {
@@ -377,6 +432,58 @@ impl Story {
             subject,
             vec![OperationSucceeded { events: 3 }.into()],
         );
+    }
+
+    /// Everything that was begun behind an event is taken back, as one operation: by these steps, each of which succeeds.
+    pub fn take_back(&mut self, to: Seq, operations: Vec<OperationId>, steps: Vec<PlannedStep>) {
+        let subject = Subject::Cloud;
+        let count = steps.len() as u32;
+        let taken_back = operations.clone();
+        let (by, place, began) = self.begin(&subject, Intent::RollbackTo { to, operations });
+        let planned = OperationPlanned { steps };
+        self.append(place, subject.clone(), vec![planned.into()]);
+        for step in 0..count {
+            let place = Place {
+                step: Some((step, 1)),
+                ..place
+            };
+            let started = StepStarted {
+                kind: "container.start".to_owned(),
+                journal: None,
+            };
+            let done = StepSucceeded {
+                resolution: Resolution::Reported,
+                done: tallybook_events::step::StepDone {
+                    changed: true,
+                    output: Blob(vec![0x80]),
+                    facts: Vec::new(),
+                    captured: Vec::new(),
+                },
+            };
+            self.append(place, subject.clone(), vec![started.into(), done.into()]);
+        }
+        for id in taken_back {
+            let rolled_back = OperationRolledBack { by };
+            let place = Place {
+                operation: Some(id),
+                ..place
+            };
+            self.append(place, subject.clone(), vec![rolled_back.into()]);
+        }
+        let own = |record: &&Record| record.header.operation == Some(by);
+        let events = self.records[began..].iter().filter(own).count() as u64 + 1;
+        self.append(place, subject, vec![OperationSucceeded { events }.into()]);
+    }
+
+    /// It is begun to take these back as one, and given up before any of it was done.
+    pub fn give_up_taking_back(&mut self, to: Seq, operations: Vec<OperationId>) {
+        let subject = Subject::Cloud;
+        let (_, place, _) = self.begin(&subject, Intent::RollbackTo { to, operations });
+        let planned = OperationPlanned { steps: Vec::new() };
+        let given_up = OperationAbandoned {
+            reason: "not after all".to_owned(),
+        };
+        self.append(place, subject, vec![planned.into(), given_up.into()]);
     }
 
     fn begin(&mut self, subject: &Subject, intent: Intent) -> (OperationId, Place, usize) {
