@@ -48,6 +48,7 @@ fn given(hosts: &[&str], pace: Pace) -> Given {
                 status: StepStatus::Pending,
                 attempts: Attempt(0),
                 journal: None,
+                forced: false,
                 last: operation.last,
             })
         })
