@@ -78,8 +78,13 @@ impl Hosts {
         }
         let public = fs::read_to_string(directory.join("host_key.pub"))?;
         let mut known = String::new();
-        for number in 1..=count {
-            let port = hosts.start_one(number)?;
+        // All are had at once, so that none comes twice; free then, and hardly anybody asks for ports here.
+        let free: Result<Vec<_>, _> = (0..count)
+            .map(|_| TcpListener::bind("127.0.0.1:0"))
+            .collect();
+        let ports: Result<Vec<_>, _> = free?.iter().map(TcpListener::local_addr).collect();
+        for (number, port) in (1..).zip(ports?) {
+            let port = hosts.start_one(number, port.port())?;
             writeln!(known, "[127.0.0.1]:{port} {}", public.trim_end())?;
             hosts.ports.push(port);
         }
@@ -94,13 +99,11 @@ impl Hosts {
         self.directory.join("bin/tallybook-bench")
     }
 
-    fn start_one(&mut self, number: usize) -> Result<u16, Failure> {
+    fn start_one(&mut self, number: usize, port: u16) -> Result<u16, Failure> {
         let own = self.directory.join(format!("host{number}"));
         for name in ["state", "etc"] {
             fs::create_dir_all(own.join(name))?;
         }
-        // Free now, and hardly anybody asks for ports here.
-        let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
         let at = self.directory.display();
         let config = own.join("sshd_config");
         fs::write(
@@ -108,7 +111,7 @@ impl Hosts {
             format!(
                 "Port {port}\nListenAddress 127.0.0.1\nHostKey {at}/host_key\nAuthorizedKeysFile {at}/key.pub\n\
                  PidFile none\nStrictModes no\nUsePAM no\nUseDNS no\nPermitRootLogin prohibit-password\n\
-                 PasswordAuthentication no\nMaxStartups 200\nPerSourcePenalties no\nLogLevel ERROR\nForceCommand {at}/enter {}\n",
+                 PasswordAuthentication no\nMaxStartups 200\nLogLevel ERROR\nForceCommand {at}/enter {}\n",
                 own.display()
             ),
         )?;

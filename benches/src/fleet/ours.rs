@@ -87,11 +87,7 @@ pub(crate) fn carry_out(directory: &Path, ports: &[u16]) -> Result<(), Failure> 
         known_hosts: vec![directory.join("known_hosts")],
         ..Settings::with_environment(|name| std::env::var_os(name))
     };
-    let hosts = claims.iter().filter_map(|it| match it {
-        Subject::Host(host) => Some(host.clone()),
-        _ => None,
-    });
-    let hosts: Vec<HostName> = hosts.collect();
+    let hosts: Vec<HostName> = targets.iter().map(|target| target.name.clone()).collect();
     runtime.block_on(async {
         let store = directory.join("store");
         let log = Log::open(&store, Open::Create, |_| {}).await?;
