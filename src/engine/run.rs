@@ -107,7 +107,8 @@ impl<'a> Run<'a> {
         let mut stopping = false;
         self.refuse_unread(&self.engine.load(id).await?);
         loop {
-            let operation = self.engine.load(id).await?;
+            // Shared by all that goes on: a copy each would grow with the square of the hosts.
+            let operation = Arc::new(self.engine.load(id).await?);
             if !stopping && (*stop.borrow() || *drain.borrow()) {
                 stopping = true;
                 self.halt.send_replace(true);
@@ -170,7 +171,7 @@ impl<'a> Run<'a> {
         }
     }
 
-    fn start(&mut self, operation: &Operation, chains: Vec<Vec<StepIndex>>) {
+    fn start(&mut self, operation: &Arc<Operation>, chains: Vec<Vec<StepIndex>>) {
         for indices in chains {
             let next = |step: &Step| (step.plan.clone(), Attempt(step.attempts.0 + 1));
             let steps: Vec<_> = these(operation, &indices).map(next).collect();
@@ -188,7 +189,7 @@ impl<'a> Run<'a> {
             let sender_slot = peer.map(|peer| self.sender_slot(&peer.host));
             let chain = Chain { host, steps };
             let crew = self.crew.clone();
-            let operation = operation.clone();
+            let operation = Arc::clone(operation);
             self.jobs.spawn(async move {
                 // None is ever closed. Taken in this order everywhere, so nobody waits in a circle; the hosts' come
                 // first, so that a busy host holds up no other.
@@ -222,7 +223,7 @@ impl<'a> Run<'a> {
     }
 
     /// Looks at the steps in doubt, each host by itself.
-    fn look(&mut self, operation: &Operation, steps: &[StepIndex]) {
+    fn look(&mut self, operation: &Arc<Operation>, steps: &[StepIndex]) {
         let mut hosts: BTreeMap<HostName, Vec<(PlannedStep, Attempt)>> = BTreeMap::new();
         for step in these(operation, steps) {
             self.running.in_flight.insert(step.plan.index);
@@ -233,7 +234,7 @@ impl<'a> Run<'a> {
         }
         for (host, steps) in hosts {
             let crew = self.crew.clone();
-            let operation = operation.clone();
+            let operation = Arc::clone(operation);
             let host_slot = self.host_slot(&host);
             self.jobs.spawn(async move {
                 let _host_slot = host_slot.acquire_owned().await;
