@@ -3,7 +3,7 @@
 # bench.sh --clean [--dir DIR]
 #
 # Builds for release, then measures the log beside its peers in turn, and prints one table (benches/README.md says what each
-# figure is). WHAT is one or more of: append rebuild verify replay commands. All of them, unless given. Installs by apt what is missing,
+# figure is). WHAT is one or more of: append rebuild verify replay commands fleet. All of them, unless given. Installs by apt what is missing,
 # and says so. Fails when something could not be measured; a target that is missed is told in the table and fails nothing.
 #
 # --dir DIR   where the stores of 1 M and 10 M events are made, and kept for the next run (target/bench-stores). The file system that
@@ -12,6 +12,8 @@
 # --busy      others use this machine: threads that append, ours and the peers', get slices of 0.1 ms, and so a core soon after a sync.
 # --profile   says besides where the time went (perf).
 # --small     leaves the store of 10 M events out, which needs 45 GB.
+#
+# fleet needs root, for mount namespaces, and the network once: it installs ansible-core by pip into DIR/ansible.
 set -euo pipefail
 shopt -s inherit_errexit
 cd "$(dirname "$(readlink -f "$0")")/.."
@@ -38,18 +40,18 @@ while [ $# -gt 0 ]; do
     --profile) with_profile=yes ;;
     --small) with_large=no ;;
     --clean) clean=yes ;;
-    append | rebuild | verify | replay | commands) what+=("$1") ;;
+    append | rebuild | verify | replay | commands | fleet) what+=("$1") ;;
     *) usage ;;
     esac
     shift
 done
 if [ $clean = yes ]; then
     # Only what is known to be ours: DIR may be a directory that holds other things.
-    rm -rf "$dir"/{1M,10M,append} "$dir"/{1M,10M}.{json,sqlite,sqlite-*} "$dir"/{results.jsonl,perf.data}
+    rm -rf "$dir"/{1M,10M,append,fleet,ansible} "$dir"/{1M,10M}.{json,sqlite,sqlite-*} "$dir"/{results.jsonl,perf.data}
     rmdir --ignore-fail-on-non-empty "$dir" 2>/dev/null || true
     exit
 fi
-[ ${#what[@]} != 0 ] || what=(append rebuild verify replay commands)
+[ ${#what[@]} != 0 ] || what=(append rebuild verify replay commands fleet)
 
 need_packages "the bench" gcc libc6-dev libsqlite3-dev pkg-config sqlite3 eatmydata util-linux
 [ ${#busy[@]} = 0 ] || need_packages "--busy" python3-minimal
@@ -92,6 +94,16 @@ for one in "${what[@]}"; do
     append) measure "${busy[@]}" -- append ;;
     rebuild) store 1M 1000000; measure -- rebuild "$dir/1M" ;;
     verify) store 1M 1000000; measure -- verify "$dir/1M" ;;
+    fleet)
+        need_packages "the bench of many hosts" openssh-client openssh-server python3 python3-venv util-linux
+        [ -x "$dir/ansible/bin/ansible-playbook" ] || {
+            rm -rf "${dir:?}/ansible"
+            python3 -m venv "$dir/ansible"
+            "$dir/ansible/bin/pip" install --quiet ansible-core
+        }
+        "$dir/ansible/bin/ansible-playbook" --version | head -n 1
+        measure -- fleet --agent "${program%/*}/tallybook-agent" --ansible "$dir/ansible/bin/ansible-playbook"
+        ;;
     replay) store 1M 1000000; measure -- replay "$dir/1M" ;;
     commands)
         stores=(1M:1000000)

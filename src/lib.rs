@@ -9,6 +9,7 @@ pub mod clock;
 pub mod cloud;
 pub mod cloud_log;
 pub mod daemon;
+pub mod descriptors;
 pub mod engine;
 pub mod host;
 pub mod identity;

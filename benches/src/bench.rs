@@ -3,6 +3,7 @@
 mod append;
 mod choices;
 mod commands;
+mod fleet;
 mod make;
 mod measure;
 mod read;
@@ -81,6 +82,16 @@ enum What {
         /// The store
         store: PathBuf,
     },
+    /// Steps on many hosts, beside Ansible
+    Fleet(fleet::Args),
+    /// Our side of it
+    #[command(hide = true)]
+    FleetOurs {
+        /// Where the hosts are
+        directory: PathBuf,
+        /// The port of each
+        ports: Vec<u16>,
+    },
     /// Commands that read, as whole processes
     Commands {
         /// The store
@@ -113,6 +124,8 @@ fn run() -> Result<(), Failure> {
         What::Rebuild { store } => read::rebuild(&store, args.rounds),
         What::Verify { store } => read::verify(&store, args.rounds),
         What::Replay { store } => read::replay(&store, args.rounds),
+        What::Fleet(fleet) => fleet::run(&args.dir, args.rounds, &fleet),
+        What::FleetOurs { directory, ports } => fleet::carry_out(&directory, &ports),
         What::Commands { store, program } => commands::run(&store, &program, args.rounds),
     }
 }

@@ -18,13 +18,15 @@ pub(crate) enum Unit {
     Seconds,
     /// Milliseconds: less is better.
     Milliseconds,
+    /// MiB: less is better.
+    Mebibytes,
 }
 
 impl Unit {
     const fn is_rate(self) -> bool {
         match self {
             Unit::EventsPerSecond | Unit::AppendsPerSecond => true,
-            Unit::Seconds | Unit::Milliseconds => false,
+            Unit::Seconds | Unit::Milliseconds | Unit::Mebibytes => false,
         }
     }
 
@@ -39,6 +41,7 @@ impl Unit {
             Unit::EventsPerSecond | Unit::AppendsPerSecond => format!("{value:.0} /s"),
             Unit::Seconds => format!("{value:.2} s"),
             Unit::Milliseconds => format!("{value:.1} ms"),
+            Unit::Mebibytes => format!("{value:.1} MiB"),
         }
     }
 }

@@ -10,6 +10,7 @@ use crate::header::Outcome;
 use crate::ids::{Blob, Hash, JournalId, OperationId, Seq};
 use crate::intent::Intent;
 use crate::name::HostName;
+use crate::pace::Pace;
 use crate::step::{Captured, Mark, PlannedStep, StepDone, StepFailure};
 use crate::subject::Subject;
 
@@ -107,6 +108,40 @@ pub struct OperationStuck {
 pub struct OperationAbandoned {
     /// Why, for people.
     pub reason: String,
+}
+
+/// How an operation goes over its hosts from here on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OperationPaced {
+    /// All of it.
+    pub pace: Pace,
+}
+
+/// Hosts that an operation could not have to the end: steps of theirs were left as they are, and say nothing of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OperationLacked {
+    /// The hosts.
+    pub hosts: Vec<Lack>,
+}
+
+/// A host that an operation could not have.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lack {
+    /// The host.
+    pub host: HostName,
+    /// What it did not do.
+    pub kind: LackKind,
+    /// Why, for people.
+    pub why: String,
+}
+
+/// In which way a host could not be had.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum LackKind {
+    /// It could not be reached, or did not let us in.
+    Unreachable,
+    /// It was there, and took none of its steps.
+    Refused,
 }
 
 /// A step is about to act.
@@ -562,4 +597,6 @@ events! {
     StepDrifted = "step.drifted" @ 1 => InDoubt, Kept;
     StepForced = "step.forced" @ 1 => None, Kept;
     StepAdopted = "step.adopted" @ 1 => Succeeded, Kept;
+    OperationPaced = "operation.paced" @ 1 => None, Kept;
+    OperationLacked = "operation.lacked" @ 1 => None, Kept;
 }

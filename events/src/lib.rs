@@ -15,6 +15,7 @@ pub mod header;
 pub mod ids;
 pub mod intent;
 pub mod name;
+pub mod pace;
 pub mod record;
 pub mod segment;
 pub mod step;

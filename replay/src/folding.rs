@@ -104,7 +104,10 @@ impl Folding {
 /// Whether a fold looks into the payloads of a kind. For the others it is enough that they happened.
 fn is_looked_into(kind: &str) -> bool {
     match kind.split_once('.') {
-        Some(("operation", verb)) => !matches!(verb, "planned" | "resumed" | "succeeded"),
+        Some(("operation", verb)) => !matches!(
+            verb,
+            "planned" | "resumed" | "succeeded" | "paced" | "lacked"
+        ),
         Some(("step", verb)) => matches!(verb, "succeeded" | "adopted"),
         Some(("output" | "session" | "segments", _)) => false,
         Some(_) | None => true,

@@ -4,8 +4,10 @@
 //! whole or one at a time.
 
 pub mod entry;
+pub mod fleet;
 pub mod folding;
 pub mod operation;
+pub mod pace;
 pub mod resume;
 pub mod since;
 pub mod state;

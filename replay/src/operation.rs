@@ -4,10 +4,12 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use tallybook_events::actor::Actor;
-use tallybook_events::event::{Event, Loss, SeqRange, SessionRecorded};
+use tallybook_events::event::{Event, Lack, Loss, SeqRange, SessionRecorded};
 use tallybook_events::header::ClaimRef;
 use tallybook_events::ids::{Attempt, Blob, OperationId, Seq, StepIndex};
 use tallybook_events::intent::Intent;
+use tallybook_events::name::HostName;
+use tallybook_events::pace::Pace;
 use tallybook_events::step::PlannedStep;
 use tallybook_events::subject::Subject;
 
@@ -98,6 +100,10 @@ pub struct Operation {
     pub status: OperationStatus,
     /// Why it stands there, where something said so.
     pub reason: Option<String>,
+    /// How it goes over its hosts.
+    pub pace: Pace,
+    /// The hosts that its last run could not have.
+    pub lacked: BTreeMap<HostName, Lack>,
     /// Whether it has a plan, which may be empty.
     pub is_planned: bool,
     /// Its steps.
@@ -159,6 +165,8 @@ impl Operation {
             last_unix_us: entry.header.time_unix_us,
             status: OperationStatus::Intended,
             reason: None,
+            pace: Pace::default(),
+            lacked: BTreeMap::new(),
             is_planned: false,
             steps: Vec::new(),
             sessions: Vec::new(),
@@ -218,7 +226,11 @@ impl Operation {
                     })
                     .collect();
             }
-            Event::OperationResumed(_) | Event::OperationSucceeded(_) => self.reason = None,
+            Event::OperationResumed(_) => {
+                self.reason = None;
+                self.lacked.clear();
+            }
+            Event::OperationSucceeded(_) => self.reason = None,
             Event::OperationInterrupted(interrupted) => {
                 self.reason = Some(interrupted.reason.clone());
             }
@@ -229,6 +241,12 @@ impl Operation {
             }
             Event::OperationRolledBack(rolled_back) => {
                 self.reason = Some(format!("rolled back by {}", rolled_back.by.short()));
+            }
+            Event::OperationPaced(paced) => self.pace = paced.pace,
+            Event::OperationLacked(lacked) => {
+                let lacked = lacked.hosts.iter();
+                self.lacked
+                    .extend(lacked.map(|lack| (lack.host.clone(), lack.clone())));
             }
             Event::SessionRecorded(session) => self.sessions.push(session.clone()),
             Event::OperationIntended(_) => return Err(twice(entry)),
@@ -266,7 +284,9 @@ impl Operation {
         let claim = entry.header.claim;
         let holds = match &entry.event {
             Event::OperationIntended(_) => claim.is_none(),
-            Event::OperationPlanned(_) => claim.is_none_or(|claim| claim == self.claim),
+            Event::OperationPlanned(_) | Event::OperationPaced(_) => {
+                claim.is_none_or(|claim| claim == self.claim)
+            }
             Event::OperationRolledBack(_) => claim.is_some_and(|claim| claim != self.claim),
             // Of a kind of a later program it is not known who writes it.
             Event::Unknown(_) if !entry.is_erased => true,
@@ -280,6 +300,7 @@ impl Operation {
             | Event::OperationFailed(_)
             | Event::OperationStuck(_)
             | Event::OperationAbandoned(_)
+            | Event::OperationLacked(_)
             | Event::StepStarted(_)
             | Event::StepSucceeded(_)
             | Event::StepFailed(_)
@@ -410,7 +431,9 @@ pub fn check_place(entry: &Entry) -> Result<(), Error> {
         | Event::OperationFailed(_)
         | Event::OperationRolledBack(_)
         | Event::OperationStuck(_)
-        | Event::OperationAbandoned(_) => of_operation && !of_step,
+        | Event::OperationAbandoned(_)
+        | Event::OperationPaced(_)
+        | Event::OperationLacked(_) => of_operation && !of_step,
         Event::StepStarted(_)
         | Event::StepSucceeded(_)
         | Event::StepFailed(_)
@@ -460,6 +483,8 @@ fn named(event: &Event) -> impl Iterator<Item = SeqRange> + '_ {
         | Event::OperationRolledBack(_)
         | Event::OperationStuck(_)
         | Event::OperationAbandoned(_)
+        | Event::OperationPaced(_)
+        | Event::OperationLacked(_)
         | Event::StepStarted(_)
         | Event::StepSucceeded(_)
         | Event::StepFailed(_)
@@ -540,6 +565,8 @@ pub(crate) fn operation_status(event: &Event) -> Option<OperationStatus> {
         | Event::InventoryRecorded(_)
         | Event::AllocationMade(_)
         | Event::AllocationReleased(_)
+        | Event::OperationPaced(_)
+        | Event::OperationLacked(_)
         | Event::StepStarted(_)
         | Event::StepSucceeded(_)
         | Event::StepFailed(_)

@@ -6,6 +6,7 @@ use tallybook_events::ids::StepIndex;
 use tallybook_events::name::HostName;
 
 use crate::operation::{Operation, OperationStatus, Step, StepStatus};
+use crate::pace::{self, Enough};
 
 /// What an operation needs next.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,6 +18,8 @@ pub enum Next {
     /// These chains of steps can be started now; each chain is on one host, in order, and independent of the
     /// others.
     Start(Vec<Vec<StepIndex>>),
+    /// Too many hosts failed: no further one is begun, and nothing is left on those that were.
+    Enough(Enough),
     /// Nothing can be started until a step that runs has ended.
     Wait,
     /// What is left is on hosts that can't be reached.
@@ -38,6 +41,8 @@ pub struct Running {
     pub retry: BTreeSet<StepIndex>,
     /// Hosts that can't be reached: their steps are left as they are, and so are transfers from them.
     pub unreachable: BTreeSet<HostName>,
+    /// Hosts that this run has begun steps on.
+    pub begun: BTreeSet<HostName>,
     /// Steps in doubt that were looked at, and that nobody but an operator can decide.
     pub stuck: BTreeSet<StepIndex>,
 }
@@ -70,9 +75,9 @@ pub fn next(operation: &Operation, running: &Running) -> Next {
     if !doubtful.is_empty() {
         return Next::Resolve(doubtful);
     }
-    let chains = chains(operation, running);
-    if !chains.is_empty() {
-        return Next::Start(chains);
+    let admission = pace::admit(operation, running, chains(operation, running));
+    if !admission.chains.is_empty() {
+        return Next::Start(admission.chains);
     }
     if !running.in_flight.is_empty() {
         return Next::Wait;
@@ -87,6 +92,8 @@ pub fn next(operation: &Operation, running: &Running) -> Next {
         Next::Finished
     } else if !stuck.is_empty() {
         Next::Stuck(stuck)
+    } else if let Some(enough) = admission.enough {
+        Next::Enough(enough)
     } else if failed.is_empty() {
         Next::Unreachable(unfinished)
     } else {

@@ -354,6 +354,8 @@ impl State {
             | Event::OperationRolledBack(_)
             | Event::OperationStuck(_)
             | Event::OperationAbandoned(_)
+            | Event::OperationPaced(_)
+            | Event::OperationLacked(_)
             | Event::StepStarted(_)
             | Event::StepFailed(_)
             | Event::StepDoubted(_)

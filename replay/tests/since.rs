@@ -6,6 +6,7 @@ use proptest::prelude::*;
 use tallybook_events::header::ClaimRef;
 use tallybook_events::ids::{Attempt, Blob, Hash, OperationId, Seq, StepIndex};
 use tallybook_events::intent::Intent;
+use tallybook_events::pace::Pace;
 use tallybook_events::step::{Action, PlannedStep, Reversal, StepDone};
 use tallybook_events::subject::Subject;
 use tallybook_replay::entry::Entry;
@@ -67,6 +68,8 @@ fn operation(number: u8, mut steps: Vec<Step>) -> Operation {
         last_unix_us: 0,
         status: OperationStatus::Succeeded,
         reason: None,
+        pace: Pace::default(),
+        lacked: BTreeMap::new(),
         is_planned: true,
         steps,
         sessions: vec![],

@@ -144,6 +144,8 @@ fn payload(entry: &Entry, view: &EventView, out: &mut Output) -> Result<(), Erro
         | Event::OperationRolledBack(_)
         | Event::OperationStuck(_)
         | Event::OperationAbandoned(_)
+        | Event::OperationPaced(_)
+        | Event::OperationLacked(_)
         | Event::StepStarted(_)
         | Event::StepSucceeded(_)
         | Event::StepFailed(_)

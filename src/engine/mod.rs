@@ -27,11 +27,13 @@ use serde::{Deserialize, Serialize};
 use tallybook_agent::mask::Mask;
 use tallybook_agent::secret::SecretName;
 use tallybook_events::event::{
-    Event, LogFenced, OperationIntended, OperationPlanned, OperationResumed, StepForced,
+    Event, LogFenced, OperationIntended, OperationPaced, OperationPlanned, OperationResumed,
+    StepForced,
 };
 use tallybook_events::ids::{OperationId, Seq};
 use tallybook_events::intent::Intent;
 use tallybook_events::name::HostName;
+use tallybook_events::pace::Pace;
 use tallybook_events::step::{Action, Fence, Mark, PlannedStep, StepFailure};
 use tallybook_events::subject::Subject;
 use tallybook_replay::operation::{Operation, OperationStatus, Step, StepStatus};
@@ -81,6 +83,8 @@ pub enum Outcome {
         failures: Vec<(PlannedStep, StepFailure)>,
         /// Hosts that could not be reached besides.
         unreachable: BTreeMap<HostName, Gone>,
+        /// Why no further host was begun, where too many failed.
+        enough: Option<String>,
     },
     /// It was left unfinished on purpose, or because a line was lost; it can be resumed.
     Interrupted(String),
@@ -197,6 +201,8 @@ pub struct Proposal {
     /// The operations whose claims it takes over, when it takes those back, each with the newest event of it that the
     /// plan knows.
     pub instead_of: Vec<(OperationId, Seq)>,
+    /// How it goes over its hosts.
+    pub pace: Pace,
 }
 
 /// Who sees to it that no other process carries an operation out meanwhile.
@@ -363,6 +369,7 @@ impl Engine {
             planned_at,
             alongside,
             instead_of,
+            pace,
         } = proposal;
         self.check_not_fenced().await?;
         self.hold(id)?;
@@ -412,6 +419,10 @@ impl Engine {
             self.draft(&subject, OperationPlanned { steps })?
                 .operation(id, None),
         );
+        if pace != Pace::default() {
+            let paced = self.draft(&subject, OperationPaced { pace })?;
+            drafts.push(paced.operation(id, None));
+        }
         // What is taken back was recorded long ago, and must be taken back.
         let fresh = drafts.iter().filter(|_| instead_of.is_empty());
         let mut shown = fresh.filter_map(|draft| self.secrets.mask().find(&draft.payload.0));
@@ -432,7 +443,7 @@ impl Engine {
     /// # Errors
     /// When there is none, it is finished, another process carries it out, or the log fails.
     pub async fn resume(&self, id: OperationId, once: Once) -> Result<Outcome, Error> {
-        self.take_up(id, None).await?;
+        self.take_up(id, None, Pace::default()).await?;
         self.go_on(id, once, Failed::Again).await
     }
 
@@ -441,17 +452,22 @@ impl Engine {
     /// # Errors
     /// As [`Engine::resume`], and when nothing is known to be in the way of a step.
     pub async fn force(&self, id: OperationId, once: Once, reason: &str) -> Result<Outcome, Error> {
-        self.take_up(id, Some(reason)).await?;
+        self.take_up(id, Some(reason), Pace::default()).await?;
         self.go_on(id, once, Failed::Again).await
     }
 
-    /// Records that an unfinished operation is taken up again; and, for a reason, that what others have in the place of its
+    /// Records that an unfinished operation is taken up again, and what of its pace is another from here on; and, for a reason, that what others have in the place of its
     /// steps is set aside when those are started. Nothing is carried out.
     ///
     /// # Errors
     /// When there is none, it is finished, another process carries it out, or the log fails; and when nothing is known to be
     /// in the way that is to be set aside.
-    pub async fn take_up(&self, id: OperationId, forced: Option<&str>) -> Result<(), Error> {
+    pub async fn take_up(
+        &self,
+        id: OperationId,
+        forced: Option<&str>,
+        given: Pace,
+    ) -> Result<(), Error> {
         let operation = self.unfinished(id).await?;
         let claim = Some(operation.claim);
         let resumed = self.draft(claimed(&operation), OperationResumed {})?;
@@ -468,6 +484,14 @@ impl Engine {
             if drafts.len() == 1 {
                 return Err(Error::Unblocked(id));
             }
+        }
+        let pace = Pace {
+            serial: given.serial.or(operation.pace.serial),
+            max_fail: given.max_fail.or(operation.pace.max_fail),
+        };
+        if pace != operation.pace {
+            let paced = self.draft(claimed(&operation), OperationPaced { pace })?;
+            drafts.push(paced.operation(id, claim));
         }
         // Crash boundary: from here on whoever goes on with it sets aside what is in the way.
         let held = Condition::held(id, operation.claim);
@@ -582,11 +606,15 @@ impl Engine {
         self.log.operation(id).await?.ok_or(Error::Missing(id))
     }
 
-    async fn append(&self, operation: &Operation, event: impl Into<Event>) -> Result<(), Error> {
-        let draft = self.draft(claimed(operation), event)?;
-        let draft = draft.operation(operation.id, Some(operation.claim));
+    /// Appends these of an operation as one.
+    async fn append(&self, operation: &Operation, events: Vec<Event>) -> Result<(), Error> {
+        let mut drafts = Vec::with_capacity(events.len());
+        for event in events {
+            let draft = self.draft(claimed(operation), event)?;
+            drafts.push(draft.operation(operation.id, Some(operation.claim)));
+        }
         let held = Condition::held(operation.id, operation.claim);
-        self.log.append(vec![draft], held).await?;
+        self.log.append(drafts, held).await?;
         Ok(())
     }
 }

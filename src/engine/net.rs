@@ -120,6 +120,12 @@ pub(super) fn event(mask: &Mask, event: Event) -> Event {
             text(&mut it.reason);
             it.into()
         }
+        Event::OperationLacked(mut it) => {
+            for lack in &mut it.hosts {
+                text(&mut lack.why);
+            }
+            it.into()
+        }
         event @ (Event::LogCreated(_)
         | Event::InventoryRecorded(_)
         | Event::AllocationMade(_)
@@ -129,6 +135,7 @@ pub(super) fn event(mask: &Mask, event: Event) -> Event {
         | Event::OperationResumed(_)
         | Event::OperationSucceeded(_)
         | Event::OperationRolledBack(_)
+        | Event::OperationPaced(_)
         | Event::StepStarted(_)
         | Event::ErasureAnnounced(_)
         | Event::ErasureCompleted(_)

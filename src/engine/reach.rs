@@ -1,19 +1,23 @@
-//! Reaching hosts: one session a host, kept for as long as it is sound, and a conversation with the agent on it.
+//! Reaching hosts: one session a host, kept for as long as it is sound and there is room, and a conversation with the agent
+//! on it. A session that somebody talks over is never closed for another one.
 
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::{Deserialize, Serialize};
 use tallybook_events::ids::LogId;
 use tallybook_events::name::HostName;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, watch};
 
 use super::conversation::{self, Conversation};
 use crate::causes;
-use crate::host::{self, AgentPath, Command, Session, Settings, Target, connect, push_agent};
+use crate::host::{
+    self, AgentPath, Command, Session, Settings, Target, connect_keeping, push_agent,
+};
 use crate::log;
 
 /// Why there is no conversation with a host.
@@ -164,9 +168,30 @@ impl AgentProgram {
     }
 }
 
+/// How many sessions one operation has at once. A chain of a transfer needs two, its own host's and the sender's: with room for
+/// both of all chains that run at once ([`super::Limits`]), none waits for another that waits for it.
+pub const SESSIONS_MAX: usize = 64;
+
 struct Connected {
     session: Session,
     agent: AgentPath,
+    /// Had by each conversation over it, and by this.
+    users: Arc<()>,
+    /// When a conversation over it was last begun, in turns.
+    last: u64,
+}
+
+/// A conversation's use of a session.
+struct Use {
+    users: Option<Arc<()>>,
+    ended: watch::Sender<()>,
+}
+
+impl Drop for Use {
+    fn drop(&mut self) {
+        self.users = None;
+        self.ended.send_replace(());
+    }
 }
 
 /// The inventory's hosts over SSH, and the controller itself without.
@@ -175,6 +200,11 @@ pub struct Fleet {
     settings: Settings,
     agent: AgentProgram,
     sessions: BTreeMap<HostName, Mutex<Option<Connected>>>,
+    /// The right to have a session: one goes with each line, until that is closed.
+    room: Arc<Semaphore>,
+    turns: AtomicU64,
+    /// Changes whenever a conversation ends.
+    ended: watch::Sender<()>,
 }
 
 impl Fleet {
@@ -191,6 +221,52 @@ impl Fleet {
                 .collect(),
             settings,
             agent,
+            room: Arc::new(Semaphore::new(SESSIONS_MAX)),
+            turns: AtomicU64::new(0),
+            ended: watch::channel(()).0,
+        }
+    }
+
+    /// The right to have one more session: where there are as many as may be, the one is closed that nobody has talked over
+    /// for the longest time; where all are talked over, one of these is waited for.
+    async fn right(&self) -> Option<OwnedSemaphorePermit> {
+        loop {
+            let mut ended = self.ended.subscribe();
+            if let Ok(right) = Arc::clone(&self.room).try_acquire_owned() {
+                return Some(right);
+            }
+            self.close_idle().await;
+            tokio::select! {
+                // It is never closed.
+                right = Arc::clone(&self.room).acquire_owned() => return right.ok(),
+                _ = ended.changed() => {}
+            }
+        }
+    }
+
+    async fn close_idle(&self) {
+        let is_idle = |known: &Connected| Arc::strong_count(&known.users) == 1;
+        let mut idlest = None;
+        for slot in self.sessions.values() {
+            // One that is being opened or taken is not idle.
+            if let Ok(known) = slot.try_lock()
+                && let Some(known) = known.as_ref().filter(|known| is_idle(known))
+                && idlest.is_none_or(|(last, _)| known.last < last)
+            {
+                idlest = Some((known.last, slot));
+            }
+        }
+        let Some((_, slot)) = idlest else { return };
+        let closed = slot
+            .try_lock()
+            .ok()
+            .and_then(|mut slot| slot.as_ref().is_some_and(is_idle).then(|| slot.take())?);
+        if let Some(closed) = closed {
+            tracing::debug!(
+                host = closed.session.host(),
+                "closed: others need its place"
+            );
+            closed.session.close().await;
         }
     }
 
@@ -198,7 +274,7 @@ impl Fleet {
         let unknown = || Error::Unknown(name.clone());
         let target = self.targets.get(name).ok_or_else(unknown)?;
         let slot = self.sessions.get(name).ok_or_else(unknown)?;
-        let (session, command) = {
+        let (session, command, in_use) = {
             let mut slot = slot.lock().await;
             if slot.as_ref().is_some_and(|known| known.session.is_closed()) {
                 *slot = None;
@@ -206,7 +282,11 @@ impl Fleet {
             let connected = match slot.take() {
                 Some(connected) => connected,
                 None => {
-                    let session = connect(target, &self.settings).await?;
+                    let right = match target.local {
+                        true => None,
+                        false => self.right().await,
+                    };
+                    let session = connect_keeping(target, &self.settings, right).await?;
                     let agent = push_agent(
                         &session,
                         &self.agent.bytes,
@@ -214,15 +294,25 @@ impl Fleet {
                         std::env::consts::ARCH,
                     )
                     .await?;
-                    Connected { session, agent }
+                    Connected {
+                        session,
+                        agent,
+                        users: Arc::default(),
+                        last: 0,
+                    }
                 }
             };
+            let in_use = Use {
+                users: Some(Arc::clone(&connected.users)),
+                ended: self.ended.clone(),
+            };
+            let last = self.turns.fetch_add(1, Ordering::Relaxed);
             let command = connected.agent.serve();
             let session = connected.session.clone();
-            *slot = Some(connected);
-            (session, command)
+            *slot = Some(Connected { last, ..connected });
+            (session, command, in_use)
         };
-        let conversation = self.converse(name, log, &session, &command).await;
+        let conversation = self.converse(name, log, &session, &command, in_use).await;
         if conversation.is_err() {
             // The session may be half dead: whoever comes next makes a new one. Who uses this one keeps it.
             *slot.lock().await = None;
@@ -236,13 +326,14 @@ impl Fleet {
         log: LogId,
         session: &Session,
         command: &Command,
+        in_use: Use,
     ) -> Result<Conversation, Error> {
         let stream = session.open(command).await?;
         let process = stream.process;
         // The line is closed with the session's last clone: a conversation keeps it, whatever becomes of the slot.
         let session = session.clone();
         let end = Box::pin(async move {
-            let _kept = session;
+            let _kept = (session, in_use);
             match process.wait().await {
                 Ok(exit) => {
                     let stderr = String::from_utf8_lossy(&exit.stderr);

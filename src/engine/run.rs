@@ -6,11 +6,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tallybook_events::event::{OperationFailed, OperationInterrupted, OperationStuck};
+use tallybook_events::event::{
+    Event, Lack, LackKind, OperationFailed, OperationInterrupted, OperationLacked, OperationStuck,
+};
 use tallybook_events::ids::{Attempt, OperationId, StepIndex};
 use tallybook_events::name::HostName;
 use tallybook_events::step::{FailureClass, PlannedStep, StepFailure};
 use tallybook_replay::operation::{Operation, Step, StepStatus};
+use tallybook_replay::pace::Enough;
 use tallybook_replay::resume::{self, Next, Running};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
@@ -104,7 +107,8 @@ impl<'a> Run<'a> {
         let mut stopping = false;
         self.refuse_unread(&self.engine.load(id).await?);
         loop {
-            let operation = self.engine.load(id).await?;
+            // Shared by all that goes on: a copy each would grow with the square of the hosts.
+            let operation = Arc::new(self.engine.load(id).await?);
             if !stopping && (*stop.borrow() || *drain.borrow()) {
                 stopping = true;
                 self.halt.send_replace(true);
@@ -127,6 +131,7 @@ impl<'a> Run<'a> {
                         self.engine.succeed(&operation).await?;
                         return Ok(Outcome::Succeeded);
                     }
+                    Next::Enough(enough) => return self.enough(&operation, &enough).await,
                     Next::Stuck(_) => return self.end_stuck(&operation).await,
                     Next::Failed(_) => return self.failed(&operation).await,
                     Next::Unreachable(_) => return self.unreachable(&operation).await,
@@ -166,7 +171,7 @@ impl<'a> Run<'a> {
         }
     }
 
-    fn start(&mut self, operation: &Operation, chains: Vec<Vec<StepIndex>>) {
+    fn start(&mut self, operation: &Arc<Operation>, chains: Vec<Vec<StepIndex>>) {
         for indices in chains {
             let next = |step: &Step| (step.plan.clone(), Attempt(step.attempts.0 + 1));
             let steps: Vec<_> = these(operation, &indices).map(next).collect();
@@ -174,6 +179,7 @@ impl<'a> Run<'a> {
                 continue;
             };
             self.running.in_flight.extend(&indices);
+            self.running.begun.insert(host.clone());
             for index in &indices {
                 self.running.retry.remove(index);
             }
@@ -183,7 +189,7 @@ impl<'a> Run<'a> {
             let sender_slot = peer.map(|peer| self.sender_slot(&peer.host));
             let chain = Chain { host, steps };
             let crew = self.crew.clone();
-            let operation = operation.clone();
+            let operation = Arc::clone(operation);
             self.jobs.spawn(async move {
                 // None is ever closed. Taken in this order everywhere, so nobody waits in a circle; the hosts' come
                 // first, so that a busy host holds up no other.
@@ -217,7 +223,7 @@ impl<'a> Run<'a> {
     }
 
     /// Looks at the steps in doubt, each host by itself.
-    fn look(&mut self, operation: &Operation, steps: &[StepIndex]) {
+    fn look(&mut self, operation: &Arc<Operation>, steps: &[StepIndex]) {
         let mut hosts: BTreeMap<HostName, Vec<(PlannedStep, Attempt)>> = BTreeMap::new();
         for step in these(operation, steps) {
             self.running.in_flight.insert(step.plan.index);
@@ -228,7 +234,7 @@ impl<'a> Run<'a> {
         }
         for (host, steps) in hosts {
             let crew = self.crew.clone();
-            let operation = operation.clone();
+            let operation = Arc::clone(operation);
             let host_slot = self.host_slot(&host);
             self.jobs.spawn(async move {
                 let _host_slot = host_slot.acquire_owned().await;
@@ -373,6 +379,7 @@ impl<'a> Run<'a> {
     async fn rest(&mut self, operation: &Operation) -> Result<Outcome, Error> {
         match resume::next(operation, &self.running) {
             Next::Failed(_) => self.failed(operation).await,
+            Next::Enough(enough) => self.enough(operation, &enough).await,
             Next::Stuck(_) => self.end_stuck(operation).await,
             Next::Unreachable(_) => self.unreachable(operation).await,
             Next::Resolve(_) | Next::Start(_) | Next::Wait | Next::Unplanned | Next::Finished => {
@@ -385,7 +392,7 @@ impl<'a> Run<'a> {
         let event = OperationInterrupted {
             reason: reason.clone(),
         };
-        self.engine.append(operation, event).await?;
+        self.end(operation, event).await?;
         Ok(Outcome::Interrupted(reason))
     }
 
@@ -417,7 +424,7 @@ impl<'a> Run<'a> {
         let event = OperationStuck {
             reason: reason.clone(),
         };
-        self.engine.append(operation, event).await?;
+        self.end(operation, event).await?;
         Ok(reason)
     }
 
@@ -459,13 +466,55 @@ impl<'a> Run<'a> {
         if failures.iter().all(is_transient) {
             return self.interrupt(operation, reason).await;
         }
-        self.engine
-            .append(operation, OperationFailed { reason })
-            .await?;
+        self.end(operation, OperationFailed { reason }).await?;
         Ok(Outcome::Failed {
             failures,
             unreachable: std::mem::take(&mut self.unreachable),
+            enough: None,
         })
+    }
+
+    /// Too many hosts failed. Recorded as failed whatever it was that failed: nobody goes on with it unasked.
+    async fn enough(&mut self, operation: &Operation, enough: &Enough) -> Result<Outcome, Error> {
+        let failures = self.failures(operation);
+        let enough = enough.to_string();
+        let mut reasons = vec![enough.clone()];
+        reasons.extend(told(&failures));
+        reasons.extend(self.cant_reach());
+        let reason = reasons.join("; ");
+        self.end(operation, OperationFailed { reason }).await?;
+        Ok(Outcome::Failed {
+            failures,
+            unreachable: std::mem::take(&mut self.unreachable),
+            enough: Some(enough),
+        })
+    }
+
+    /// Records how it ended, and with it which hosts could not be had: no event of a step says that.
+    async fn end(&self, operation: &Operation, event: impl Into<Event>) -> Result<(), Error> {
+        let lacks = self.lacks();
+        let mut events = Vec::new();
+        if !lacks.is_empty() {
+            events.push(OperationLacked { hosts: lacks }.into());
+        }
+        events.push(event.into());
+        self.engine.append(operation, events).await
+    }
+
+    fn lacks(&self) -> Vec<Lack> {
+        let refused = self.refused.iter().map(|(plan, failure)| {
+            let what = format!("{}: {}", plan.summary, failure.message);
+            (plan.host.clone(), (LackKind::Refused, what))
+        });
+        let unreachable = self
+            .unreachable
+            .iter()
+            .map(|(host, gone)| (host.clone(), (LackKind::Unreachable, gone.why.clone())));
+        let lacks: BTreeMap<_, _> = refused.chain(unreachable).collect();
+        let lacks = lacks.into_iter();
+        lacks
+            .map(|(host, (kind, why))| Lack { host, kind, why })
+            .collect()
     }
 
     async fn unreachable(&mut self, operation: &Operation) -> Result<Outcome, Error> {

@@ -317,7 +317,9 @@ impl Engine {
             .filter(|step| step.status == StepStatus::Started);
         let Some(step) = begun else {
             let reason = "the program that held it died before anything was begun".to_owned();
-            return self.append(operation, OperationFailed { reason }).await;
+            return self
+                .append(operation, vec![OperationFailed { reason }.into()])
+                .await;
         };
         let why = "the program that held it died; nobody recorded how it ended".to_owned();
         let doubted = StepDoubted { why: why.clone() };

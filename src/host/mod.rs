@@ -30,6 +30,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tallybook_events::name::HostName;
+use tokio::sync::OwnedSemaphorePermit;
 
 pub use agent_push::{AgentPath, push_agent};
 pub use command::{Command, Word};
@@ -170,12 +171,28 @@ impl Settings {
 /// # Errors
 /// Whatever stands in the way: see [`Error`].
 pub async fn connect(target: &Target, settings: &Settings) -> Result<Session, Error> {
+    connect_keeping(target, settings, None).await
+}
+
+/// The same, with the right to have a line, which is given back when this one is closed.
+///
+/// # Errors
+/// As [`connect`].
+pub async fn connect_keeping(
+    target: &Target,
+    settings: &Settings,
+    right: Option<OwnedSemaphorePermit>,
+) -> Result<Session, Error> {
     let host = target.name.to_string();
     if target.local {
         return Ok(Session::local(host, target.become_root));
     }
     let mut via: Option<Arc<Connection>> = None;
     let mut hops = hops(target, settings).await?;
+    // All behind the first hop goes through its line.
+    if let Some(first) = hops.front_mut() {
+        first.keep = right.map(Arc::new);
+    }
     let Some(last) = hops.pop_back() else {
         unreachable!("hops() ends with the host itself");
     };
@@ -304,6 +321,7 @@ fn hop(label: &str, resolved: &ssh_config::Resolved, said: Said<'_>, settings: &
         } else {
             settings.known_hosts.clone()
         },
+        keep: None,
     }
 }
 

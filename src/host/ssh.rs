@@ -30,7 +30,7 @@ use super::known_hosts::{Algorithms, KnownHosts, every_algorithm};
 use super::stream::{
     Exit, Process, Status, Stdin, StdinPipe, Stdout, StdoutPipe, Stream, Tail, Wish, given_up,
 };
-use super::transport::Transport;
+use super::transport::{Keep, Transport};
 use super::verify::{Ended, Ending, Verifier};
 
 /// The most bytes handed to the SSH library at once.
@@ -64,6 +64,8 @@ pub(super) struct Hop {
     /// The name a certificate must be for.
     pub(super) principal: String,
     pub(super) known_hosts: Vec<PathBuf>,
+    /// What is given back when the line to it is closed.
+    pub(super) keep: Keep,
 }
 
 impl Hop {
@@ -206,7 +208,7 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let config = Arc::new(config(settings, algorithms.plain, algorithms.certificates));
-    let stream = Transport::new(stream, settings.line_dead_after());
+    let stream = Transport::new(stream, settings.line_dead_after(), hop.keep.clone());
     let greeting = russh::client::connect_stream(config, stream, verifier);
     let result = within(&hop.label, "greeting", settings.connect_timeout, greeting).await?;
     result.map_err(|ended| match ended {

@@ -6,10 +6,12 @@
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, Sleep};
 
 /// A stream whose writes fail with `TimedOut` after `limit` without progress.
@@ -18,14 +20,19 @@ pub(super) struct Transport<S> {
     stream: S,
     limit: Duration,
     stuck: Option<Pin<Box<Sleep>>>,
+    _keep: Keep,
 }
 
+/// What is given back when a line is closed, and not before: the right to have one.
+pub(super) type Keep = Option<Arc<OwnedSemaphorePermit>>;
+
 impl<S> Transport<S> {
-    pub(super) fn new(stream: S, limit: Duration) -> Self {
+    pub(super) fn new(stream: S, limit: Duration, keep: Keep) -> Self {
         Self {
             stream,
             limit,
             stuck: None,
+            _keep: keep,
         }
     }
 
@@ -90,7 +97,7 @@ mod tests {
     #[tokio::test]
     async fn a_stuck_write_ends_and_a_slow_one_does_not() {
         let (near, mut far) = tokio::io::duplex(4);
-        let mut line = Transport::new(near, Duration::from_millis(200));
+        let mut line = Transport::new(near, Duration::from_millis(200), None);
         let slow = tokio::spawn(async move {
             for _ in 0..4 {
                 tokio::time::sleep(Duration::from_millis(80)).await;

@@ -7,9 +7,10 @@ use tallybook_events::fact::{Fact, Origin};
 use tallybook_events::ids::Seq;
 use tallybook_events::step::{FailureClass, Reversal};
 use tallybook_replay::entry::Entry;
+use tallybook_replay::fleet::{HostStatus, OnHost};
 use tallybook_replay::operation::{OperationStatus, StepStatus};
 
-use super::{Ink, bytes, count};
+use super::{Cell, Column, Ink, Table, bytes, count};
 
 /// What a rollback can do about a step, in a word.
 pub const fn reversal(reversal: &Reversal) -> &'static str {
@@ -17,6 +18,40 @@ pub const fn reversal(reversal: &Reversal) -> &'static str {
         Reversal::Undo => "undo",
         Reversal::Keep { .. } => "keep",
         Reversal::Irreversible { .. } => "irreversible",
+    }
+}
+
+/// An operation host by host.
+pub fn hosts(rows: &[OnHost]) -> Table {
+    let mut table = Table::new([
+        Column::left("HOST"),
+        Column::left("STATUS"),
+        Column::right("OK"),
+        Column::right("CHANGED"),
+        Column::right("FAILED"),
+        Column::right("NOT BEGUN"),
+        Column::left("WHY"),
+    ]);
+    for row in rows {
+        table.row([
+            Cell::from(&row.host),
+            Cell::inked(host_ink(row.status), row.status.label()),
+            row.ok.into(),
+            row.changed.into(),
+            row.failed.into(),
+            row.not_begun.into(),
+            Cell::or_dash(row.why.as_ref()),
+        ]);
+    }
+    table
+}
+
+const fn host_ink(status: HostStatus) -> Ink {
+    match status {
+        HostStatus::Ok | HostStatus::Changed => Ink::Good,
+        HostStatus::Failed | HostStatus::Unreachable => Ink::Bad,
+        HostStatus::InDoubt | HostStatus::Unfinished => Ink::Open,
+        HostStatus::NotBegun => Ink::Plain,
     }
 }
 
@@ -41,6 +76,15 @@ pub fn event(entry: &Entry) -> String {
         Event::OperationRolledBack(rolled_back) => format!("by {}", rolled_back.by.short()),
         Event::OperationStuck(stuck) => stuck.reason.clone(),
         Event::OperationAbandoned(abandoned) => abandoned.reason.clone(),
+        Event::OperationPaced(paced) => paced.pace.to_string(),
+        Event::OperationLacked(lacked) => {
+            let hosts: Vec<String> = lacked
+                .hosts
+                .iter()
+                .map(|lack| format!("{}: {}", lack.host, lack.why))
+                .collect();
+            hosts.join("; ")
+        }
         Event::StepStarted(started) => step(entry, &started.kind),
         Event::StepSucceeded(succeeded) => {
             let facts: Vec<String> = succeeded.done.facts.iter().map(fact).collect();

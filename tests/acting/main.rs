@@ -7,6 +7,7 @@ mod commands;
 mod daemon;
 mod drift;
 mod failures;
+mod fleet;
 mod full;
 mod ground;
 mod hosts;

@@ -90,6 +90,7 @@ async fn a_failure_elsewhere_hides_no_host_that_can_not_be_reached() {
     let Outcome::Failed {
         failures,
         unreachable,
+        enough: None,
     } = outcome
     else {
         panic!("{outcome:?}");

@@ -7,6 +7,7 @@ mod drift;
 mod ends;
 mod fence;
 mod hosts;
+mod pace;
 mod rollback;
 mod rollback_to;
 mod runners;

@@ -18,6 +18,7 @@ use tallybook_events::event::{Event, SessionRecorded};
 use tallybook_events::ids::{Attempt, Blob, BootId, OperationId};
 use tallybook_events::intent::Intent;
 use tallybook_events::name::HostName;
+use tallybook_events::pace::Pace;
 use tallybook_events::record::header_hash;
 use tallybook_events::step::Mark;
 use tallybook_replay::operation::{OperationStatus, StepStatus};
@@ -64,6 +65,7 @@ async fn begin(stage: &Stage, engine: Engine) -> Shown {
         planned_at: Some(stage.log.head().await.unwrap().seq),
         alongside: None,
         instead_of: Vec::new(),
+        pace: Pace::default(),
     };
     let (typing, input) = mpsc::channel(16);
     let text = Arc::new(Mutex::new(Vec::new()));

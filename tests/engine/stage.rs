@@ -11,6 +11,7 @@ use tallybook_agent::step::Step;
 use tallybook_events::ids::{Generation, OperationId, Seq, StepIndex};
 use tallybook_events::intent::Intent;
 use tallybook_events::name::HostName;
+use tallybook_events::pace::Pace;
 use tallybook_events::step::{Action, Peer, PlannedStep, Reversal, SendSource};
 use tallybook_events::subject::Subject;
 use tallybook_replay::operation::{Operation, OperationStatus};
@@ -32,6 +33,8 @@ pub(crate) struct Stage {
     pub(crate) world: Arc<World>,
     pub(crate) stop: watch::Sender<bool>,
     pub(crate) notices: Arc<Mutex<Vec<Notice>>>,
+    /// How the operations that begin go over their hosts.
+    pub(crate) pace: Pace,
 }
 
 impl Stage {
@@ -52,6 +55,7 @@ impl Stage {
             world,
             stop: watch::channel(false).0,
             notices: Arc::default(),
+            pace: Pace::default(),
         }
     }
 
@@ -112,6 +116,7 @@ impl Stage {
             planned_at: Some(self.log.head().await.unwrap().seq),
             alongside: None,
             instead_of: Vec::new(),
+            pace: self.pace,
         };
         engine.begin(proposal).await
     }
@@ -143,6 +148,7 @@ impl Stage {
             planned_at: None,
             alongside: None,
             instead_of: vec![(id, operation.last)],
+            pace: Pace::default(),
         };
         engine.begin(proposal).await?;
         Ok((undo, within(engine.run(undo)).await?))
@@ -191,6 +197,7 @@ impl Stage {
             planned_at: Some(planned_at),
             alongside: None,
             instead_of: since.operations.iter().map(|id| (*id, last(id))).collect(),
+            pace: Pace::default(),
         };
         engine.begin(proposal).await
     }

@@ -8,6 +8,7 @@ use tallybook::engine::{self, Engine, Limits, Once, Outcome, Proposal};
 use tallybook::log::{self, Log, Open};
 use tallybook_events::ids::{OperationId, Seq};
 use tallybook_events::intent::Intent;
+use tallybook_events::pace::Pace;
 use tallybook_replay::operation::OperationStatus;
 use tallybook_replay::undo;
 use tokio::sync::watch;
@@ -229,6 +230,7 @@ impl Process {
             planned_at: Some(self.log.head().await?.seq),
             alongside: None,
             instead_of: Vec::new(),
+            pace: Pace::default(),
         })
     }
 
@@ -248,6 +250,7 @@ impl Process {
             planned_at: None,
             alongside: None,
             instead_of: vec![(id, operation.last)],
+            pace: Pace::default(),
         };
         engine.begin(proposal).await?;
         self.tell(undo, engine.run(undo).await);

@@ -225,6 +225,8 @@ pub fn next_status(current: &StepStatus, event: &Event) -> Next {
         | Event::OperationRolledBack(_)
         | Event::OperationStuck(_)
         | Event::OperationAbandoned(_)
+        | Event::OperationPaced(_)
+        | Event::OperationLacked(_)
         | Event::ErasureAnnounced(_)
         | Event::ErasureCompleted(_)
         | Event::SegmentsArchived(_)

@@ -11,6 +11,7 @@ use tallybook_events::ids::OperationId;
 use tallybook_events::intent::Intent;
 use tallybook_events::name::HostName;
 use tallybook_events::step::{Action, FailureClass, PlannedStep, StepFailure};
+use tallybook_replay::fleet::{self, OnHost};
 use tallybook_replay::operation::{Operation, OperationStatus, Step, StepStatus};
 use tallybook_replay::undo::{self, Left};
 
@@ -21,7 +22,7 @@ use crate::daemon::ending::{Ending, Ran, Undone};
 use crate::engine::{self, Gone, Outcome};
 use crate::log::{self, Filter, Log};
 use crate::render::progress::Progress;
-use crate::render::{Format, Ink, Output, Written, count, plain, plain_lines};
+use crate::render::{Format, Ink, Output, Written, count, plain, plain_lines, summary};
 
 /// How an operation ended, as JSON.
 #[derive(Debug, Serialize)]
@@ -39,6 +40,8 @@ struct Ended {
     rolled_back_by: Option<OperationId>,
     /// What taking it back leaves as it is.
     kept: Vec<Kept>,
+    /// Where it stands on each host, where it has steps on several.
+    hosts: Vec<OnHost>,
 }
 
 impl Ended {
@@ -156,13 +159,19 @@ fn recorded(operation: &Operation, status: OperationStatus) -> Option<Outcome> {
             Outcome::Failed {
                 failures,
                 unreachable: BTreeMap::new(),
+                enough: None,
             }
         }
+        // Too many hosts were away; of a step's failure nothing is recorded.
+        OperationStatus::Failed => Outcome::Failed {
+            failures,
+            unreachable: BTreeMap::new(),
+            enough: Some(reason),
+        },
         OperationStatus::Stuck => Outcome::Stuck(reason),
-        OperationStatus::Failed
-        | OperationStatus::RolledBack
-        | OperationStatus::Interrupted
-        | OperationStatus::Abandoned => Outcome::Interrupted(reason),
+        OperationStatus::RolledBack | OperationStatus::Interrupted | OperationStatus::Abandoned => {
+            Outcome::Interrupted(reason)
+        }
     })
 }
 
@@ -181,6 +190,7 @@ fn left(out: &mut Output, id: OperationId, report: Report) -> Error {
             hints: report.hint.clone().into_iter().collect(),
             rolled_back_by: None,
             kept: Vec::new(),
+            hosts: Vec::new(),
         };
         // The error itself follows on standard error.
         let _closed = out.json_line(&ended);
@@ -327,7 +337,9 @@ fn judge(run: &Run, outcome: &Outcome) -> Ended {
         Outcome::Failed {
             failures,
             unreachable,
+            enough,
         } => {
+            reasons.extend(enough.clone());
             for (plan, failure) in failures {
                 reasons.push(format!(
                     "{} on {}: {}",
@@ -395,6 +407,7 @@ fn judge(run: &Run, outcome: &Outcome) -> Ended {
         hints,
         rolled_back_by: None,
         kept: Vec::new(),
+        hosts: fleet::several(operation),
     }
 }
 
@@ -441,6 +454,9 @@ fn failed_exit(
     if unreachable.values().any(|gone| gone.is_identity) {
         return Exit::Identity;
     }
+    if failures.is_empty() && unreachable.values().any(|gone| gone.is_unreachable) {
+        return Exit::Unreachable;
+    }
     match failures.first().map(|(_, failure)| failure.class) {
         Some(FailureClass::Exists) => Exit::Exists,
         Some(FailureClass::Missing) => Exit::Missing,
@@ -482,6 +498,9 @@ fn say(out: &mut Output, operation: &Operation, ended: &Ended) -> Written {
             ended.changed,
         ),
     )?;
+    if !ended.hosts.is_empty() {
+        out.table(&summary::hosts(&ended.hosts))?;
+    }
     for reason in &ended.reasons {
         out.line(format!("  because: {}", plain_lines(reason).join("\n    ")))?;
     }

@@ -8,7 +8,8 @@ use tallybook_events::name::HostName;
 
 use super::super::Error;
 use crate::cloud::inventory::{Become, Host, Inventory};
-use crate::engine::reach::{AgentProgram, Fleet};
+use crate::descriptors;
+use crate::engine::reach::{AgentProgram, Fleet, SESSIONS_MAX};
 use crate::host::{Jump, Settings, Target};
 
 /// The inventory's hosts, and how each is reached.
@@ -23,7 +24,11 @@ pub(super) fn fleet_with(inventory: &Inventory, agent: AgentProgram) -> Result<F
         .hosts
         .keys()
         .map(|name| target(inventory, name, &settings))
-        .collect::<Result<_, _>>()?;
+        .collect::<Result<Vec<_>, _>>()?;
+    // Hosts that can be reached are: that some may not be is no reason to begin nothing.
+    if let Err(error) = descriptors::make_room(targets.len().min(SESSIONS_MAX)) {
+        tracing::warn!("{error}");
+    }
     Ok(Fleet::new(targets, settings, agent))
 }
 

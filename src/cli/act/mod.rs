@@ -20,7 +20,7 @@ pub(super) use check::check;
 pub(super) use ending::told;
 pub(super) use fleet::{fleet, settings, target};
 pub(super) use hand::{follow, kept};
-pub(super) use operate::{ActOptions, Needs, Wish, operate};
+pub(super) use operate::{ActOptions, Needs, PaceOptions, Wish, operate};
 pub(super) use resume::{adopt, resume};
 pub(super) use rollback::rollback;
 pub(super) use rollback_to::{Wanted, rollback_to};

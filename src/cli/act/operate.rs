@@ -2,12 +2,14 @@
 //!
 //! What can be refused is refused before anything is written.
 
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Serialize;
 use tallybook_events::ids::{OperationId, Seq};
 use tallybook_events::intent::Intent;
+use tallybook_events::pace::{MaxFail, Pace};
 use tallybook_events::step::PlannedStep;
 use tallybook_events::subject::Subject;
 use tallybook_replay::state::State;
@@ -51,6 +53,38 @@ pub(in crate::cli) struct ActOptions {
     /// Have the daemon carry it out, and end here as soon as it has it; `op attach` follows it
     #[arg(long, conflicts_with = "dry_run")]
     detach: bool,
+    #[arg(skip)]
+    pace: Pace,
+}
+
+impl ActOptions {
+    /// The same, over several hosts at this pace.
+    #[must_use]
+    pub(in crate::cli) fn paced(mut self, pace: &PaceOptions) -> Self {
+        self.pace = pace.given();
+        self
+    }
+}
+
+/// What every command takes that acts on several hosts.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub(in crate::cli) struct PaceOptions {
+    /// Have at most so many hosts begun and not done; a further one begins when one is done
+    #[arg(long, value_name = "N")]
+    serial: Option<NonZeroU32>,
+    /// Begin no further host once more than so many failed or could not be reached: a number, or a percentage of all
+    #[arg(long, value_name = "N|P%")]
+    max_fail: Option<MaxFail>,
+}
+
+impl PaceOptions {
+    /// What was asked for.
+    pub(in crate::cli) fn given(&self) -> Pace {
+        Pace {
+            serial: self.serial,
+            max_fail: self.max_fail,
+        }
+    }
 }
 
 /// What an acting command wants.
@@ -123,7 +157,7 @@ pub(in crate::cli) async fn operate(
         let inventory = cloud_log::record_inventory(log, &loaded.path, &loaded.text).await?;
         let state = log.state().await?;
         let seen = state.head.seq;
-        let proposal = match propose(state, id, inventory, needs.as_ref(), &wish) {
+        let proposal = match propose(state, id, inventory, needs.as_ref(), options.pace, &wish) {
             Ok(proposal) => proposal,
             Err(error) if patience.is_some() && claimed(&error).is_some() => {
                 match wait(&engine, patience.as_mut(), seen, error).await? {
@@ -184,6 +218,7 @@ fn propose(
     id: OperationId,
     inventory: Seq,
     needs: Option<&Needs<'_>>,
+    pace: Pace,
     wish: impl Fn(&State, OperationId) -> Result<Wish, Error>,
 ) -> Result<Proposal, Error> {
     let mut alongside = None;
@@ -206,6 +241,7 @@ fn propose(
         planned_at: Some(state.head.seq),
         alongside,
         instead_of: Vec::new(),
+        pace,
     })
 }
 

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use tallybook_events::event::Event;
 use tallybook_events::ids::{OperationId, Seq, StepIndex};
+use tallybook_events::pace::Pace;
 use tallybook_replay::operation::{Operation, Step, StepStatus};
 
 use super::super::{Context, Error, Exit};
@@ -17,7 +18,7 @@ use crate::cloud::inventory::Inventory;
 use crate::cloud::parse;
 use crate::daemon::protocol::Purpose;
 use crate::engine::adopt::Adopted;
-use crate::engine::{self, Once};
+use crate::engine::{self, Failed, Once};
 use crate::log::{Filter, Log, Open};
 use crate::render::Output;
 use crate::render::progress::Progress;
@@ -32,6 +33,7 @@ pub(in crate::cli) async fn resume(
     id: OperationId,
     once: Once,
     forced: Option<&str>,
+    pace: Pace,
     detach: bool,
 ) -> Result<Exit, Error> {
     let log = context.open_log(Open::Existing).await?;
@@ -50,12 +52,12 @@ pub(in crate::cli) async fn resume(
     let held = hand::hold(log, id, None, purpose, detach).await?;
     let engine = engine(log, fleet(&inventory)?, &progress, secrets).kept(hand::holds(&held));
     if let Some(held) = held {
-        engine.take_up(id, forced).await?;
+        engine.take_up(id, forced, pace).await?;
         return hand::over(&engine, out, &progress, id, held, detach).await;
     }
-    let carried_out = match forced {
-        Some(reason) => engine.force(id, once, reason).await,
-        None => engine.resume(id, once).await,
+    let carried_out = match engine.take_up(id, forced, pace).await {
+        Ok(()) => engine.go_on(id, once, Failed::Again).await,
+        Err(error) => Err(error),
     };
     let ending = aftermath(&engine, id, carried_out, false).await;
     conclude(log, out, &progress, id, ending).await

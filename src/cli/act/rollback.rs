@@ -4,6 +4,7 @@
 
 use tallybook_events::ids::OperationId;
 use tallybook_events::intent::Intent;
+use tallybook_events::pace::Pace;
 use tallybook_replay::operation::{Operation, OperationStatus};
 use tallybook_replay::{since, undo};
 
@@ -124,6 +125,7 @@ async fn begin(
         planned_at: None,
         alongside: None,
         instead_of: vec![(operation.id, operation.last)],
+        pace: Pace::default(),
     };
     engine.begin(proposal).await?;
     Ok(())

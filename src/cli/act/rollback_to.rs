@@ -8,6 +8,7 @@ use std::time::Duration;
 use tallybook_events::ids::{OperationId, Seq};
 use tallybook_events::intent::Intent;
 use tallybook_events::name::HostName;
+use tallybook_events::pace::Pace;
 use tallybook_replay::operation::Operation;
 use tallybook_replay::since::{self, Since, Stays};
 
@@ -283,6 +284,7 @@ impl Beginning<'_> {
             planned_at: Some(survey.head),
             alongside: None,
             instead_of: taken_back.map(|known| (known.id, known.last)).collect(),
+            pace: Pace::default(),
         };
         Ok(Begun::Operation(self.engine.begin(proposal).await?))
     }

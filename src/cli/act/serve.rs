@@ -5,6 +5,7 @@
 use std::sync::Arc;
 
 use tallybook_events::ids::OperationId;
+use tallybook_events::pace::Pace;
 
 use super::super::Error;
 use super::aftermath::aftermath;
@@ -72,7 +73,7 @@ async fn carry_out(engine: &Engine, id: OperationId, how: How) -> Ending {
         }
         How::TakeUp { undo_failed } => {
             wants_undo = undo_failed;
-            match engine.take_up(id, None).await {
+            match engine.take_up(id, None, Pace::default()).await {
                 Ok(()) => engine.go_on(id, Once::Ask, Failed::Stay).await,
                 Err(error) => Err(error),
             }

@@ -9,6 +9,7 @@ use serde::Serialize;
 use tallybook_agent::protocol::SessionRequest;
 use tallybook_events::ids::OperationId;
 use tallybook_events::intent::Intent;
+use tallybook_events::pace::Pace;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
@@ -80,6 +81,7 @@ pub(super) async fn run(
         planned_at: Some(state.head.seq),
         alongside: None,
         instead_of: Vec::new(),
+        pace: Pace::default(),
     };
     let mut terminal = None;
     let take_over = || {

@@ -4,7 +4,7 @@ use tallybook_events::intent::Intent;
 use tallybook_events::name::HostName;
 use tallybook_events::subject::Subject;
 
-use super::super::act::{self, ActOptions, Wish};
+use super::super::act::{self, ActOptions, PaceOptions, Wish};
 use super::super::argument::distinct;
 use super::super::{Context, Error, Exit};
 use crate::plan;
@@ -17,6 +17,8 @@ pub(super) struct Args {
     #[arg(required = true, value_name = "HOST")]
     hosts: Vec<HostName>,
     #[command(flatten)]
+    pace: PaceOptions,
+    #[command(flatten)]
     options: ActOptions,
 }
 
@@ -24,7 +26,8 @@ impl Args {
     pub(super) async fn run(self, context: &Context, out: &mut Output) -> Result<Exit, Error> {
         let loaded = context.load_inventory()?;
         let hosts = distinct(self.hosts);
-        act::operate(context, out, &self.options, &loaded, None, |state, _| {
+        let options = self.options.paced(&self.pace);
+        act::operate(context, out, &options, &loaded, None, |state, _| {
             Ok(Wish {
                 steps: plan::host::prepare(&loaded.inventory, state, &hosts)?,
                 claims: hosts.iter().cloned().map(Subject::Host).collect(),

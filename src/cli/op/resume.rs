@@ -1,6 +1,7 @@
 //! `tallybook op resume`.
 
-use super::super::{Context, Error, Exit, OperationArgument, act, resolve};
+use super::super::act::{self, PaceOptions};
+use super::super::{Context, Error, Exit, OperationArgument, resolve};
 use crate::engine::Once;
 use crate::log::Open;
 use crate::render::Output;
@@ -13,6 +14,8 @@ pub(super) struct Args {
     /// Start steps again that can be started only once and are in doubt: you looked, and want them once more
     #[arg(long)]
     once_again: bool,
+    #[command(flatten)]
+    pace: PaceOptions,
     /// Set aside what others have in the place of a step, never delete it, then go on; undoing the step puts it back
     #[arg(long, requires = "reason")]
     force: bool,
@@ -34,6 +37,7 @@ impl Args {
             Once::Ask
         };
         let forced = self.reason.as_deref().filter(|_| self.force);
-        act::resume(context, out, id, once, forced, self.detach).await
+        let pace = self.pace.given();
+        act::resume(context, out, id, once, forced, pace, self.detach).await
     }
 }

@@ -1,5 +1,7 @@
 //! `op retry-undo`: the rollback of an operation is gone on with.
 
+use tallybook_events::pace::Pace;
+
 use super::super::{Context, Error, Exit, OperationArgument, act, resolve};
 use crate::engine::Once;
 use crate::log::Open;
@@ -27,6 +29,7 @@ impl Args {
                 by.ok_or(Error::NotTakenBack(id))?
             }
         };
-        act::resume(context, out, undo, Once::Ask, None, self.detach).await
+        let pace = Pace::default();
+        act::resume(context, out, undo, Once::Ask, None, pace, self.detach).await
     }
 }

@@ -1,6 +1,8 @@
 //! `tallybook op show`.
 
 use serde::Serialize;
+use tallybook_events::pace::Pace;
+use tallybook_replay::fleet::{self, OnHost};
 use tallybook_replay::operation::{Operation, StepStatus};
 
 use super::super::{Context, Error, Exit, OperationArgument, resolve};
@@ -26,6 +28,8 @@ pub(super) struct Args {
 struct Shown {
     #[serde(flatten)]
     whole: OperationWhole,
+    /// Where it stands on each host, where it has steps on several.
+    hosts: Vec<OnHost>,
     next: Vec<Way>,
 }
 
@@ -53,7 +57,11 @@ impl Args {
         };
         let next = ways::out_of(&standing, log.taken_back_by(id).await?);
         match out.format() {
-            Format::Json => out.json(&Shown { whole, next })?,
+            Format::Json => out.json(&Shown {
+                whole,
+                hosts: fleet::several(&standing),
+                next,
+            })?,
             Format::Table => {
                 show(&standing, &whole, out)?;
                 if self.output {
@@ -99,6 +107,9 @@ fn show(operation: &Operation, whole: &OperationWhole, out: &mut Output) -> Writ
         "inventory",
         Cell::or_dash(whole.inventory.map(|seq| format!("event {seq}"))),
     );
+    if operation.pace != Pace::default() {
+        row("pace", operation.pace.to_string().into());
+    }
     for claim in &view.claims {
         let held = if view.status.is_final() {
             "held"
@@ -131,6 +142,11 @@ fn show(operation: &Operation, whole: &OperationWhole, out: &mut Output) -> Writ
         ]);
     }
     out.table(&steps)?;
+    let hosts = fleet::several(operation);
+    if !hosts.is_empty() {
+        out.line("")?;
+        out.table(&summary::hosts(&hosts))?;
+    }
     for step in &operation.steps {
         let (ink, what, hint) = match &step.status {
             StepStatus::Failed(failure) => (

@@ -6,7 +6,7 @@ use tallybook_events::name::{HostName, TemplateName};
 use tallybook_events::subject::Subject;
 use tallybook_replay::state::State;
 
-use super::super::act::{self, ActOptions, Wish};
+use super::super::act::{self, ActOptions, PaceOptions, Wish};
 use super::super::argument::distinct;
 use super::super::{Context, Error, Exit, resolve};
 use crate::plan;
@@ -28,6 +28,8 @@ pub(super) struct Args {
     /// The generation; the newest unless given
     #[arg(long, value_name = "N")]
     generation: Option<u32>,
+    #[command(flatten)]
+    pace: PaceOptions,
     #[command(flatten)]
     options: ActOptions,
 }
@@ -65,7 +67,8 @@ impl Args {
     pub(super) async fn run(self, context: &Context, out: &mut Output) -> Result<Exit, Error> {
         let loaded = context.load_inventory()?;
         let to = distinct(self.to.clone());
-        act::operate(context, out, &self.options, &loaded, None, |state, _| {
+        let options = self.options.clone().paced(&self.pace);
+        act::operate(context, out, &options, &loaded, None, |state, _| {
             let (generation, from) = self.origin(state, &to)?;
             let known = Known {
                 inventory: &loaded.inventory,

@@ -4,17 +4,19 @@
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
+use std::num::NonZeroU32;
 
 use tallybook_events::actor::{Actor, ActorClaim, ClaimSource};
 use tallybook_events::allocation::{Allocation, Forward, Mac, Protocol};
 use tallybook_events::event::{
     AllocationMade, AllocationReleased, ChangeKind, ErasureAnnounced, ErasureCause,
-    ErasureCompleted, Event, InventoryRecorded, LogCreated, LogFenced, LogRecovered, Loss,
-    OperationAbandoned, OperationFailed, OperationIntended, OperationInterrupted, OperationPlanned,
-    OperationResumed, OperationRolledBack, OperationStuck, OperationSucceeded, OutputCaptured,
-    PathChange, Resolution, SegmentsArchived, SegmentsRestored, SeqRange, SessionRecorded,
-    StepAdopted, StepDoubted, StepDrifted, StepFailed, StepForced, StepStarted, StepSucceeded,
-    StepUnstarted, fixed,
+    ErasureCompleted, Event, InventoryRecorded, Lack, LackKind, LogCreated, LogFenced,
+    LogRecovered, Loss, OperationAbandoned, OperationFailed, OperationIntended,
+    OperationInterrupted, OperationLacked, OperationPaced, OperationPlanned, OperationResumed,
+    OperationRolledBack, OperationStuck, OperationSucceeded, OutputCaptured, PathChange,
+    Resolution, SegmentsArchived, SegmentsRestored, SeqRange, SessionRecorded, StepAdopted,
+    StepDoubted, StepDrifted, StepFailed, StepForced, StepStarted, StepSucceeded, StepUnstarted,
+    fixed,
 };
 use tallybook_events::fact::{Backing, Fact, Origin};
 use tallybook_events::header::{ClaimRef, Header, Writer};
@@ -24,6 +26,7 @@ use tallybook_events::ids::{
 };
 use tallybook_events::intent::{Intent, Source};
 use tallybook_events::name::{ContainerName, HostName, TemplateName};
+use tallybook_events::pace::{MaxFail, Pace};
 use tallybook_events::step::{
     Action, Captured, FailureClass, Fence, Mark, Peer, Phase, PlannedStep, Receipt, Reversal,
     SendSource, StepDone, StepFailure, StepKey,
@@ -143,7 +146,8 @@ pub fn planned(index: u32, after: &[u32]) -> PlannedStep {
     }
 }
 
-fn planned_all() -> Vec<PlannedStep> {
+/// Steps of every action and reversal.
+pub fn planned_all() -> Vec<PlannedStep> {
     let undo = |output| Action::Undo {
         operation: operation(3),
         step: StepIndex(4),
@@ -183,7 +187,8 @@ fn planned_all() -> Vec<PlannedStep> {
     ]
 }
 
-fn done() -> StepDone {
+/// What a step reported that ended well.
+pub fn done() -> StepDone {
     StepDone {
         changed: true,
         output: start_output(),
@@ -369,6 +374,21 @@ pub fn events() -> Vec<Event> {
         StepAdopted {
             reason: reason(),
             done: done(),
+        }
+        .into(),
+        OperationPaced {
+            pace: Pace {
+                serial: NonZeroU32::new(2),
+                max_fail: Some(MaxFail::Percent(30)),
+            },
+        }
+        .into(),
+        OperationLacked {
+            hosts: vec![Lack {
+                host: host("cn1"),
+                kind: LackKind::Unreachable,
+                why: reason(),
+            }],
         }
         .into(),
     ]

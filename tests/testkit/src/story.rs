@@ -21,8 +21,8 @@ use tallybook_events::subject::Subject;
 
 use crate::samples;
 
-/// The kinds that the log's own upkeep writes.
-const UPKEEP: &[&str] = &[
+/// The kinds that came later than the first program: the log's own upkeep, and some of operations.
+const LATER: &[&str] = &[
     "erasure.announced",
     "erasure.completed",
     "segments.archived",
@@ -33,6 +33,8 @@ const UPKEEP: &[&str] = &[
     "step.drifted",
     "step.forced",
     "step.adopted",
+    "operation.paced",
+    "operation.lacked",
 ];
 
 /// A history being told.
@@ -121,6 +123,7 @@ impl Story {
             .shut_out()
             .given_up()
             .met_others()
+            .paced()
     }
 
     /// A history in which every kind occurs that the first program knew.
@@ -134,10 +137,10 @@ impl Story {
                     .iter()
                     .any(|record| record.header.kind == kind)
             };
-            let is_upkeep = |kind: &str| UPKEEP.contains(&kind);
+            let is_later = |kind: &str| LATER.contains(&kind);
             if tallybook_events::event::KINDS
                 .iter()
-                .all(|(kind, _)| has(kind) || is_upkeep(kind))
+                .all(|(kind, _)| has(kind) || is_later(kind))
             {
                 return story;
             }
@@ -185,6 +188,20 @@ impl Story {
             seen: samples::mark(),
         });
         self.recover("the other line is lost", Vec::new());
+        self
+    }
+
+    /// The same history, and behind it an operation that has a pace, and could not have a host.
+    #[must_use]
+    pub fn paced(mut self) -> Self {
+        let subject = Subject::Host(samples::host("cn1"));
+        let (_, place, _) = self.begin(&subject, samples::intents()[0].clone());
+        let its_own =
+            |event: &Event| matches!(event, Event::OperationPaced(_) | Event::OperationLacked(_));
+        let mut events: Vec<Event> = samples::events().into_iter().filter(its_own).collect();
+        let reason = "a host was away".to_owned();
+        events.push(OperationInterrupted { reason }.into());
+        self.append(place, subject, events);
         self
     }
 
