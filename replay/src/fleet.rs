@@ -6,7 +6,7 @@ use serde::Serialize;
 use tallybook_events::event::LackKind;
 use tallybook_events::name::HostName;
 
-use crate::operation::{Operation, Step, StepStatus};
+use crate::operation::{Operation, OperationStatus, Step, StepStatus};
 use crate::pace::hosts;
 
 /// Where an operation stands on a host.
@@ -86,10 +86,12 @@ fn on_host(operation: &Operation, host: &HostName) -> OnHost {
         steps.filter(|step| step.plan.host == *host)
     };
     let (mut ok, mut changed, mut failed, mut in_doubt, mut not_begun) = (0, 0, 0, 0, 0);
-    let mut said = None;
+    let (mut not_ended, mut said) = (0, None);
     for step in steps() {
         match &step.status {
             StepStatus::Pending => not_begun += 1,
+            // As long as it is carried out, nothing is wrong with that.
+            StepStatus::Started if operation.status == OperationStatus::Running => not_ended += 1,
             StepStatus::Started => in_doubt += 1,
             StepStatus::Succeeded { done, .. } => {
                 ok += 1;
@@ -105,7 +107,7 @@ fn on_host(operation: &Operation, host: &HostName) -> OnHost {
             }
         }
     }
-    let left = failed + in_doubt + not_begun;
+    let left = failed + in_doubt + not_begun + not_ended;
     let lack = operation.lacked.get(host).filter(|_| left > 0);
     let status = match lack.map(|lack| lack.kind) {
         None if left == 0 && changed == 0 => HostStatus::Ok,

@@ -77,9 +77,14 @@ pub(crate) fn admit(
     } else {
         // What an earlier run left half done comes before what is untouched; else in the order of the plan.
         further.sort_by_key(|host| !is_touched(operation, host));
-        let room = pace.serial.map_or(usize::MAX, |most| {
-            (most.get() as usize).saturating_sub(open_hosts(operation, running))
-        });
+        // Where hosts that fail are counted, none is begun before there is a place to carry it out: it would be past holding
+        // back by the time it fails.
+        let places = running.at_once.filter(|_| most.is_some());
+        let serial = pace.serial.map(|most| most.get() as usize);
+        let at_once = places
+            .unwrap_or(usize::MAX)
+            .min(serial.unwrap_or(usize::MAX));
+        let room = at_once.saturating_sub(open_hosts(operation, running));
         let goes_on = !running.in_flight.is_empty() || further.len() < hosts_of(operation, &chains);
         let room = if goes_on { room } else { room.max(1) };
         further.into_iter().take(room).collect()

@@ -43,6 +43,8 @@ pub struct Running {
     pub unreachable: BTreeSet<HostName>,
     /// Hosts that this run has begun steps on.
     pub begun: BTreeSet<HostName>,
+    /// How many hosts there are places for at once; `None` for any number.
+    pub at_once: Option<usize>,
     /// Steps in doubt that were looked at, and that nobody but an operator can decide.
     pub stuck: BTreeSet<StepIndex>,
 }

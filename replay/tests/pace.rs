@@ -274,6 +274,19 @@ fn what_was_begun_goes_on_when_too_many_failed() {
     between.done("cn2").enough(1, "0", &["cn3", "cn4"]);
 }
 
+/// Begun before there is a place for it, a host would be past holding back when others fail.
+#[test]
+fn where_failures_are_counted_no_host_begins_before_its_place() {
+    let mut given = given(FOUR, max_fail("0"));
+    given.running.at_once = Some(2);
+    given.starts(&["cn1", "cn2"]);
+    let going = given.runs("cn1").runs("cn2");
+    assert_eq!(going.next(), Next::Wait);
+    let going = going.failed("cn1");
+    assert_eq!(going.next(), Next::Wait);
+    going.done("cn2").enough(1, "0", &["cn3", "cn4"]);
+}
+
 #[test]
 fn a_host_that_cant_be_reached_counts_as_failed() {
     let away = given(FOUR, max_fail("0")).unreachable("cn4");

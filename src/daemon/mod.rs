@@ -106,7 +106,7 @@ pub async fn serve(
         .store()
         .ok_or_else(|| log::Error::NoDaemon(PathBuf::new()))?;
     let mut signals = Signals::new().map_err(Error::Signals)?;
-    let _lock = lock(store)?;
+    let mut lock = Some(lock(store)?);
     log.stay();
     tokio::select! {
         held = hold(log, store) => held?,
@@ -124,6 +124,8 @@ pub async fn serve(
         () = signals.heard() => Ok(()),
     };
     if let Err(error) = &scanned {
+        // Whoever needs the store may have it, and recover it.
+        lock = None;
         tracing::error!("ending, because the log fails: {}", causes::in_line(error));
     }
     manager.stopping();
@@ -156,6 +158,7 @@ pub async fn serve(
         () = tokio::time::sleep_until(until) => Ended::Left(jobs.count()),
         () = signals.heard() => Ended::Left(jobs.count()),
     };
+    drop(lock);
     scanned?;
     Ok(ended)
 }

@@ -570,7 +570,12 @@ impl Engine {
         let crew = self.crew(&operation, once).await?;
         let outcome = Run::new(self, crew.clone(), running).drive(id).await;
         if matches!(outcome, Ok(Outcome::Succeeded)) {
-            forget::on_long_hosts(&crew).await;
+            let mut drain = self.drain();
+            tokio::select! {
+                biased;
+                () = chain::asked_to_stop(&mut drain) => {}
+                () = forget::on_long_hosts(&crew) => {}
+            }
         }
         outcome
     }

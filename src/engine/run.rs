@@ -79,7 +79,8 @@ pub(super) struct Run<'a> {
 }
 
 impl<'a> Run<'a> {
-    pub(super) fn new(engine: &'a Engine, mut crew: Crew, running: Running) -> Self {
+    pub(super) fn new(engine: &'a Engine, mut crew: Crew, mut running: Running) -> Self {
+        running.at_once = Some(engine.limits.chains);
         let (halt, halted) = watch::channel(false);
         crew.stop = halted;
         Run {
@@ -566,7 +567,7 @@ async fn look_at(
     loop {
         let looked = tokio::select! {
             biased;
-            // A look changes nothing on a host, so it is given up at once.
+            // A look does nothing that can't be given up at once: what was never begun may be given up for good by then.
             () = asked_to_stop(&mut stop) => return Err(Cut::Stopped),
             looked = resolve::host(crew, operation, host, steps) => looked,
         };

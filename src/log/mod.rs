@@ -10,12 +10,12 @@ mod draft;
 mod erase;
 mod error;
 mod filter;
+pub mod gate;
 pub mod history;
 mod holder;
 mod indexer;
 mod lock;
 mod open;
-pub mod pace;
 pub mod recover;
 mod reserve;
 pub mod retention;
@@ -41,10 +41,10 @@ use tokio::sync::RwLock;
 
 use crate::causes::in_line as chain;
 use crate::{identity, journal};
+use gate::{Call, Gate};
 use holder::Holder;
 use lock::Lock;
 use open::Opened;
-use pace::{Call, Pace};
 use socket::Place;
 
 pub use crate::journal::Limits;
@@ -90,7 +90,7 @@ pub struct Log {
     notice: Notice,
     role: Arc<RwLock<Role>>,
     /// Only in a simulation.
-    pace: Option<Pace>,
+    gate: Option<Gate>,
     /// Whether this process is the daemon of the store: it leaves the store to nobody else.
     stays: Arc<AtomicBool>,
 }
@@ -136,15 +136,15 @@ impl Log {
             limits,
             notice,
             role: Arc::new(RwLock::new(role)),
-            pace: None,
+            gate: None,
             stays: Arc::default(),
         })
     }
 
-    /// The same log, with each call at the pace of a simulation.
+    /// The same log, with each call passing the gate of a simulation.
     #[must_use]
-    pub fn at_pace(mut self, pace: Pace) -> Self {
-        self.pace = Some(pace);
+    pub fn gated(mut self, gate: Gate) -> Self {
+        self.gate = Some(gate);
         self
     }
 
@@ -171,7 +171,7 @@ impl Log {
         condition: Condition,
     ) -> Result<Vec<Appended>, Error> {
         let appended = self.append_by_holder(drafts, condition);
-        pace::call(self.pace.as_ref(), Call::Append, appended).await
+        gate::call(self.gate.as_ref(), Call::Append, appended).await
     }
 
     async fn append_by_holder(
@@ -206,7 +206,7 @@ impl Log {
     /// # Errors
     /// When the store can't be read.
     pub async fn state(&self) -> Result<State, Error> {
-        pace::call(self.pace.as_ref(), Call::Read, self.state_of_holder()).await
+        gate::call(self.gate.as_ref(), Call::Read, self.state_of_holder()).await
     }
 
     async fn state_of_holder(&self) -> Result<State, Error> {
@@ -232,7 +232,7 @@ impl Log {
     /// # Errors
     /// When the store can't be read.
     pub async fn head(&self) -> Result<Head, Error> {
-        pace::call(self.pace.as_ref(), Call::Read, self.head_of_holder()).await
+        gate::call(self.gate.as_ref(), Call::Read, self.head_of_holder()).await
     }
 
     async fn head_of_holder(&self) -> Result<Head, Error> {
@@ -259,7 +259,7 @@ impl Log {
     /// When the store can't be read.
     pub async fn records(&self, filter: &Filter) -> Result<Vec<Record>, Error> {
         let records = self.records_of_holder(filter);
-        pace::call(self.pace.as_ref(), Call::Read, records).await
+        gate::call(self.gate.as_ref(), Call::Read, records).await
     }
 
     async fn records_of_holder(&self, filter: &Filter) -> Result<Vec<Record>, Error> {
@@ -339,7 +339,7 @@ impl Log {
     /// When the store can't be read.
     pub async fn summary(&self, id: OperationId) -> Result<Option<OperationSummary>, Error> {
         let summary = self.summary_of_holder(id);
-        pace::call(self.pace.as_ref(), Call::Read, summary).await
+        gate::call(self.gate.as_ref(), Call::Read, summary).await
     }
 
     async fn summary_of_holder(&self, id: OperationId) -> Result<Option<OperationSummary>, Error> {
@@ -471,6 +471,7 @@ impl Log {
                     // Who only waits is in no daemon's way.
                     () = self.wanted_by_daemon() => {
                         self.leave().await;
+                        deadline = Instant::now() + HOLDER_WAIT;
                         continue;
                     }
                 },
@@ -479,10 +480,10 @@ impl Log {
             if beyond {
                 return Ok(());
             }
-            if was_client && asked.elapsed() > HOLDER_WAIT / 20 {
+            if asked.elapsed() > HOLDER_WAIT / 20 {
                 // There was a holder: its end begins a new search for one. A daemon that is started again comes first.
                 deadline = Instant::now() + HOLDER_WAIT;
-                if lock::knows_daemons(self.place.path()) {
+                if was_client && lock::knows_daemons(self.place.path()) {
                     tokio::time::sleep(HOLDER_WAIT / 4).await;
                     continue;
                 }

@@ -33,7 +33,7 @@ impl Log {
                         limits: Limits::default(),
                         notice: Arc::new(Mutex::new(drop::<String>)),
                         role: Arc::new(RwLock::new(Role::Client)),
-                        pace: None,
+                        gate: None,
                         stays: Arc::default(),
                     });
                 }

@@ -209,3 +209,46 @@ async fn a_resumption_can_have_another_pace() {
     };
     assert_eq!(operation.steps.iter().filter(|it| again(it)).count(), 1);
 }
+
+/// There are places for so many hosts; no further one is begun before one of these is free, and by then one failed.
+#[tokio::test(flavor = "multi_thread")]
+async fn failures_count_without_a_number_at_once_too() {
+    let names: Vec<String> = (0..36).map(|number| format!("h{number:02}")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let mut stage = Stage::new(&names).await;
+    stage.pace = pace(None, Some("0"));
+    let one = |(index, host): (u32, &&str)| match index {
+        0 => step(index, host, &[], Deed::FailWithout("disk".to_owned())),
+        _ => step(index, host, &[], Deed::Await("end".to_owned())),
+    };
+    let plan = (0..).zip(&names).map(one).collect();
+    let engine = stage.engine();
+    let id = stage.begin(&engine, plan).await;
+    let run = tokio::spawn(async move { engine.run(id).await });
+    stage
+        .until(|stage| stage.notes("h31") == ["begin s31"])
+        .await;
+    let has_failed = async || {
+        let first = &stage.operation(id).await.steps[0].status;
+        matches!(first, StepStatus::Failed(_))
+    };
+    while !within(has_failed()).await {
+        tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+    }
+    for name in &names {
+        stage.world.host(name).signal("end");
+    }
+    let outcome = within(run).await.unwrap().unwrap();
+    let Outcome::Failed {
+        enough: Some(enough),
+        ..
+    } = outcome
+    else {
+        panic!("{outcome:?}");
+    };
+    assert!(
+        enough.ends_with("not begun: h32, h33, h34, h35"),
+        "{enough}"
+    );
+    assert_eq!(stage.notes("h32"), Vec::<String>::new());
+}

@@ -88,7 +88,7 @@ impl Controller {
             let process = Process {
                 world: Arc::clone(&self.world),
                 cloud: Arc::clone(&self.cloud),
-                log: log.at_pace(self.world.pace()),
+                log: log.gated(self.world.gate()),
                 stop: watch::channel(false).0,
             };
             let mut works = tokio::task::JoinSet::new();

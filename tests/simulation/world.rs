@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tallybook::log;
-use tallybook::log::pace::{Call, Pace, Side};
+use tallybook::log::gate::{Call, Gate, Side};
 use tallybook_agent::protocol::{Reply, Request};
 use tallybook_agent::step::fail;
 use tallybook_events::ids::OperationId;
@@ -167,7 +167,7 @@ impl World {
     }
 
     /// Has the log's calls pass their moments.
-    pub(crate) fn pace(self: &Arc<Self>) -> Pace {
+    pub(crate) fn gate(self: &Arc<Self>) -> Gate {
         let world = Arc::clone(self);
         Arc::new(move |call, side| {
             let world = Arc::clone(&world);

@@ -1,5 +1,5 @@
-//! How a simulation takes part in the log's calls: each passes it before it is made and once it was answered, and is
-//! answered before anything else goes on.
+//! The gate of a simulation in the log's calls: each passes it before it is made and once it was answered, and is answered
+//! before anything else goes on.
 //!
 //! It decides nothing about what a call does. A log without one, as every command has it, is not held up.
 
@@ -33,20 +33,20 @@ pub enum Side {
 pub type Passing = Pin<Box<dyn Future<Output = Result<(), Error>> + Send>>;
 
 /// Asked by every call, on both sides.
-pub type Pace = Arc<dyn Fn(Call, Side) -> Passing + Send + Sync>;
+pub type Gate = Arc<dyn Fn(Call, Side) -> Passing + Send + Sync>;
 
-/// Makes a call, at the pace of a simulation where there is one.
+/// Makes a call, through the gate of a simulation where there is one.
 pub(super) async fn call<T>(
-    pace: Option<&Pace>,
+    gate: Option<&Gate>,
     what: Call,
     answer: impl Future<Output = Result<T, Error>>,
 ) -> Result<T, Error> {
-    let Some(pace) = pace else {
+    let Some(gate) = gate else {
         return answer.await;
     };
-    pace(what, Side::Before).await?;
+    gate(what, Side::Before).await?;
     let answered = at_once(answer);
-    pace(what, Side::After).await?;
+    gate(what, Side::After).await?;
     answered
 }
 
