@@ -65,6 +65,8 @@ struct Agent {
     probes: usize,
     /// What its peer sent and it did not take.
     from_peer: usize,
+    /// Whether it was asked to stop: it waits for no peer any more.
+    is_stopped: bool,
 }
 
 /// Names an agent on its host.
@@ -136,6 +138,7 @@ impl Host {
             locks: BTreeSet::new(),
             probes: 0,
             from_peer: 0,
+            is_stopped: false,
         };
         self.agents.insert(id, agent);
         id
@@ -178,6 +181,7 @@ impl Host {
             Request::Receipts { operation, .. } => [*operation].into(),
             Request::Secrets(_) => return,
             Request::Stop => {
+                agent.is_stopped = true;
                 if matches!(agent.doing, Doing::Peer | Doing::Blocked(_) | Doing::Proof) {
                     self.settle(id, plans);
                 }
@@ -370,7 +374,7 @@ impl Host {
                 Said::AtPeer if agent.from_peer > 0 => agent.from_peer -= 1,
                 Said::AtPeer => {
                     agent.doing = Doing::Peer;
-                    if agent.input.is_some() {
+                    if agent.input.is_some() && !agent.is_stopped {
                         return;
                     }
                 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tallybook_events::actor::ActorClaim;
-use tallybook_events::ids::Blob;
+use tallybook_events::ids::{Blob, Seq};
 use tallybook_events::record::Record;
 use tokio::io::AsyncReadExt;
 use tokio::net::{UnixListener, UnixStream};
@@ -18,7 +18,7 @@ use tokio::task::JoinSet;
 
 use super::super::holder::Desk;
 use super::super::retention::Ask;
-use super::super::{Condition, Draft, Error, chain};
+use super::super::{Condition, Draft, Error, Filter, Limit, chain};
 use super::wire::{FRAME_LEN_MAX, ReadError, encode, greeting, read_greeting, read_within, write};
 use super::{Address, Answer, PROTOCOL, RECORDS_LEN, Request, Right, SOCKET};
 use crate::identity::{self, Peer};
@@ -29,6 +29,10 @@ const CONNECTIONS_MAX: usize = 128;
 const FOLLOWERS_MAX: usize = 96;
 /// The longest request of those who may only read.
 const QUESTION_LEN_MAX: u32 = 64 * 1024;
+/// How many records are read at once for an answer: a log is never in memory as a whole for one.
+const PAGE_LEN: usize = 4096;
+/// How many of the newest records may be asked for: they are read together.
+const NEWEST_MAX: usize = 65_536;
 /// How long a request may take to arrive.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long one frame of an answer may take to be read at the other end.
@@ -127,14 +131,10 @@ async fn answer(mut stream: UnixStream, right: Right, desk: Desk, followers: Arc
         } => append_for(&stream, &desk, drafts, condition, asserted).await,
         Request::Head => Answer::Head(desk.head()),
         Request::State => Answer::State(Box::new(desk.state())),
-        Request::Records(filter) => match desk.records(&filter).await {
-            Ok(records) => {
-                drop(desk);
-                let _gone = send_records(&mut stream, &records).await;
-                return;
-            }
-            Err(error) => Answer::Failed(chain(&error)),
-        },
+        Request::Records(filter) => {
+            let _gone = answer_records(&mut stream, &desk, filter).await;
+            return;
+        }
         Request::CheckIndex(to) => match desk.check_index(to).await {
             Ok(report) => Answer::IndexChecked(report),
             Err(error) => Answer::Failed(chain(&error)),
@@ -194,6 +194,46 @@ async fn answer(mut stream: UnixStream, right: Right, desk: Desk, followers: Arc
         }
     };
     let _gone = send(&mut stream, body).await;
+}
+
+/// Answers with the records that a filter takes, as they were when it was asked: so many are read at once, and no more
+/// before these are sent.
+async fn answer_records(stream: &mut UnixStream, desk: &Desk, filter: Filter) -> Result<(), Gone> {
+    let mut left = match filter.limit {
+        None => usize::MAX,
+        Some(Limit::Oldest(most)) => most,
+        Some(Limit::Newest(most)) if most <= NEWEST_MAX => {
+            return match desk.records(&filter).await {
+                Ok(records) => send_records(stream, &records, false).await,
+                Err(error) => send(stream, Answer::Failed(chain(&error))).await,
+            };
+        }
+        Some(Limit::Newest(_)) => {
+            let many = format!("the newest {NEWEST_MAX} events can be asked for at once, not more");
+            return send(stream, Answer::Failed(many)).await;
+        }
+    };
+    let newest = desk.head().seq;
+    let mut page = Filter {
+        to: Some(filter.to.map_or(newest, |to| to.min(newest))),
+        ..filter
+    };
+    loop {
+        let wanted = left.min(PAGE_LEN);
+        page.limit = Some(Limit::Oldest(wanted));
+        let records = match desk.records(&page).await {
+            Ok(records) => records,
+            Err(error) => return send(stream, Answer::Failed(chain(&error))).await,
+        };
+        left -= records.len().min(left);
+        let last = records.last().map(|record| record.header.seq);
+        let more = last.filter(|_| records.len() >= wanted && left > 0);
+        send_records(stream, &records, more.is_some()).await?;
+        match more {
+            Some(last) => page.from = Some(Seq(last.0 + 1)),
+            None => return Ok(()),
+        }
+    }
 }
 
 /// How long a request may be: who only asks has nothing long to say, and shall not fill the memory.
@@ -315,7 +355,12 @@ async fn send(stream: &mut UnixStream, answer: Answer) -> Result<(), Gone> {
 }
 
 /// Sends records, in as many answers as they need, as long as they are read.
-async fn send_records(stream: &mut UnixStream, records: &[Record]) -> Result<(), Gone> {
+/// Sends records; `follows` says whether others come behind them.
+async fn send_records(
+    stream: &mut UnixStream,
+    records: &[Record],
+    follows: bool,
+) -> Result<(), Gone> {
     let mut frames = Vec::new();
     let mut len = 0;
     for record in records {
@@ -327,7 +372,7 @@ async fn send_records(stream: &mut UnixStream, records: &[Record]) -> Result<(),
         len += record.frame_len();
         frames.push(frame(record));
     }
-    let more = false;
+    let more = follows;
     send(stream, Answer::Records { frames, more }).await
 }
 
@@ -344,8 +389,8 @@ mod tests {
     #[tokio::test]
     async fn nothing_follows_an_answer_that_was_not_read() {
         let (mut stream, other) = UnixStream::pair().unwrap();
-        assert!(send_records(&mut stream, &[]).await.is_ok());
+        assert!(send_records(&mut stream, &[], false).await.is_ok());
         drop(other);
-        assert!(send_records(&mut stream, &[]).await.is_err());
+        assert!(send_records(&mut stream, &[], false).await.is_err());
     }
 }
