@@ -1,13 +1,13 @@
 //! A host: what its steps made, its disk, and the agents that run on it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::time::Duration;
 
 use tallybook_agent::layout::Layout;
-use tallybook_agent::protocol::{Batch, Reply, Request, encode_frame};
+use tallybook_agent::protocol::{Call, Reply, Request, encode_frame};
 use tallybook_agent::step::fail;
 use tallybook_events::ids::{OperationId, StepIndex};
 use tallybook_events::step::{Action, FailureClass, PlannedStep, Seen, StepFailure, StepKey};
@@ -17,7 +17,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use tokio::time::Instant;
 
 use crate::agent::{self, Act, Answer, Asked, Deed, Said, done};
-use crate::line::{Line, Standing};
+use crate::line::{Line, Standing, copy};
 
 /// How long a thread may take, by the clock of this machine, for what takes no time at all in the simulation.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -42,8 +42,10 @@ pub(crate) enum Effect {
 enum Doing {
     /// It waits for a request.
     Nothing,
-    /// It waits for locks of others.
-    Blocked(BTreeSet<OperationId>),
+    /// It waits for the first of these locks, which others have; then it takes the rest.
+    Blocked(VecDeque<OperationId>),
+    /// Another waits for what it needs: of two that wait for the same lock, the first one to come takes it.
+    Queued(Request),
     /// A step of it waits to be told what it did.
     Step(Asked),
     /// It waits for the other end of a transfer.
@@ -165,6 +167,21 @@ impl Host {
 
     /// A request arrives.
     pub(crate) fn deliver(&mut self, id: AgentId, request: &Request, plans: &Plans) {
+        let needed = locks_of(request);
+        let is_awaited = self.agents.iter().any(|(other, agent)| match &agent.doing {
+            Doing::Blocked(rest) => *other != id && rest.iter().any(|lock| needed.contains(lock)),
+            _ => false,
+        });
+        if is_awaited && let Some(agent) = self.agents.get_mut(&id) {
+            agent.doing = Doing::Queued(copy(request));
+            return;
+        }
+        self.hand_in(id, request, plans);
+    }
+
+    /// An agent reads a request.
+    fn hand_in(&mut self, id: AgentId, request: &Request, plans: &Plans) {
+        self.hand_in_queued(id, plans);
         let Some(agent) = self.agents.get_mut(&id) else {
             return;
         };
@@ -176,9 +193,7 @@ impl Host {
             // It understands nothing more.
             return;
         }
-        let needed: BTreeSet<OperationId> = match request {
-            Request::Run { batch, .. } => locked(batch),
-            Request::Receipts { operation, .. } => [*operation].into(),
+        match request {
             Request::Secrets(_) => return,
             Request::Stop => {
                 agent.is_stopped = true;
@@ -195,46 +210,62 @@ impl Host {
                 }
                 return;
             }
-            Request::Probe(batch) | Request::Adopt(batch) => {
-                agent.probes = batch.calls.len();
-                BTreeSet::new()
-            }
+            Request::Probe(batch) | Request::Adopt(batch) => agent.probes = batch.calls.len(),
             Request::Hello { .. }
+            | Request::Run { .. }
+            | Request::Receipts { .. }
             | Request::Operations
             | Request::Forget { .. }
             | Request::MakeJournal
             | Request::Proof(_)
-            | Request::Send { .. } => BTreeSet::new(),
+            | Request::Send { .. } => {}
             Request::Session { .. }
             | Request::Input(_)
             | Request::InputEnd
             | Request::Resize { .. } => unreachable!("nobody has sessions here"),
-        };
-        if self.is_free(id, &needed) {
-            self.take(id, needed);
+        }
+        if self.take(id, locks_of(request)) {
             self.settle(id, plans);
         } else if let Some(agent) = self.agents.get_mut(&id) {
             // One that waits says nothing: who goes on is heard at once.
             if agent.said.recv_timeout(AT_ONCE).is_ok() {
                 self.unwaited += 1;
             }
-            agent.doing = Doing::Blocked(needed);
         }
     }
 
-    fn is_free(&self, id: AgentId, needed: &BTreeSet<OperationId>) -> bool {
-        let mut others = self.agents.iter().filter(|(other, _)| **other != id);
-        others.all(|(_, other)| other.locks.is_disjoint(needed))
+    /// What an agent was to read before it reads anything else, or sees the end.
+    fn hand_in_queued(&mut self, id: AgentId, plans: &Plans) {
+        let Some(agent) = self.agents.get_mut(&id) else {
+            return;
+        };
+        if matches!(agent.doing, Doing::Queued(_))
+            && let Doing::Queued(request) = std::mem::replace(&mut agent.doing, Doing::Nothing)
+        {
+            self.hand_in(id, &request, plans);
+        }
     }
 
-    fn take(&mut self, id: AgentId, needed: BTreeSet<OperationId>) {
-        if let Some(agent) = self.agents.get_mut(&id) {
-            agent.locks.extend(needed);
+    /// An agent takes one lock after the other, until another has one of them; whether it has them all.
+    fn take(&mut self, id: AgentId, mut needed: VecDeque<OperationId>) -> bool {
+        while let Some(lock) = needed.front() {
+            let mut others = self.agents.iter().filter(|(other, _)| **other != id);
+            let is_free = others.all(|(_, other)| !other.locks.contains(lock));
+            let Some(agent) = self.agents.get_mut(&id) else {
+                return false;
+            };
+            if !is_free {
+                agent.doing = Doing::Blocked(needed);
+                return false;
+            }
+            agent.locks.extend(needed.pop_front());
         }
+        true
     }
 
     /// The line to an agent is gone, as it sees it.
     pub(crate) fn hang_up(&mut self, id: AgentId, plans: &Plans) {
+        self.hand_in_queued(id, plans);
         let Some(agent) = self.agents.get_mut(&id) else {
             return;
         };
@@ -246,6 +277,7 @@ impl Host {
             Doing::Step(_) => {}
             Doing::Nothing => drop(self.agents.remove(&id)),
             Doing::Blocked(_) | Doing::Proof | Doing::Peer => self.settle(id, plans),
+            Doing::Queued(_) => unreachable!("it was handed in"),
         }
     }
 
@@ -281,42 +313,47 @@ impl Host {
     pub(crate) fn asked(&self, id: AgentId) -> Option<Act> {
         match &self.agents.get(&id)?.doing {
             Doing::Step(asked) => Some(asked.act),
-            Doing::Nothing | Doing::Blocked(_) | Doing::Peer | Doing::Proof => None,
+            Doing::Nothing | Doing::Blocked(_) | Doing::Queued(_) | Doing::Peer | Doing::Proof => {
+                None
+            }
         }
     }
 
     /// Waits until an agent has nothing more to do by itself; then whoever waited for its locks is next.
     fn settle(&mut self, id: AgentId, plans: &Plans) {
         self.settle_one(id, plans);
-        loop {
-            let waiting = self
-                .agents
-                .iter()
-                .find_map(|(other, agent)| match &agent.doing {
-                    Doing::Blocked(needed) if self.is_free(*other, needed) => {
-                        Some((*other, needed.clone()))
-                    }
-                    Doing::Blocked(_)
-                    | Doing::Nothing
-                    | Doing::Step(_)
-                    | Doing::Peer
-                    | Doing::Proof => None,
-                });
-            let Some((next, needed)) = waiting else {
-                return;
+        let agents: Vec<AgentId> = self.agents.keys().copied().collect();
+        for other in &agents {
+            let Some(agent) = self.agents.get(other) else {
+                continue;
             };
-            self.take(next, needed);
-            self.settle_one(next, plans);
+            if let Doing::Blocked(rest) = &agent.doing {
+                let rest = rest.clone();
+                if self.take(*other, rest) {
+                    return self.settle(*other, plans);
+                }
+            }
+        }
+        for other in agents {
+            if let Some(agent) = self.agents.get_mut(&other)
+                && matches!(agent.doing, Doing::Queued(_))
+                && let Doing::Queued(request) = std::mem::replace(&mut agent.doing, Doing::Nothing)
+            {
+                self.deliver(other, &request, plans);
+            }
         }
     }
 
     fn settle_one(&mut self, id: AgentId, plans: &Plans) {
+        // Whatever it says of being alive meanwhile.
+        let deadline = std::time::Instant::now() + PATIENCE;
         loop {
             let Some(agent) = self.agents.get_mut(&id) else {
                 return;
             };
             agent.doing = Doing::Nothing;
-            match agent.said.recv_timeout(PATIENCE).expect("an agent hangs") {
+            let left = deadline.saturating_duration_since(std::time::Instant::now());
+            match agent.said.recv_timeout(left).expect("an agent hangs") {
                 Said::Reply(Reply::Alive | Reply::Waiting(_)) => {}
                 Said::Reply(reply) => {
                     let ends = match &reply {
@@ -449,11 +486,20 @@ fn foreign() -> StepFailure {
     )
 }
 
-/// The operations whose locks a batch takes.
-fn locked(batch: &Batch) -> BTreeSet<OperationId> {
-    let of = |call: &tallybook_agent::protocol::Call| match call.action {
-        Action::Forward => [call.key.operation, call.key.operation],
-        Action::Undo { operation, .. } => [call.key.operation, operation],
-    };
-    batch.calls.iter().flat_map(of).collect()
+/// The operations whose locks a request takes, in the order in which it takes them.
+fn locks_of(request: &Request) -> VecDeque<OperationId> {
+    match request {
+        Request::Run { batch, .. } => {
+            let own = batch.calls.first().map(|call| call.key.operation);
+            let taken_back = |call: &Call| match call.action {
+                Action::Undo { operation, .. } if Some(operation) != own => Some(operation),
+                Action::Undo { .. } | Action::Forward => None,
+            };
+            let taken_back: BTreeSet<OperationId> =
+                batch.calls.iter().filter_map(taken_back).collect();
+            own.into_iter().chain(taken_back).collect()
+        }
+        Request::Receipts { operation, .. } => [*operation].into(),
+        _ => VecDeque::new(),
+    }
 }

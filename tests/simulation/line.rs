@@ -228,7 +228,7 @@ async fn read_request(from: &mut DuplexStream) -> Option<Request> {
     Some(codec::decode(&body).unwrap())
 }
 
-fn copy(request: &Request) -> Request {
+pub(crate) fn copy(request: &Request) -> Request {
     codec::decode(&codec::encode(request).unwrap()).unwrap()
 }
 

@@ -67,6 +67,8 @@ fn check_all(seeds: impl Iterator<Item = u64>) {
     let mut failed = Vec::new();
     let mut count = 0;
     for seed in seeds {
+        // One that never ends is known by being the last that was begun.
+        eprintln!("seed {seed}");
         let verdict = scene(seed).play();
         count += 1;
         if verdict.wrong.is_empty() {

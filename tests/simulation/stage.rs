@@ -63,7 +63,7 @@ impl Scene {
                     .expect("it is never over")
             })
         }));
-        let state = world.state();
+        let state = world.state_left();
         Verdict {
             wrong: played.unwrap_or_else(|panic| {
                 let what = panic.downcast_ref::<String>().cloned();

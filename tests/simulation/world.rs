@@ -87,7 +87,14 @@ impl World {
         })
     }
 
+    /// # Panics
+    /// When what changes it has panicked in a task of its own, so that whoever plays hears of it.
     pub(crate) fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("a part of the world has panicked")
+    }
+
+    /// As it is, whoever has panicked.
+    pub(crate) fn state_left(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
