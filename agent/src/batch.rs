@@ -91,20 +91,29 @@ pub(crate) fn run(
         outputs: batch.outputs,
         running: locks.iter().map(lock::Held::running).collect(),
     };
-    let mut goes_on = true;
+    let mut left = batch.calls.as_slice();
     let mut unstarted = Vec::new();
-    for (position, call) in batch.calls.iter().enumerate() {
-        goes_on = goes_on && !line.is_gone() && !line.is_stopped();
-        if goes_on {
-            if position > 0 {
-                // Somebody else may have acted meanwhile.
-                pass(site, line, &mut standing)?;
-            }
-            goes_on = runner.step(call, known.remove(&call.key))?;
-        } else {
-            unstarted.push(call.key);
+    while let Some((call, rest)) = left.split_first() {
+        if line.is_gone() {
+            // Nobody hears what was not begun: it is asked for.
+            return Ok(());
+        }
+        if line.is_stopped() {
+            unstarted = runner.give_up(left, &known);
+            left = &[];
+            break;
+        }
+        if left.len() < batch.calls.len() {
+            // Somebody else may have acted meanwhile.
+            pass(site, line, &mut standing)?;
+        }
+        left = rest;
+        if !runner.step(call, known.remove(&call.key))? {
+            // The receipt of one that failed keeps what follows it from being begun, should this batch come again.
+            break;
         }
     }
+    unstarted.extend(left.iter().map(|call| call.key));
     line.say(&Reply::BatchEnded { unstarted });
     Ok(())
 }
@@ -305,6 +314,18 @@ impl Runner<'_> {
         };
         self.line.say(&Reply::Finished(receipt));
         Ok(goes_on)
+    }
+
+    /// Sees to it that those of these steps that were not begun never are, should this batch come again. Those of which
+    /// that can't be kept are left out of the answer: whoever wants to know of them asks for the receipts.
+    fn give_up(&mut self, calls: &[Call], known: &Known) -> Vec<StepKey> {
+        let unbegun = calls.iter().filter(|call| !known.contains_key(&call.key));
+        let kept = unbegun.map_while(|call| {
+            let receipt = self.receipt(call, Phase::GivenUp);
+            let kept = self.journal.append_from_reserve(&receipt);
+            kept.is_ok().then_some(call.key)
+        });
+        kept.collect()
     }
 
     fn act(&mut self, call: &Call) -> Result<Receipt, StepFailure> {

@@ -17,6 +17,7 @@ use tallybook_agent::protocol::{PROTOCOL, SendSource};
 use tallybook_agent::serve::{Deeds, serve};
 use tallybook_agent::step::Link;
 use tallybook_agent::{keeper, steps, transfer};
+use tallybook_events::ids::Hash;
 use tallybook_events::step::StepFailure;
 
 fn main() -> ExitCode {
@@ -56,10 +57,18 @@ fn converse() -> io::Result<bool> {
     let deeds = Deeds {
         table: steps::TABLE,
         send: Some(send),
+        program: program().ok(),
     };
     let input = own(io::stdin().as_fd())?;
     let output = own(io::stdout().as_fd())?;
     Ok(serve(input, output, &Layout::default(), deeds))
+}
+
+/// The hash of what runs here: the file may have been damaged since it was put on the host.
+fn program() -> io::Result<Hash> {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update_reader(File::open("/proc/self/exe")?)?;
+    Ok(hasher.finalize().into())
 }
 
 fn send(source: &SendSource, layout: &Layout, link: &mut dyn Link) -> Result<(), StepFailure> {

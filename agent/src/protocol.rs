@@ -11,7 +11,7 @@ use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use tallybook_events::codec;
 use tallybook_events::event::SessionRecorded;
-use tallybook_events::ids::{Blob, BootId, JournalId, LogId, OperationId, StepIndex};
+use tallybook_events::ids::{Blob, BootId, Hash, JournalId, LogId, OperationId, StepIndex};
 use tallybook_events::name::{ContainerName, HostName};
 pub use tallybook_events::step::SendSource;
 use tallybook_events::step::{Action, Fence, Mark, Receipt, Seen, StepDone, StepFailure, StepKey};
@@ -21,7 +21,7 @@ use zeroize::Zeroize;
 use crate::secret::{self, Secret, SecretName, Values};
 
 /// The version of this protocol. Both ends must have the same: the agent is pushed by its hash.
-pub const PROTOCOL: u16 = 5;
+pub const PROTOCOL: u16 = 6;
 /// The most bytes a frame may have.
 pub const FRAME_LEN_MAX: usize = 16 * 1024 * 1024;
 
@@ -226,6 +226,8 @@ pub enum Reply {
     Hello {
         /// The agent's [`PROTOCOL`].
         protocol: u16,
+        /// The BLAKE3 of the program that answers; `None` where it can't read itself.
+        program: Option<Hash>,
         /// The host's boot.
         boot: BootId,
         /// The host name by its kernel.

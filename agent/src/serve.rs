@@ -9,7 +9,7 @@ use std::fs;
 use std::io::{Read, Write};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use tallybook_events::ids::{BootId, LogId, OperationId};
+use tallybook_events::ids::{BootId, Hash, LogId, OperationId};
 use tallybook_events::name::HostName;
 use tallybook_events::step::{FailureClass, Fence, Phase, Receipt, StepFailure, StepKey};
 
@@ -37,6 +37,8 @@ pub struct Deeds {
     pub table: &'static [StepKind],
     /// The sending end of transfers, where this agent has one.
     pub send: Option<SendTree>,
+    /// The BLAKE3 of its program, where that could be read.
+    pub program: Option<Hash>,
 }
 
 /// What is known once both ends said hello.
@@ -105,6 +107,7 @@ fn converse(line: &Line, layout: &Layout, deeds: Deeds) -> Result<(), StepFailur
     let boot = boot()?;
     line.say(&Reply::Hello {
         protocol: PROTOCOL,
+        program: deeds.program,
         boot,
         hostname: rustix::system::uname()
             .nodename()

@@ -12,7 +12,7 @@ use std::time::Duration;
 use tallybook_agent::protocol::{self, PROTOCOL, Reply, Request};
 use tallybook_agent::secret::SecretName;
 use tallybook_events::codec;
-use tallybook_events::ids::{Blob, JournalId, LogId};
+use tallybook_events::ids::{Blob, Hash, JournalId, LogId};
 use tallybook_events::name::HostName;
 use tallybook_events::step::Mark;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -83,6 +83,8 @@ pub struct Conversation {
     pub speaker: Speaker,
     /// Hears.
     pub listener: Listener,
+    /// The BLAKE3 of the agent's program, where it could read that.
+    pub program: Option<Hash>,
     /// The receipts journal that the host has; `None` where it has none, or a damaged one.
     pub journal: Option<JournalId>,
     /// How many bytes that journal has.
@@ -123,6 +125,7 @@ impl Conversation {
                 secrets: Arc::default(),
                 replies,
             },
+            program: None,
             journal: None,
             journal_len: 0,
             seen: None,
@@ -147,11 +150,13 @@ impl Conversation {
         let what = match reply {
             Ok(Ok(Reply::Hello {
                 protocol,
+                program,
                 journal,
                 journal_len,
                 seen,
                 ..
             })) if protocol == PROTOCOL => {
+                self.program = program;
                 self.journal = journal;
                 self.journal_len = journal_len;
                 self.seen = seen;

@@ -15,9 +15,7 @@ use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, watch};
 
 use super::conversation::{self, Conversation};
 use crate::causes;
-use crate::host::{
-    self, AgentPath, Command, Session, Settings, Target, connect_keeping, push_agent,
-};
+use crate::host::{self, Command, Session, Settings, Target, attach, connect_keeping, push_agent};
 use crate::log;
 
 /// Why there is no conversation with a host.
@@ -174,7 +172,8 @@ pub const SESSIONS_MAX: usize = 64;
 
 struct Connected {
     session: Session,
-    agent: AgentPath,
+    /// What becomes the agent.
+    serve: Command,
     /// Had by each conversation over it, and by this.
     users: Arc<()>,
     /// When a conversation over it was last begun, in turns.
@@ -274,7 +273,7 @@ impl Fleet {
         let unknown = || Error::Unknown(name.clone());
         let target = self.targets.get(name).ok_or_else(unknown)?;
         let slot = self.sessions.get(name).ok_or_else(unknown)?;
-        let (session, command, in_use) = {
+        let (session, serve, in_use) = {
             let mut slot = slot.lock().await;
             if slot.as_ref().is_some_and(|known| known.session.is_closed()) {
                 *slot = None;
@@ -287,32 +286,36 @@ impl Fleet {
                         false => self.right().await,
                     };
                     let session = connect_keeping(target, &self.settings, right).await?;
-                    let agent = push_agent(
-                        &session,
-                        &self.agent.bytes,
-                        self.agent.hash,
-                        std::env::consts::ARCH,
-                    )
-                    .await?;
-                    Connected {
-                        session,
-                        agent,
-                        users: Arc::default(),
-                        last: 0,
+                    let users = Arc::default();
+                    // The agent is nearly always there, and says best itself whether it is sound.
+                    let serve = attach(self.agent.hash);
+                    let in_use = self.in_use(&users);
+                    let attached = self.converse(name, log, &session, &serve, in_use).await;
+                    match attached {
+                        Ok(conversation)
+                            if conversation.program == Some(self.agent.hash.into()) =>
+                        {
+                            *slot = Some(self.connected(session, serve, users));
+                            return Ok(conversation);
+                        }
+                        Ok(_) => {
+                            tracing::warn!("the agent on {name} is damaged, and is sent again")
+                        }
+                        Err(error) => tracing::debug!("no agent answers on {name}: {error}"),
                     }
+                    let arch = std::env::consts::ARCH;
+                    let agent = &self.agent;
+                    let path = push_agent(&session, &agent.bytes, agent.hash, arch).await?;
+                    self.connected(session, path.serve(), users)
                 }
             };
-            let in_use = Use {
-                users: Some(Arc::clone(&connected.users)),
-                ended: self.ended.clone(),
-            };
-            let last = self.turns.fetch_add(1, Ordering::Relaxed);
-            let command = connected.agent.serve();
+            let in_use = self.in_use(&connected.users);
+            let serve = connected.serve.clone();
             let session = connected.session.clone();
-            *slot = Some(Connected { last, ..connected });
-            (session, command, in_use)
+            *slot = Some(self.connected(connected.session, connected.serve, connected.users));
+            (session, serve, in_use)
         };
-        let conversation = self.converse(name, log, &session, &command, in_use).await;
+        let conversation = self.converse(name, log, &session, &serve, in_use).await;
         if conversation.is_err() {
             // The session may be half dead: whoever comes next makes a new one. Who uses this one keeps it.
             *slot.lock().await = None;
@@ -320,15 +323,32 @@ impl Fleet {
         conversation
     }
 
+    /// A session that a conversation is begun over now.
+    fn connected(&self, session: Session, serve: Command, users: Arc<()>) -> Connected {
+        Connected {
+            session,
+            serve,
+            users,
+            last: self.turns.fetch_add(1, Ordering::Relaxed),
+        }
+    }
+
+    fn in_use(&self, users: &Arc<()>) -> Use {
+        Use {
+            users: Some(Arc::clone(users)),
+            ended: self.ended.clone(),
+        }
+    }
+
     async fn converse(
         &self,
         name: &HostName,
         log: LogId,
         session: &Session,
-        command: &Command,
+        serve: &Command,
         in_use: Use,
     ) -> Result<Conversation, Error> {
-        let stream = session.open(command).await?;
+        let stream = session.open(serve).await?;
         let process = stream.process;
         // The line is closed with the session's last clone: a conversation keeps it, whatever becomes of the slot.
         let session = session.clone();

@@ -1,7 +1,7 @@
 //! Puts the agent on a host: once, at a path named by its hash, for root only, and proven to run.
 //!
 //! Must never leave a half-written file under the final name, and never run or replace anything that is not
-//! byte for byte the agent asked for. One command when the agent is there already, two when it is not.
+//! byte for byte the agent asked for. No command of its own when the agent is there already and sound, one more when it is not.
 
 use std::fmt;
 use std::time::Duration;
@@ -49,6 +49,18 @@ impl fmt::Display for AgentPath {
         self.path.fmt(f)
     }
 }
+
+/// `HASH DIRECTORY…`: becomes the agent where it already is, and else ends without a word. No program is started besides: only what
+/// root alone can have put there is taken, by the shell's own tests.
+const ATTACH: &str = r#"
+[ -O / ] || exit 0
+hash=$1; shift
+for dir; do
+  file=$dir/$hash
+  [ -f "$file" ] && [ -x "$file" ] && [ ! -L "$file" ] && [ -O "$file" ] && [ -O "$dir" ] || continue
+  exec "$file" serve
+done
+"#;
 
 /// `HASH SIZE SHA256 DIRECTORY…`: tells who and what we are there, and where the agent already is.
 /// `--version` proves that it runs; a file owned by another or of other content is not there for us.
@@ -108,6 +120,16 @@ temp=
 sync "$dir" 2> /dev/null || sync
 echo "placed $dir"
 "#;
+
+/// The command that becomes the agent with this hash in its serving mode, on a host that has it. What answers must be asked for
+/// its own hash: the file may have been damaged. Where nothing answers, [`push_agent`] knows why.
+pub fn attach(hash: blake3::Hash) -> Command {
+    let mut command = Command::new(ATTACH);
+    for text in [hash.to_hex().as_str()].iter().chain(&DIRECTORIES) {
+        command = command.word(own_word(text));
+    }
+    command
+}
 
 /// Makes sure that the agent with this content is on the host and runs there.
 ///
@@ -178,12 +200,7 @@ impl Words {
         let mut command = Command::new(script);
         let texts = [self.hash.as_str(), &self.size.to_string(), &self.sum];
         for text in texts.iter().chain(directories) {
-            match Word::new(text) {
-                Ok(word) => command = command.word(word),
-                Err(error) => {
-                    unreachable!("hex, digits and our own directories are words: {error}")
-                }
-            }
+            command = command.word(own_word(text));
         }
         command
     }
@@ -201,6 +218,13 @@ impl Words {
                 stderr: directory.chars().take(200).collect(),
             }),
         }
+    }
+}
+
+fn own_word(text: &str) -> Word {
+    match Word::new(text) {
+        Ok(word) => word,
+        Err(error) => unreachable!("hex, digits and our own directories are words: {error}"),
     }
 }
 

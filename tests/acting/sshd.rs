@@ -200,6 +200,7 @@ impl Handler for Line {
         let line = String::from_utf8(line.to_vec()).unwrap();
         let said = self.said.lock().unwrap().clone();
         match said {
+            _ if line.contains("\"$file\" serve") => drop(tokio::spawn(end(channel))),
             _ if !line.contains("\"$1\" serve") => drop(tokio::spawn(look(channel))),
             Some(said) => drop(tokio::spawn(die(channel, said))),
             None => drop(tokio::spawn(talk(channel, self.layout.clone()))),
@@ -229,6 +230,13 @@ impl Handler for Line {
         });
         Ok(())
     }
+}
+
+/// Has no agent for whoever would be one at once.
+async fn end(channel: Channel<Msg>) {
+    let _gone = channel.exit_status(0).await;
+    let _gone = channel.eof().await;
+    let _gone = channel.close().await;
 }
 
 /// Answers whoever looks for the agent that it is there.
@@ -266,6 +274,7 @@ fn agent(controller: UnixStream, layout: Layout) {
         let deeds = Deeds {
             table: played::TABLE,
             send: Some(played::send),
+            program: None,
         };
         let input = far.try_clone().unwrap();
         let output = far.try_clone().unwrap();

@@ -100,6 +100,7 @@ fn take(line: &UnixStream, seen: Option<Mark>) -> Option<protocol::Shown> {
     assert!(matches!(hello, Some(Request::Hello { .. })), "{hello:?}");
     let reply = Reply::Hello {
         protocol: PROTOCOL,
+        program: None,
         boot: BootId::from_bytes([3; 16]),
         hostname: "a".to_owned(),
         time_unix_us: 1,

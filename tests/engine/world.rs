@@ -148,6 +148,7 @@ impl Host {
         let deeds = Deeds {
             table: &deed::TABLE,
             send: None,
+            program: None,
         };
         serve(far.try_clone().unwrap(), far, &self.layout, deeds);
         loop {
@@ -256,6 +257,7 @@ fn agent(host: &Arc<Host>, controller: UnixStream) {
     let deeds = Deeds {
         table: &deed::TABLE,
         send: Some(deed::send),
+        program: None,
     };
     let input = far.try_clone().unwrap();
     thread::spawn(move || {

@@ -111,6 +111,7 @@ pub(crate) fn start(layout: &Layout) -> Process {
         let deeds = Deeds {
             table: &TABLE,
             send: Some(send),
+            program: None,
         };
         serve(input, output, &layout, deeds);
         let _nobody_asks = said.send(Said::Ended);

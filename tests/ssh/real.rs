@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use russh::keys::{Algorithm, EcdsaCurve, PrivateKey};
 use tallybook::host::error::Obstacle;
-use tallybook::host::{Command, Error, Status, Stream, connect, known_hosts, push_agent};
+use tallybook::host::{
+    Command, Error, Session, Status, Stream, attach, connect, known_hosts, push_agent,
+};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::world::{BOUNDS, World, local, new_key, offered, text};
@@ -342,17 +344,11 @@ async fn the_agent_is_sent_once_and_repaired_when_damaged() {
                 .pushed
         );
 
-        let Stream {
-            mut stdin,
-            mut stdout,
-            process,
-        } = session.open(&path.serve()).await.unwrap();
-        stdin.write_all(b"framed").await.unwrap();
-        drop(stdin);
-        let mut answer = Vec::new();
-        stdout.read_to_end(&mut answer).await.unwrap();
-        assert_eq!(answer, b"framed");
-        assert!(process.wait().await.unwrap().status.success());
+        assert_eq!(said(&session, &path.serve()).await, b"framed");
+        // Who finds it there becomes it with one command, and who does not, nothing.
+        assert_eq!(said(&session, &attach(hash)).await, b"framed");
+        let other = blake3::hash(b"another");
+        assert_eq!(said(&session, &attach(other)).await, b"");
 
         let mut damaged = bytes.clone();
         damaged[1_000_000] ^= 1;
@@ -368,6 +364,22 @@ async fn the_agent_is_sent_once_and_repaired_when_damaged() {
             std::fs::remove_file(file).unwrap();
         }
     }
+}
+
+/// What a command that is told `framed` prints before it ends well.
+async fn said(session: &Session, command: &Command) -> Vec<u8> {
+    let Stream {
+        mut stdin,
+        mut stdout,
+        process,
+    } = session.open(command).await.unwrap();
+    // One that is not there reads nothing.
+    let _gone = stdin.write_all(b"framed").await;
+    drop(stdin);
+    let mut answer = Vec::new();
+    stdout.read_to_end(&mut answer).await.unwrap();
+    assert!(process.wait().await.unwrap().status.success());
+    answer
 }
 
 #[tokio::test]

@@ -99,6 +99,8 @@ pub(crate) enum Deed {
     Await(PathBuf),
     /// Waits until it is asked to stop.
     Obey,
+    /// Waits until it is asked to stop, and ends well all the same.
+    Outlast,
     /// Tells the output of another step.
     Repeat(OutputOf<usize>),
     Run(Vec<String>),
@@ -152,6 +154,11 @@ impl Step for Act {
                     thread::sleep(Duration::from_millis(5));
                 }
                 return Err(fail(FailureClass::Interrupted, "obeyed"));
+            }
+            Deed::Outlast => {
+                while !context.link.stop_requested() {
+                    thread::sleep(Duration::from_millis(5));
+                }
             }
             Deed::Repeat(of) => output = context.output(of)?,
             Deed::Run(argv) => {
@@ -315,6 +322,7 @@ impl Host {
         let deeds = Deeds {
             table: &TABLE,
             send: Some(send_name),
+            program: None,
         };
         Agent {
             to: Some(to_agent),

@@ -337,6 +337,24 @@ fn a_start_that_was_answered_for_as_not_begun_is_never_begun() {
 }
 
 #[test]
+fn what_a_stop_kept_from_being_begun_is_never_begun() {
+    let host = Host::new();
+    let calls = vec![act(0, Deed::Outlast), host.note(1, "never")];
+    let mut agent = host.agent();
+    agent.run(calls.clone());
+    assert_eq!(agent.hear(), Reply::Started(key(0)));
+    agent.say(&Request::Stop);
+    done(&agent.finished());
+    assert_eq!(agent.unstarted(), [1]);
+    assert_eq!(host.phase(1), Some(Phase::GivenUp));
+    // The same batch once more, which was held up on its way.
+    let mut late = host.agent();
+    late.run(calls);
+    assert!(late.refused().message.contains("given up"));
+    assert!(host.notes().is_empty());
+}
+
+#[test]
 fn starts_are_given_up_only_for_who_shows_the_newest_line() {
     let host = Host::new();
     let mut newer = host.agent();

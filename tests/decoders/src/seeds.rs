@@ -182,6 +182,7 @@ fn replies() -> Vec<Reply> {
         Reply::Alive,
         Reply::Hello {
             protocol: PROTOCOL,
+            program: Some(Hash([8; 32])),
             boot: BootId::from_bytes([9; 16]),
             hostname: "cn1".to_owned(),
             time_unix_us: 1,
