@@ -58,7 +58,8 @@ need_packages "the bench" gcc libc6-dev libsqlite3-dev pkg-config sqlite3 eatmyd
 [ $with_profile = no ] || need_packages "profiles" linux-perf
 need_cargo
 program=$(scripts/build.sh --profile release --target-dir "$target_dir" | tee /dev/stderr | tail -n 1)/tallybook
-cargo build --locked --release --manifest-path benches/Cargo.toml --target-dir "$target_dir"
+# It acts as the program does: with the hash of the agent that is sent.
+TALLYBOOK_AGENT=${program%/*}/tallybook-agent cargo build --locked --release --manifest-path benches/Cargo.toml --target-dir "$target_dir"
 bench=$target_dir/release/tallybook-bench
 mkdir -p "$dir"
 results=$dir/results.jsonl
@@ -101,7 +102,7 @@ for one in "${what[@]}"; do
             python3 -m venv "$dir/ansible"
             "$dir/ansible/bin/pip" install --quiet ansible-core
         }
-        "$dir/ansible/bin/ansible-playbook" --version | head -n 1
+        "$dir/ansible/bin/ansible-playbook" --version | sed -n 1p
         measure -- fleet --agent "${program%/*}/tallybook-agent" --ansible "$dir/ansible/bin/ansible-playbook"
         ;;
     replay) store 1M 1000000; measure -- replay "$dir/1M" ;;

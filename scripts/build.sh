@@ -1,9 +1,12 @@
 #!/bin/bash
-# build.sh [--profile dev|release] [--target-dir DIR]
+# build.sh [--profile dev|release] [--target-dir DIR] [--agent twice]
 #
 # Builds the agent, statically linked so that it runs on any host, then tallybook, which records the agent's hash, and puts
 # both beside each other in DIR/tallybook-bin (DIR is `target` unless given). Installs by apt what that needs. The last
 # line is the directory's path.
+#
+# --agent twice builds one for tests that holds each step to its word (agent/examples), and puts it and its tallybook into
+# DIR/tallybook-bin/twice.
 #
 # dev is built soon and shares what it compiles with the tests; release runs faster.
 set -euo pipefail
@@ -11,12 +14,13 @@ shopt -s inherit_errexit
 cd "$(dirname "$(readlink -f "$0")")/.."
 . scripts/packages.sh
 
-profile=dev target_dir=${CARGO_TARGET_DIR:-target}
+profile=dev target_dir=${CARGO_TARGET_DIR:-target} agent=(--bin tallybook-agent) built=tallybook-agent into=tallybook-bin
 usage() { sed -n '2,/^set /{/^#/!d;s/^# \{0,1\}//;p}' scripts/build.sh >&2; exit 2; }
 while [ $# -gt 0 ]; do
     case $1:${2:-} in
     --profile:dev | --profile:release) profile=$2 ;;
     --target-dir:?*) target_dir=$2 ;;
+    --agent:twice) agent=(--example tallybook-agent-twice) built=examples/tallybook-agent-twice into=tallybook-bin/twice ;;
     *) usage ;;
     esac
     shift 2
@@ -33,17 +37,19 @@ case $profile in dev) directory=debug ;; release) directory=release ;; esac
 # profile doesn't optimise, and an agent hashes and copies whole trees.
 agent_options=(--config 'profile.dev.package.tallybook-agent.opt-level=1' --config 'profile.dev.package.tallybook-events.opt-level=1')
 RUSTFLAGS="-C target-feature=+crt-static -C strip=symbols" cargo build --locked --profile "$profile" --target "$host" \
-    --target-dir "$target_dir" "${agent_options[@]}" --package tallybook-agent --bin tallybook-agent
-agent=$target_dir/$host/$directory/tallybook-agent
-TALLYBOOK_AGENT=$agent cargo build --locked --profile "$profile" --target-dir "$target_dir" --package tallybook --bin tallybook
+    --target-dir "$target_dir" "${agent_options[@]}" --package tallybook-agent "${agent[@]}"
+built=$target_dir/$host/$directory/$built
+TALLYBOOK_AGENT=$built cargo build --locked --profile "$profile" --target-dir "$target_dir" --package tallybook --bin tallybook
 
 # Copied, not linked: the next build must not reach into what is in use.
-bin=$target_dir/tallybook-bin
+bin=$target_dir/$into
 mkdir -p "$bin"
-for program in "$agent" "$target_dir/$directory/tallybook"; do
-    cp "$program" "$bin/.${program##*/}.new"
-    mv -f "$bin/.${program##*/}.new" "$bin/${program##*/}"
-done
+put() { # PROGRAM NAME
+    cp "$1" "$bin/.$2.new"
+    mv -f "$bin/.$2.new" "$bin/$2"
+}
+put "$built" tallybook-agent
+put "$target_dir/$directory/tallybook" tallybook
 "$bin/tallybook-agent" --version >/dev/null
 "$bin/tallybook" --version >/dev/null
 echo "$bin"

@@ -27,6 +27,7 @@ pub mod mark;
 pub mod mask;
 pub mod network;
 pub mod packages;
+pub mod process;
 pub mod program;
 pub mod protocol;
 mod queue;

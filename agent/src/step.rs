@@ -395,6 +395,7 @@ pub fn io_failure(doing: &str, path: &Path, error: &std::io::Error) -> StepFailu
 type InTheWayFn = fn(&Blob, &mut Context<'_>) -> Result<Vec<PathBuf>, StepFailure>;
 type ProbeFn = fn(&Blob, &mut Context<'_>) -> Result<Seen, StepFailure>;
 type ForwardFn = fn(&Blob, &mut Context<'_>) -> Result<StepDone, StepFailure>;
+type ReversalFn = fn(&Blob) -> Result<Reversal, StepFailure>;
 type SecretsFn = fn(&Blob) -> Result<Vec<SecretName>, StepFailure>;
 type UndoFn = fn(&Blob, &mut Context<'_>, Option<&Blob>) -> Result<StepDone, StepFailure>;
 
@@ -408,6 +409,8 @@ pub struct StepKind {
     pub summary: fn(&Blob) -> Result<String, StepFailure>,
     /// See [`Step::secrets`].
     pub secrets: SecretsFn,
+    /// See [`Step::reversal`].
+    pub reversal: ReversalFn,
     /// See [`Step::probe`].
     pub probe: ProbeFn,
     /// See [`Step::forward`].
@@ -428,6 +431,7 @@ impl StepKind {
             once: S::ONCE,
             summary: |params| Ok(decode::<S>(params)?.summary()),
             secrets: |params| Ok(decode::<S>(params)?.secrets()),
+            reversal: |params| Ok(decode::<S>(params)?.reversal()),
             probe: |params, context| decode::<S>(params)?.probe(context),
             forward: |params, context| {
                 let done = decode::<S>(params)?.forward(context)?;

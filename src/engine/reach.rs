@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::path::PathBuf;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use serde::{Deserialize, Serialize};
 use tallybook_events::ids::LogId;
@@ -126,43 +126,65 @@ pub trait Reach: Send + Sync {
     fn open<'a>(&'a self, host: &'a HostName, log: LogId) -> Opening<'a>;
 }
 
-/// The agent's program, ready to be sent.
+/// The agent's program: by its hash where a host has it, and by its bytes for one that has not.
 #[derive(Debug, Clone)]
 pub struct AgentProgram {
-    bytes: Arc<Vec<u8>>,
+    path: PathBuf,
     hash: blake3::Hash,
+    bytes: Arc<OnceLock<Vec<u8>>>,
 }
 
 impl AgentProgram {
-    /// The agent beside this program; its hash is held against the one that was recorded when both were built.
+    /// The agent beside this program. It is read once it is needed; its hash was recorded when both were built.
     ///
     /// # Errors
-    /// When it is not there, or is another one.
+    /// When it is not there.
     pub fn beside_this_program() -> Result<Self, Error> {
         let here = std::env::current_exe().map_err(|source| Error::Agent {
             path: PathBuf::from("tallybook-agent"),
             source,
         })?;
         let path = here.with_file_name("tallybook-agent");
-        let bytes = std::fs::read(&path).map_err(|source| Error::Agent {
+        let unusable = |source| Error::Agent {
             path: path.clone(),
             source,
-        })?;
-        let hash = blake3::hash(&bytes);
-        match option_env!("TALLYBOOK_AGENT_BLAKE3") {
-            Some(recorded) if hash.to_hex().as_str() != recorded => Err(Error::AgentChanged(path)),
-            Some(_) => Ok(AgentProgram {
-                bytes: Arc::new(bytes),
-                hash,
-            }),
+        };
+        let bytes = OnceLock::new();
+        let recorded = option_env!("TALLYBOOK_AGENT_BLAKE3");
+        let hash = match recorded.and_then(|hash| blake3::Hash::from_hex(hash).ok()) {
+            Some(hash) => {
+                std::fs::metadata(&path).map_err(unusable)?;
+                hash
+            }
             None => {
                 tracing::warn!("this tallybook was built without its agent's hash; not checked");
-                Ok(AgentProgram {
-                    bytes: Arc::new(bytes),
-                    hash,
-                })
+                let read = std::fs::read(&path).map_err(unusable)?;
+                blake3::hash(bytes.get_or_init(|| read))
             }
+        };
+        Ok(AgentProgram {
+            path,
+            hash,
+            bytes: Arc::new(bytes),
+        })
+    }
+
+    /// Its bytes, which are kept from then on.
+    ///
+    /// # Errors
+    /// When it can't be read, or is another one than was recorded.
+    pub fn load(&self) -> Result<&[u8], Error> {
+        if let Some(bytes) = self.bytes.get() {
+            return Ok(bytes);
         }
+        let read = std::fs::read(&self.path).map_err(|source| Error::Agent {
+            path: self.path.clone(),
+            source,
+        })?;
+        if blake3::hash(&read) != self.hash {
+            return Err(Error::AgentChanged(self.path.clone()));
+        }
+        Ok(self.bytes.get_or_init(|| read))
     }
 }
 
@@ -304,8 +326,8 @@ impl Fleet {
                         Err(error) => tracing::debug!("no agent answers on {name}: {error}"),
                     }
                     let arch = std::env::consts::ARCH;
-                    let agent = &self.agent;
-                    let path = push_agent(&session, &agent.bytes, agent.hash, arch).await?;
+                    let bytes = self.agent.load()?;
+                    let path = push_agent(&session, bytes, self.agent.hash, arch).await?;
                     self.connected(session, path.serve(), users)
                 }
             };

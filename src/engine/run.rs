@@ -106,10 +106,12 @@ impl<'a> Run<'a> {
         let mut stop = self.engine.stop.clone();
         let mut drain = self.engine.drain();
         let mut stopping = false;
+        let mut folded = None;
         self.refuse_unread(&self.engine.load(id).await?);
         loop {
             // Shared by all that goes on: a copy each would grow with the square of the hosts.
-            let operation = Arc::new(self.engine.load(id).await?);
+            let operation = self.engine.log.operation_since(id, &mut folded).await?;
+            let operation = Arc::new(operation.ok_or(Error::Missing(id))?);
             if !stopping && (*stop.borrow() || *drain.borrow()) {
                 stopping = true;
                 self.halt.send_replace(true);

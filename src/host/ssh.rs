@@ -30,7 +30,7 @@ use super::known_hosts::{Algorithms, KnownHosts, every_algorithm};
 use super::stream::{
     Exit, Process, Status, Stdin, StdinPipe, Stdout, StdoutPipe, Stream, Tail, Wish, given_up,
 };
-use super::transport::{Keep, Transport};
+use super::transport::{Acknowledging, Keep, Transport};
 use super::verify::{Ended, Ending, Verifier};
 
 /// The most bytes handed to the SSH library at once.
@@ -180,7 +180,7 @@ async fn handshake(
 ) -> Result<Handle<Verifier>, Error> {
     match via {
         None => {
-            let stream = dial(hop, settings.connect_timeout).await?;
+            let stream = Acknowledging(dial(hop, settings.connect_timeout).await?);
             greet(hop, stream, settings, algorithms, verifier).await
         }
         Some(jump) => {

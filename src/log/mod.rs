@@ -497,10 +497,30 @@ impl Log {
     /// # Errors
     /// When the store can't be read, or the events contradict each other.
     pub async fn operation(&self, id: OperationId) -> Result<Option<Operation>, Error> {
-        let entries = self.entries(&Filter::of_operation(id)).await?;
-        let operation =
-            Operation::fold(id, &entries).map_err(|source| Error::Operation { id, source })?;
-        let Some(mut operation) = operation else {
+        self.operation_since(id, &mut None).await
+    }
+
+    /// The same for who asks again and again: `folded` is what its own events said last time, and is caught up with.
+    ///
+    /// # Errors
+    /// When the store can't be read, or its events contradict each other.
+    pub async fn operation_since(
+        &self,
+        id: OperationId,
+        folded: &mut Option<Operation>,
+    ) -> Result<Option<Operation>, Error> {
+        let entries = self
+            .entries(&Filter {
+                from: folded.as_ref().map(|known| known.last.next()),
+                ..Filter::of_operation(id)
+            })
+            .await?;
+        let caught_up = match folded {
+            Some(known) => entries.iter().try_for_each(|entry| known.apply(entry)),
+            None => Operation::fold(id, &entries).map(|whole| *folded = whole),
+        };
+        caught_up.map_err(|source| Error::Operation { id, source })?;
+        let Some(mut operation) = folded.clone() else {
             return Ok(None);
         };
         // That another operation takes it back, or no longer does, is said by that one's events.

@@ -181,6 +181,7 @@ pub(crate) static TABLE: LazyLock<Vec<StepKind>> = LazyLock::new(|| {
         once: row.once,
         summary: row.summary,
         secrets: row.secrets,
+        reversal: row.reversal,
         probe: |_, context| match ask(context, Deed::Probe)? {
             Answer::Seen(seen) => Ok(seen),
             Answer::Done(_) | Answer::Receive => unreachable!("a probe sees"),

@@ -101,7 +101,8 @@ impl Hosts {
 
     fn start_one(&mut self, number: usize, port: u16) -> Result<u16, Failure> {
         let own = self.directory.join(format!("host{number}"));
-        for name in ["state", "etc"] {
+        // A home of its own: what this machine's root has in it would be read by every login shell of both sides.
+        for name in ["state", "etc", "home"] {
             fs::create_dir_all(own.join(name))?;
         }
         let at = self.directory.display();
@@ -111,8 +112,8 @@ impl Hosts {
             format!(
                 "Port {port}\nListenAddress 127.0.0.1\nHostKey {at}/host_key\nAuthorizedKeysFile {at}/key.pub\n\
                  PidFile none\nStrictModes no\nUsePAM no\nUseDNS no\nPermitRootLogin prohibit-password\n\
-                 PasswordAuthentication no\nMaxStartups 200\nLogLevel ERROR\nForceCommand {at}/enter {}\n",
-                own.display()
+                 PasswordAuthentication no\nMaxStartups 200\nLogLevel ERROR\nSetEnv HOME={own}/home\nForceCommand {at}/enter {own}\n",
+                own = own.display()
             ),
         )?;
         let process = Command::new("/usr/sbin/sshd")

@@ -22,10 +22,11 @@ use crate::log::Log;
 /// programs may have been put in their place.
 ///
 /// # Errors
-/// When there is no agent to send.
+/// When there is no agent to send, or another one than this program was built with.
 pub(in crate::cli) fn work(log: &Log) -> Result<Work, Error> {
     let log = log.clone();
     let agent = AgentProgram::beside_this_program()?;
+    agent.load()?;
     Ok(Arc::new(move |task| {
         let (log, agent) = (log.clone(), agent.clone());
         Box::pin(async move {

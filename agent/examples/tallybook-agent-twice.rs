@@ -1,0 +1,195 @@
+//! An agent for tests that holds every kind of step to its word: what acts acts twice, what is undone is undone twice, and each
+//! step is probed at every stage. What differs fails the step.
+//!
+//! | stage | must be |
+//! |---|---|
+//! | probed, before | anything but `Conflict` |
+//! | forward | |
+//! | probed | whole, and reporting what forward reported |
+//! | forward again | reporting the same, without a change |
+//! | probed | whole |
+//! | undone | |
+//! | probed | as before |
+//! | undone again | without a change |
+//! | probed | as before |
+//! | forward once more | reporting the same |
+//! | probed | whole |
+//!
+//! A step that is declared `once` is carried out once, and not probed: nothing can be told of it. What a rollback keeps or can't
+//! take back is not undone. The receiving end of a transfer has another one that does its part once.
+
+use std::process::ExitCode;
+
+use tallybook_agent::step::{Context, StepKind, fail};
+use tallybook_agent::{process, steps};
+use tallybook_events::ids::Blob;
+use tallybook_events::step::{FailureClass, Reversal, Seen, StepDone, StepFailure};
+
+fn main() -> ExitCode {
+    process::main(&TABLE)
+}
+
+/// What is done to a step, and how it is told.
+struct Trial<'a, 'b> {
+    row: &'static StepKind,
+    params: &'a Blob,
+    context: &'a mut Context<'b>,
+}
+
+impl Trial<'_, '_> {
+    fn probe(&mut self, stage: &str) -> Result<Seen, StepFailure> {
+        let seen = (self.row.probe)(self.params, self.context)?;
+        match seen {
+            Seen::Conflict { what } => Err(self.wrong(format!("{stage}, a probe sees {what}"))),
+            seen => Ok(seen),
+        }
+    }
+
+    /// Probed whole, and what it then would report.
+    fn probe_whole(&mut self, stage: &str, output: &Blob) -> Result<(), StepFailure> {
+        match self.probe(stage)? {
+            Seen::Done(done) if done.output == *output => Ok(()),
+            Seen::Done(done) => {
+                let told = self.both(output, &done.output);
+                Err(self.wrong(format!("{stage}, a probe reports something else: {told}")))
+            }
+            seen => Err(self.wrong(format!("{stage}, a probe sees {seen:?}"))),
+        }
+    }
+
+    fn forward(&mut self) -> Result<StepDone, StepFailure> {
+        (self.row.forward)(self.params, self.context)
+    }
+
+    fn forward_again(&mut self, stage: &str, output: &Blob) -> Result<StepDone, StepFailure> {
+        let done = self.forward().map_err(|failure| StepFailure {
+            message: format!("{stage}: {}", failure.message),
+            ..failure
+        })?;
+        if done.output != *output {
+            let told = self.both(output, &done.output);
+            return Err(self.wrong(format!("{stage}, it reports something else: {told}")));
+        }
+        Ok(done)
+    }
+
+    fn undo(&mut self, stage: &str, output: &Blob) -> Result<StepDone, StepFailure> {
+        (self.row.undo)(self.params, self.context, Some(output)).map_err(|failure| StepFailure {
+            message: format!("{stage}: {}", failure.message),
+            ..failure
+        })
+    }
+
+    /// Probed as it was before it acted.
+    fn probe_as(&mut self, stage: &str, before: &Seen) -> Result<(), StepFailure> {
+        let seen = self.probe(stage)?;
+        if std::mem::discriminant(&seen) == std::mem::discriminant(before) {
+            return Ok(());
+        }
+        Err(self.wrong(format!(
+            "{stage}, a probe sees {seen:?}, and before {before:?}"
+        )))
+    }
+
+    fn both(&self, one: &Blob, other: &Blob) -> String {
+        let text = |blob: &Blob| String::from_utf8_lossy(&blob.0).into_owned();
+        format!("{:?} and {:?}", text(one), text(other))
+    }
+
+    fn wrong(&self, what: String) -> StepFailure {
+        fail(
+            FailureClass::Other,
+            format!("twice: {}: {what}", self.row.kind),
+        )
+    }
+}
+
+/// A step goes forward, as the table above says.
+fn forward(
+    row: &'static StepKind,
+    params: &Blob,
+    context: &mut Context<'_>,
+) -> Result<StepDone, StepFailure> {
+    let mut trial = Trial {
+        row,
+        params,
+        context,
+    };
+    if row.once {
+        return trial.forward();
+    }
+    let before = trial.probe("before it acts")?;
+    let first = trial.forward()?;
+    trial.probe_whole("once it acted", &first.output)?;
+    if row.kind == "tree.receive" {
+        return Ok(first);
+    }
+    let second = trial.forward_again("the second time", &first.output)?;
+    if second.changed {
+        return Err(trial.wrong("the second time, it changes something".to_owned()));
+    }
+    trial.probe_whole("once it acted twice", &first.output)?;
+    if (row.reversal)(params)? != Reversal::Undo {
+        return Ok(first);
+    }
+    trial.undo("its undo", &first.output)?;
+    trial.probe_as("once it was undone", &before)?;
+    let undone = trial.undo("its second undo", &first.output)?;
+    if undone.changed {
+        return Err(trial.wrong("the second time, its undo changes something".to_owned()));
+    }
+    trial.probe_as("once it was undone twice", &before)?;
+    let last = trial.forward_again("once more", &first.output)?;
+    trial.probe_whole("at last", &first.output)?;
+    Ok(StepDone {
+        changed: first.changed,
+        ..last
+    })
+}
+
+/// A step that an operation took back is undone.
+fn undo(
+    row: &'static StepKind,
+    params: &Blob,
+    context: &mut Context<'_>,
+    output: Option<&Blob>,
+) -> Result<StepDone, StepFailure> {
+    let mut trial = Trial {
+        row,
+        params,
+        context,
+    };
+    let first = (row.undo)(params, trial.context, output)?;
+    let after = trial.probe("once it was taken back")?;
+    let second = (row.undo)(params, trial.context, output)?;
+    if second.changed {
+        return Err(trial.wrong("taken back twice, it changes something".to_owned()));
+    }
+    trial.probe_as("once it was taken back twice", &after)?;
+    Ok(first)
+}
+
+const fn row<const N: usize>() -> StepKind {
+    let row = &steps::TABLE[N];
+    StepKind {
+        kind: row.kind,
+        once: row.once,
+        summary: row.summary,
+        secrets: row.secrets,
+        reversal: row.reversal,
+        probe: row.probe,
+        forward: |params, context| forward(&steps::TABLE[N], params, context),
+        in_the_way: row.in_the_way,
+        adopt: row.adopt,
+        undo: |params, context, output| undo(&steps::TABLE[N], params, context, output),
+    }
+}
+
+macro_rules! rows {
+    ($($number:literal)*) => { [$(row::<$number>()),*] };
+}
+
+/// Every kind of step, each tried.
+static TABLE: [StepKind; steps::TABLE.len()] = rows![
+    0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25 26 27 28 29 30 31
+];
