@@ -41,6 +41,12 @@ pub(crate) struct Args {
     alone: bool,
 }
 
+/// What one side left under way, in the file system or as processes that end, is not charged to the other.
+fn settle() {
+    rustix::fs::sync();
+    std::thread::sleep(std::time::Duration::from_secs(1));
+}
+
 /// Measures both on each number of hosts. Fewer rounds where there are more hosts: `rounds` up to ten, three to fifty, else one.
 ///
 /// # Errors
@@ -64,8 +70,10 @@ pub(crate) fn run(directory: &Path, rounds: usize, args: &Args) -> Result<(), Fa
         }
         let (mut ours, mut theirs) = (Vec::new(), Vec::new());
         for _ in 0..rounds {
+            settle();
             ours.push(ours::run(&hosts, count)?);
             if !args.alone {
+                settle();
                 theirs.push(playbook::run(&hosts, count, &args.ansible)?);
             }
         }
