@@ -67,9 +67,14 @@ impl Step for TreeSeal {
             ControlFlow::Continue(())
         })
         .map_err(|error| error.failure(tree.root.label()))?;
-        staged::write(&tree.dir, staged::MANIFEST, &manifest.encode())?;
+        let bytes = manifest.encode();
+        let changed = tree
+            .read(staged::MANIFEST)?
+            .is_none_or(|before| before != bytes);
+        // Also where it is the same: an agent that died may not have made it durable.
+        staged::write(&tree.dir, staged::MANIFEST, &bytes)?;
         Ok(Done {
-            changed: true,
+            changed,
             output: described(&manifest),
             facts: Vec::new(),
         })
