@@ -546,14 +546,15 @@ async fn follow(
                 return Ok(());
             }
             Reply::Refused(failure) => {
+                if heard.told_to_stop && failure.class == FailureClass::Interrupted {
+                    // It waited for another agent, and can answer for nothing: whoever goes on asks for the receipts.
+                    return Err(Cut::Stopped);
+                }
                 // What was told as begun before has an outcome, or is in doubt; only the rest was never started.
                 record_unstarted(crew, operation, chain, |plan| {
                     !heard.begun.contains(&plan.index)
                 })
                 .await?;
-                if heard.told_to_stop && failure.class == FailureClass::Interrupted {
-                    return Err(Cut::Stopped);
-                }
                 return Err(Cut::Refused(failure));
             }
             Reply::Hello { .. }

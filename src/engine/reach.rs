@@ -2,7 +2,9 @@
 //! on it. A session that somebody talks over is never closed for another one.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::future::Future;
+use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -15,7 +17,9 @@ use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, watch};
 
 use super::conversation::{self, Conversation};
 use crate::causes;
-use crate::host::{self, Command, Session, Settings, Target, attach, connect_keeping, push_agent};
+use crate::host::{
+    self, Command, HEAD_LEN, Session, Settings, Target, attach, connect_keeping, push_agent,
+};
 use crate::log;
 
 /// Why there is no conversation with a host.
@@ -130,7 +134,11 @@ pub trait Reach: Send + Sync {
 #[derive(Debug, Clone)]
 pub struct AgentProgram {
     path: PathBuf,
+    /// The file of now: another version of both programs may be put in their place while this one runs.
+    file: Arc<File>,
     hash: blake3::Hash,
+    /// Its first bytes.
+    head: Vec<u8>,
     bytes: Arc<OnceLock<Vec<u8>>>,
 }
 
@@ -149,20 +157,20 @@ impl AgentProgram {
             path: path.clone(),
             source,
         };
+        let file = File::open(&path).map_err(unusable)?;
         let bytes = OnceLock::new();
         let recorded = option_env!("TALLYBOOK_AGENT_BLAKE3");
         let hash = match recorded.and_then(|hash| blake3::Hash::from_hex(hash).ok()) {
-            Some(hash) => {
-                std::fs::metadata(&path).map_err(unusable)?;
-                hash
-            }
+            Some(hash) => hash,
             None => {
                 tracing::warn!("this tallybook was built without its agent's hash; not checked");
-                let read = std::fs::read(&path).map_err(unusable)?;
+                let read = read_up_to(&file, usize::MAX).map_err(unusable)?;
                 blake3::hash(bytes.get_or_init(|| read))
             }
         };
         Ok(AgentProgram {
+            head: read_up_to(&file, HEAD_LEN).map_err(unusable)?,
+            file: Arc::new(file),
             path,
             hash,
             bytes: Arc::new(bytes),
@@ -177,7 +185,7 @@ impl AgentProgram {
         if let Some(bytes) = self.bytes.get() {
             return Ok(bytes);
         }
-        let read = std::fs::read(&self.path).map_err(|source| Error::Agent {
+        let read = read_up_to(&self.file, usize::MAX).map_err(|source| Error::Agent {
             path: self.path.clone(),
             source,
         })?;
@@ -186,6 +194,14 @@ impl AgentProgram {
         }
         Ok(self.bytes.get_or_init(|| read))
     }
+}
+
+/// The first bytes of a file, wherever others have read to.
+fn read_up_to(file: &File, len_max: usize) -> std::io::Result<Vec<u8>> {
+    let len = usize::try_from(file.metadata()?.len()).unwrap_or(usize::MAX);
+    let mut bytes = vec![0; len.min(len_max)];
+    file.read_exact_at(&mut bytes, 0)?;
+    Ok(bytes)
 }
 
 /// How many sessions one operation has at once. A chain of a transfer needs two, its own host's and the sender's: with room for
@@ -310,20 +326,27 @@ impl Fleet {
                     let session = connect_keeping(target, &self.settings, right).await?;
                     let users = Arc::default();
                     // The agent is nearly always there, and says best itself whether it is sound.
-                    let serve = attach(self.agent.hash);
+                    let serve = attach(self.agent.hash, &self.agent.head);
                     let in_use = self.in_use(&users);
-                    let attached = self.converse(name, log, &session, &serve, in_use).await;
-                    match attached {
+                    match self.converse(name, log, &session, &serve, in_use).await {
                         Ok(conversation)
                             if conversation.program == Some(self.agent.hash.into()) =>
                         {
                             *slot = Some(self.connected(session, serve, users));
                             return Ok(conversation);
                         }
-                        Ok(_) => {
-                            tracing::warn!("the agent on {name} is damaged, and is sent again")
+                        Ok(another) => {
+                            tracing::debug!("the agent on {name} is {:?}", another.program);
+                            drop(another);
                         }
-                        Err(error) => tracing::debug!("no agent answers on {name}: {error}"),
+                        // Nothing is there that could talk.
+                        Err(Error::Conversation(
+                            error @ (conversation::Error::Lost { .. }
+                            | conversation::Error::Frame { .. }),
+                        )) if !session.is_closed() => {
+                            tracing::debug!("no agent answers: {error}");
+                        }
+                        Err(error) => return Err(error),
                     }
                     let arch = std::env::consts::ARCH;
                     let bytes = self.agent.load()?;

@@ -1,7 +1,7 @@
 //! Puts the agent on a host: once, at a path named by its hash, for root only, and proven to run.
 //!
-//! Must never leave a half-written file under the final name, and never run or replace anything that is not
-//! byte for byte the agent asked for. No command of its own when the agent is there already and sound, one more when it is not.
+//! Must never leave a half-written file under the final name, never place anything that is not byte for byte the agent asked for,
+//! and never ask anything of one that does not tell its hash. No command of its own when the agent is there already and sound, one more when it is not.
 
 use std::fmt;
 use std::time::Duration;
@@ -50,14 +50,16 @@ impl fmt::Display for AgentPath {
     }
 }
 
-/// `HASH DIRECTORY…`: becomes the agent where it already is, and else ends without a word. No program is started besides: only what
-/// root alone can have put there is taken, by the shell's own tests.
+/// `HASH SHA256 DIRECTORY…`: becomes the agent where it already is, and else ends without a word. The sum is that of the first
+/// 4 KiB: a shell runs what the kernel takes for no program as a script, so that part is proven before it is run.
 const ATTACH: &str = r#"
 [ -O / ] || exit 0
-hash=$1; shift
+hash=$1 sum=$2; shift 2
 for dir; do
   file=$dir/$hash
   [ -f "$file" ] && [ -x "$file" ] && [ ! -L "$file" ] && [ -O "$file" ] && [ -O "$dir" ] || continue
+  have=$(head -c 4096 "$file" | sha256sum) || continue
+  [ "${have%% *}" = "$sum" ] || continue
   exec "$file" serve
 done
 "#;
@@ -121,11 +123,16 @@ sync "$dir" 2> /dev/null || sync
 echo "placed $dir"
 "#;
 
-/// The command that becomes the agent with this hash in its serving mode, on a host that has it. What answers must be asked for
-/// its own hash: the file may have been damaged. Where nothing answers, [`push_agent`] knows why.
-pub fn attach(hash: blake3::Hash) -> Command {
+/// How much of an agent is proven before it is run by [`attach`]: more than what makes the kernel take it for a program.
+pub const HEAD_LEN: usize = 4096;
+
+/// The command that becomes the agent with this hash in its serving mode, on a host that has it. `head` are its first [`HEAD_LEN`]
+/// bytes. What answers must be asked for its own hash: the rest of the file may have been damaged. Where nothing answers,
+/// [`push_agent`] knows why.
+pub fn attach(hash: blake3::Hash, head: &[u8]) -> Command {
     let mut command = Command::new(ATTACH);
-    for text in [hash.to_hex().as_str()].iter().chain(&DIRECTORIES) {
+    let sum = data_encoding::HEXLOWER.encode(&Sha256::digest(head));
+    for text in [hash.to_hex().as_str(), &sum].iter().chain(&DIRECTORIES) {
         command = command.word(own_word(text));
     }
     command

@@ -32,7 +32,7 @@ use std::time::Duration;
 use tallybook_events::name::HostName;
 use tokio::sync::OwnedSemaphorePermit;
 
-pub use agent_push::{AgentPath, attach, push_agent};
+pub use agent_push::{AgentPath, HEAD_LEN, attach, push_agent};
 pub use command::{Command, Word};
 pub use error::Error;
 pub use session::{Bounds, Output, Session};

@@ -7,7 +7,7 @@ use std::time::Duration;
 use russh::keys::{Algorithm, EcdsaCurve, PrivateKey};
 use tallybook::host::error::Obstacle;
 use tallybook::host::{
-    Command, Error, Session, Status, Stream, attach, connect, known_hosts, push_agent,
+    Command, Error, HEAD_LEN, Session, Status, Stream, attach, connect, known_hosts, push_agent,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -346,9 +346,16 @@ async fn the_agent_is_sent_once_and_repaired_when_damaged() {
 
         assert_eq!(said(&session, &path.serve()).await, b"framed");
         // Who finds it there becomes it with one command, and who does not, nothing.
-        assert_eq!(said(&session, &attach(hash)).await, b"framed");
+        assert_eq!(
+            said(&session, &attach(hash, &bytes[..HEAD_LEN])).await,
+            b"framed"
+        );
+        assert_eq!(said(&session, &attach(hash, b"another")).await, b"");
         let other = blake3::hash(b"another");
-        assert_eq!(said(&session, &attach(other)).await, b"");
+        assert_eq!(
+            said(&session, &attach(other, &bytes[..HEAD_LEN])).await,
+            b""
+        );
 
         let mut damaged = bytes.clone();
         damaged[1_000_000] ^= 1;
