@@ -219,6 +219,7 @@ impl Operation {
                         plan: plan.clone(),
                         status: StepStatus::Pending,
                         attempts: Attempt(0),
+                        unstarted: 0,
                         journal: None,
                         forced: false,
                         set_aside: false,
@@ -359,6 +360,9 @@ impl Operation {
                 step.status = status;
                 step.attempts = step.attempts.max(entry.header.attempt);
                 step.last = seq;
+                if matches!(entry.event, Event::StepUnstarted(_)) {
+                    step.unstarted += 1;
+                }
                 if let Event::StepStarted(started) = &entry.event {
                     step.journal = started.journal;
                 }

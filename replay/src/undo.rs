@@ -37,9 +37,9 @@ const ADOPTED: &str = "what is there was taken over, and is not the step's to re
 /// Plans the undo of an operation.
 ///
 /// A step that never acted needs none. One that reported at its first start that nothing changed needs none
-/// either; after a second start that report can't be trusted, because the first may have done it, and neither can
+/// either; after a second start that may have acted that report can't be trusted, because the first may have done it, and neither can
 /// what a probe saw, because it can't tell who made it. A step whose last start is known never to have acted is
-/// undone all the same where an earlier start may have.
+/// undone all the same where an earlier start may have: a start counts unless it is known that it never did.
 pub fn plan(operation: &Operation) -> UndoPlan {
     plan_all([operation])
 }
@@ -120,7 +120,7 @@ fn to_undo(step: &Step) -> Option<Option<Blob>> {
     }
     match &step.status {
         StepStatus::Succeeded { evidence, done }
-            if !done.changed && step.attempts.0 <= 1 && *evidence != Evidence::Probe =>
+            if !done.changed && step.starts() <= 1 && *evidence != Evidence::Probe =>
         {
             None
         }

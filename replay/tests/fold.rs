@@ -164,8 +164,8 @@ fn a_fold_behind_an_erasure_is_the_state_that_was_there() {
     }
 }
 
-/// An operation of one step that stands like this.
-fn standing(status: StepStatus, attempts: u32) -> Operation {
+/// An operation of one step that stands like this, after so many starts, of which so many are known never to have acted.
+fn standing(status: StepStatus, attempts: u32, unstarted: u32) -> Operation {
     let entries = entries(1, 40);
     let id = entries
         .iter()
@@ -177,6 +177,7 @@ fn standing(status: StepStatus, attempts: u32) -> Operation {
         plan: samples::planned(0, &[]),
         status,
         attempts: Attempt(attempts),
+        unstarted,
         journal: None,
         forced: false,
         set_aside: false,
@@ -199,22 +200,22 @@ fn unchanged(evidence: Evidence) -> StepStatus {
 
 #[test]
 fn an_earlier_start_that_may_have_acted_is_undone() {
-    let undone = |status, attempts| undo::plan(&standing(status, attempts)).steps.len();
-    assert_eq!(undone(StepStatus::Pending, 0), 0);
+    let undone = |status, attempts, unstarted| {
+        undo::plan(&standing(status, attempts, unstarted))
+            .steps
+            .len()
+    };
+    let pending = || StepStatus::Pending;
+    assert_eq!(undone(pending(), 0, 0), 0);
+    assert_eq!(undone(pending(), 1, 1), 0, "its only start never acted");
+    assert_eq!(undone(pending(), 2, 2), 0, "none of them did");
+    assert_eq!(undone(pending(), 2, 1), 1, "its first start may have");
+    let reported = || unchanged(Evidence::Reported);
+    assert_eq!(undone(reported(), 1, 0), 0);
+    assert_eq!(undone(reported(), 2, 1), 0, "it is about the only one");
+    assert_eq!(undone(reported(), 2, 0), 1);
     assert_eq!(
-        undone(StepStatus::Pending, 1),
-        0,
-        "its only start is known never to have acted"
-    );
-    assert_eq!(
-        undone(StepStatus::Pending, 2),
-        1,
-        "its first start may have"
-    );
-    assert_eq!(undone(unchanged(Evidence::Reported), 1), 0);
-    assert_eq!(undone(unchanged(Evidence::Reported), 2), 1);
-    assert_eq!(
-        undone(unchanged(Evidence::Probe), 1),
+        undone(unchanged(Evidence::Probe), 1, 0),
         1,
         "a probe can't tell who made it"
     );
@@ -224,7 +225,7 @@ fn an_earlier_start_that_may_have_acted_is_undone() {
         hint: None,
         captured: vec![],
     };
-    assert_eq!(undone(StepStatus::Failed(failed), 1), 1);
+    assert_eq!(undone(StepStatus::Failed(failed), 1, 0), 1);
 }
 
 #[test]

@@ -47,6 +47,7 @@ fn given(hosts: &[&str], pace: Pace) -> Given {
                 },
                 status: StepStatus::Pending,
                 attempts: Attempt(0),
+                unstarted: 0,
                 journal: None,
                 forced: false,
                 set_aside: false,

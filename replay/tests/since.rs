@@ -40,6 +40,7 @@ fn step(index: u32, host: &str, container: &str, after: &[u32]) -> Step {
             },
         },
         attempts: Attempt(1),
+        unstarted: 0,
         journal: None,
         forced: false,
         set_aside: false,

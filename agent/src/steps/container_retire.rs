@@ -2,6 +2,7 @@
 //! that undo can give it back; `trash.purge` is the second half.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tallybook_events::ids::StepIndex;
@@ -14,7 +15,10 @@ use crate::lxc_config::{self, Rootfs};
 use crate::step::{Context, Done, Step, fail};
 use crate::{durable, mark, staging};
 
-/// Takes a stopped container's name away.
+/// How long a container that runs again may take to stop before it is killed.
+const STOP_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Takes a container's name away; one that runs is stopped before.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ContainerRetire {
     /// The container.
@@ -86,20 +90,11 @@ impl ContainerRetire {
         trash(context.layout, context.origin).join(self.container.as_str())
     }
 
-    /// Refuses what must not go now.
-    fn check(&self, context: &mut Context<'_>) -> Result<(), StepFailure> {
+    /// Refuses what must not go, and stops what runs again: a host that lost power in between has started it when it booted.
+    fn prepare(&self, context: &mut Context<'_>) -> Result<(), StepFailure> {
         check(context, &self.container, self.adopted)?;
-        match lxc::state(context, &self.container)? {
-            State::Stopped | State::Absent => {}
-            State::Running | State::Frozen | State::Changing => {
-                return Err(StepFailure {
-                    hint: Some(format!("stop it: container stop {}", self.container)),
-                    ..fail(
-                        FailureClass::Host,
-                        format!("container {} runs", self.container),
-                    )
-                });
-            }
+        if lxc::state(context, &self.container)? != State::Absent {
+            lxc::stop(context, &self.container, STOP_TIMEOUT)?;
         }
         Ok(())
     }
@@ -203,7 +198,7 @@ impl Step for ContainerRetire {
         if trashed.is_dir() {
             return Ok(done(false, Retired {}));
         }
-        self.check(context)?;
+        self.prepare(context)?;
         durable::create_dirs(&trash(context.layout, context.origin))?;
         durable::rename_new(&context.layout.container(&self.container), &trashed)?;
         Ok(done(true, Retired {}))

@@ -84,6 +84,8 @@ pub struct Step {
     pub status: StepStatus,
     /// How many times it was started.
     pub attempts: Attempt,
+    /// How many of these are known never to have acted.
+    pub unstarted: u32,
     /// The receipts journal that its host had before the last of these.
     pub journal: Option<JournalId>,
     /// Whether what others have in its place is set aside when it is started.
@@ -118,9 +120,14 @@ impl Step {
         }
     }
 
-    /// Whether a start of it may have acted: only of one that was started once, and never did, it is known that none has.
-    pub fn may_have_acted(&self) -> bool {
-        self.status != StepStatus::Pending || self.attempts > Attempt(1)
+    /// Whether a start of it may have acted.
+    pub const fn may_have_acted(&self) -> bool {
+        self.starts() > 0
+    }
+
+    /// How many starts of it may have acted.
+    pub const fn starts(&self) -> u32 {
+        self.attempts.0.saturating_sub(self.unstarted)
     }
 }
 
