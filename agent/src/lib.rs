@@ -7,6 +7,7 @@ mod admission;
 pub mod base;
 mod batch;
 mod before;
+mod boot;
 pub mod capture;
 mod changes;
 mod deadline;

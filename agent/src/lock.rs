@@ -271,7 +271,7 @@ fn holder() -> String {
 
 /// The 22nd field of `/proc/PID/stat`, in clock ticks since boot: proc_pid_stat(5). The second field is a name in
 /// parentheses that may itself hold spaces and parentheses.
-fn start_time(stat: &str) -> Option<&str> {
+pub(crate) fn start_time(stat: &str) -> Option<&str> {
     stat.rsplit_once(')')?.1.split_whitespace().nth(19)
 }
 

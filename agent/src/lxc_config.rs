@@ -152,6 +152,11 @@ fn values<'a>(text: &'a str, key: &str) -> Vec<&'a str> {
         .collect()
 }
 
+/// Whether a container starts with its host, by its `config`.
+pub fn starts_with_host(text: &str) -> bool {
+    values(text, "lxc.start.auto").last() == Some(&"1")
+}
+
 /// Where a container's root file system comes from, by its `config`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Rootfs {

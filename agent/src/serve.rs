@@ -5,7 +5,6 @@
 //! makes the agent panic.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
 use std::io::{Read, Write};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -15,6 +14,7 @@ use tallybook_events::step::{FailureClass, Fence, Phase, Receipt, StepFailure, S
 
 use crate::admission;
 use crate::batch;
+use crate::boot;
 use crate::fence;
 use crate::keeper;
 use crate::layout::Layout;
@@ -104,7 +104,7 @@ fn converse(line: &Line, layout: &Layout, deeds: Deeds) -> Result<(), StepFailur
             format!("the controller speaks protocol {protocol}, this agent {PROTOCOL}"),
         ));
     }
-    let boot = boot()?;
+    let boot = boot::id()?;
     line.say(&Reply::Hello {
         protocol: PROTOCOL,
         program: deeds.program,
@@ -284,16 +284,6 @@ fn send(
     sent?;
     line.say(&Reply::SendEnded);
     Ok(())
-}
-
-fn boot() -> Result<BootId, StepFailure> {
-    let path = "/proc/sys/kernel/random/boot_id";
-    let text = fs::read_to_string(path).map_err(|error| {
-        crate::step::io_failure("read the boot's id from", path.as_ref(), &error)
-    })?;
-    text.trim()
-        .parse()
-        .map_err(|error| failure(FailureClass::Host, &error))
 }
 
 /// Microseconds since 1970-01-01 UTC by this host's clock; 0 when it says something earlier.

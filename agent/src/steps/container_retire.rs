@@ -7,18 +7,19 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tallybook_events::ids::StepIndex;
 use tallybook_events::name::ContainerName;
-use tallybook_events::step::{FailureClass, Reversal, Seen, StepFailure};
+use tallybook_events::step::{FailureClass, Phase, Receipt, Reversal, Seen, StepFailure};
 
 use crate::layout::Layout;
 use crate::lxc::{self, State};
 use crate::lxc_config::{self, Rootfs};
-use crate::step::{Context, Done, Step, fail};
-use crate::{durable, mark, staging};
+use crate::step::{Context, Done, Step, fail, failure};
+use crate::steps::container_stop::ContainerStop;
+use crate::{boot, durable, mark, receipts, staging};
 
-/// How long a container that runs again may take to stop before it is killed.
+/// How long one that its host has started again may take to stop before it is killed.
 const STOP_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Takes a container's name away; one that runs is stopped before.
+/// Takes a stopped container's name away.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ContainerRetire {
     /// The container.
@@ -90,13 +91,45 @@ impl ContainerRetire {
         trash(context.layout, context.origin).join(self.container.as_str())
     }
 
-    /// Refuses what must not go, and stops what runs again: a host that lost power in between has started it when it booted.
+    /// Refuses what must not go now. What this operation has stopped, and its host started again when it booted, is stopped once
+    /// more; what somebody started on purpose is not.
     fn prepare(&self, context: &mut Context<'_>) -> Result<(), StepFailure> {
         check(context, &self.container, self.adopted)?;
-        if lxc::state(context, &self.container)? != State::Absent {
-            lxc::stop(context, &self.container, STOP_TIMEOUT)?;
+        let state = lxc::state(context, &self.container)?;
+        if matches!(state, State::Stopped | State::Absent) {
+            return Ok(());
         }
-        Ok(())
+        if !self.was_started_by_its_host(context)? {
+            return Err(StepFailure {
+                hint: Some(format!(
+                    "stop it on the host, with lxc-stop -n {}, or take the operation back",
+                    self.container
+                )),
+                ..fail(
+                    FailureClass::Host,
+                    format!("somebody has started container {} again", self.container),
+                )
+            });
+        }
+        lxc::stop(context, &self.container, STOP_TIMEOUT).map(drop)
+    }
+
+    fn was_started_by_its_host(&self, context: &Context<'_>) -> Result<bool, StepFailure> {
+        let home = context.layout.container(&self.container);
+        let config = lxc_config::read_whole(&home)?.unwrap_or_default();
+        if !lxc_config::starts_with_host(&config) {
+            return Ok(false);
+        }
+        let (log, operation) = (context.key.log, context.key.operation);
+        let known = receipts::report(context.layout, log, operation)
+            .map_err(|error| failure(FailureClass::Host, &error))?;
+        let is_stop = |receipt: &&Receipt| {
+            receipt.kind == ContainerStop::KIND && matches!(receipt.phase, Phase::Succeeded(_))
+        };
+        match known.receipts.iter().rfind(is_stop) {
+            Some(stopped) => boot::came_after(stopped),
+            None => Ok(false),
+        }
     }
 }
 

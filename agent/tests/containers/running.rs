@@ -3,6 +3,9 @@
 use std::fs;
 use std::os::unix::fs::symlink;
 
+use tallybook_agent::layout::Layout;
+use tallybook_agent::receipts::Journal;
+use tallybook_agent::step::Step as _;
 use tallybook_agent::steps::container_await_address::ContainerAwaitAddress;
 use tallybook_agent::steps::container_provision::{
     Command, ContainerProvision, ContainerProvisionUntil,
@@ -11,13 +14,17 @@ use tallybook_agent::steps::container_retire::{ContainerCheckRetire, ContainerRe
 use tallybook_agent::steps::container_start::{ContainerStart, Started};
 use tallybook_agent::steps::container_stop::{ContainerStop, Stopped};
 use tallybook_events::codec;
-use tallybook_events::ids::StepIndex;
-use tallybook_events::step::{FailureClass, Seen};
+use tallybook_events::header::ClaimRef;
+use tallybook_events::ids::{
+    Attempt, Blob, BootId, Epoch, Hash, LogId, OperationId, Seq, StepIndex,
+};
+use tallybook_events::step::{FailureClass, Fence, Phase, Receipt, Seen, StepDone, StepKey};
 
+use crate::links::{Operation, Played};
 use crate::played::{created, host, is_done, name, operation};
 
 #[test]
-fn a_container_that_others_lie_on_stays_and_one_that_runs_again_is_stopped() {
+fn a_container_that_others_lie_on_stays_and_one_that_its_host_started_again_is_stopped() {
     let dir = tempfile::tempdir().unwrap();
     let layout = host(dir.path());
     let mut operation = created(&layout, 1);
@@ -44,11 +51,58 @@ fn a_container_that_others_lie_on_stays_and_one_that_runs_again_is_stopped() {
     );
     assert!(layout.container(&name()).is_dir());
     assert!(!operation.link.running.is_empty());
-    // Its host lost power after it was stopped, and started it when it booted.
     fs::remove_dir_all(other).unwrap();
+    let refused = |operation: &mut Operation<Played>| {
+        let failure = operation.forward(5, &retire).unwrap_err();
+        assert!(
+            failure.message.contains("somebody has started"),
+            "{failure:?}"
+        );
+        assert!(!operation.link.running.is_empty());
+    };
+    refused(&mut operation);
+    // Stopped by this operation in this boot, so it was not the host that started it.
+    let this_boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
+    stopped(&layout, operation.id, this_boot.trim().parse().unwrap());
+    refused(&mut operation);
+    // Stopped before the host lost power, and started when it booted.
+    stopped(&layout, operation.id, BootId::from_bytes([7; 16]));
     operation.forward(5, &retire).unwrap();
     assert!(!layout.container(&name()).exists());
     assert!(operation.link.running.is_empty());
+}
+
+/// The receipt of a step of the operation that stopped the container, in that boot.
+fn stopped(layout: &Layout, operation: OperationId, boot: BootId) {
+    let log = LogId::new(1, [1; 10]);
+    let mut journal = Journal::open(layout, log, &mut |_| {}).unwrap();
+    let receipt = Receipt {
+        key: StepKey {
+            log,
+            operation,
+            step: StepIndex(4),
+            attempt: Attempt(1),
+        },
+        fence: Fence {
+            log,
+            epoch: Epoch(1),
+            claim: ClaimRef {
+                seq: Seq(1),
+                hash: Hash::ZERO,
+            },
+        },
+        kind: ContainerStop::KIND.to_owned(),
+        boot,
+        // Later than any first process began.
+        time_unix_us: u64::MAX,
+        phase: Phase::Succeeded(StepDone {
+            changed: true,
+            output: Blob::default(),
+            facts: Vec::new(),
+            captured: Vec::new(),
+        }),
+    };
+    journal.append(&receipt).unwrap();
 }
 
 #[test]
