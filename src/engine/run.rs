@@ -107,11 +107,14 @@ impl<'a> Run<'a> {
         let mut drain = self.engine.drain();
         let mut stopping = false;
         let mut folded = None;
-        self.refuse_unread(&self.engine.load(id).await?);
+        let mut is_first = true;
         loop {
             // Shared by all that goes on: a copy each would grow with the square of the hosts.
             let operation = self.engine.log.operation_since(id, &mut folded).await?;
             let operation = Arc::new(operation.ok_or(Error::Missing(id))?);
+            if std::mem::take(&mut is_first) {
+                self.refuse_unread(&operation);
+            }
             if !stopping && (*stop.borrow() || *drain.borrow()) {
                 stopping = true;
                 self.halt.send_replace(true);
