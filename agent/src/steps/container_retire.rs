@@ -123,8 +123,10 @@ impl ContainerRetire {
         let (log, operation) = (context.key.log, context.key.operation);
         let known = receipts::report(context.layout, log, operation)
             .map_err(|error| failure(FailureClass::Host, &error))?;
+        // Also one whose end was not kept: that it stopped is known by a probe then, or this would not have begun.
         let is_stop = |receipt: &&Receipt| {
-            receipt.kind == ContainerStop::KIND && matches!(receipt.phase, Phase::Succeeded(_))
+            receipt.kind == ContainerStop::KIND
+                && matches!(receipt.phase, Phase::Started | Phase::Succeeded(_))
         };
         match known.receipts.iter().rfind(is_stop) {
             Some(stopped) => boot::came_after(stopped),
