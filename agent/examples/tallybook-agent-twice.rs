@@ -15,8 +15,9 @@
 //! | forward once more | (what it draws by lot is drawn anew) |
 //! | probed | whole |
 //!
-//! A step that only looks may see nothing of itself. A step that is declared `once` is carried out once, and not probed: nothing can be told of it. What a rollback keeps or can't
-//! take back is not undone. The receiving end of a transfer has another one that does its part once.
+//! A step that only looks may see nothing of itself. A step that is declared `once` is carried out once, and not probed: nothing can
+//! be told of it. What a rollback keeps or can't take back is not undone. The receiving end of a transfer has another one that does
+//! its part once.
 
 use std::process::ExitCode;
 
