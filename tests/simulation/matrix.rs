@@ -1,8 +1,8 @@
 //! The crash matrix: every operation, cut at every journal and host call, with the effect lost and with the effect
 //! happened, resumed and rolled back; and cut once more at every such call of that recovery.
 //!
-//! The single cuts are tried all in every run. `SIMULATION_PAIRS=all` tries every pair, which takes hours; else one in so many,
-//! which the operation's number decides.
+//! The single cuts are tried all in every run. `SIMULATION_PAIRS=K/N` tries the K-th of N parts of all pairs, and `1/1` all of
+//! them, which takes hours; else one in so many is tried, which the operation's number decides.
 
 use std::time::Duration;
 
@@ -72,22 +72,58 @@ fn further(moments: &[Moment], before: &[(usize, Fault)]) -> Vec<Vec<(usize, Fau
     ways.map(|way| [before, &[way]].concat()).collect()
 }
 
+/// Which pairs of cuts are tried.
+enum Pairs {
+    /// One in so many.
+    Drawn(Dice, usize),
+    /// One part of so many, after so many pairs.
+    Part {
+        part: usize,
+        of: usize,
+        seen: usize,
+    },
+}
+
+impl Pairs {
+    /// Those that the environment asks for.
+    fn asked(asked: Asked, moments: usize) -> Self {
+        let Ok(text) = std::env::var("SIMULATION_PAIRS") else {
+            let one_in = match moments <= SHORT {
+                true => SHORT_PAIRS_ONE_IN,
+                false => PAIRS_ONE_IN,
+            };
+            return Pairs::Drawn(Dice::new(asked as u64), one_in);
+        };
+        let part = text.split_once('/').and_then(|(part, of)| {
+            let (part, of) = (part.parse().ok()?, of.parse().ok()?);
+            (1..=of).contains(&part).then_some((part, of))
+        });
+        let (part, of) = part.unwrap_or_else(|| panic!("SIMULATION_PAIRS={text} is not K/N"));
+        Pairs::Part { part, of, seen: 0 }
+    }
+
+    /// Whether the next pair is one of them.
+    fn wants_next(&mut self) -> bool {
+        match self {
+            Pairs::Drawn(dice, one_in) => dice.once_in(*one_in),
+            Pairs::Part { part, of, seen } => {
+                *seen += 1;
+                *seen % *of == *part % *of
+            }
+        }
+    }
+}
+
 fn cut(asked: Asked) {
     let whole = play(asked, &[], Recovery::Resume).moments;
-    let all = std::env::var("SIMULATION_PAIRS").is_ok_and(|text| text == "all");
-    let mut dice = Dice::new(asked as u64);
+    let mut wanted = Pairs::asked(asked, whole.len());
     let (mut singles, mut pairs) = (0, 0);
     for recovery in [Recovery::Resume, Recovery::RollBack] {
         for once in further(&whole, &[]) {
             singles += 1;
             let moments = play(asked, &once, recovery).moments;
             for twice in further(&moments, &once) {
-                let one_in = if whole.len() <= SHORT {
-                    SHORT_PAIRS_ONE_IN
-                } else {
-                    PAIRS_ONE_IN
-                };
-                if all || dice.once_in(one_in) {
+                if wanted.wants_next() {
                     pairs += 1;
                     play(asked, &twice, recovery);
                 }
