@@ -1,12 +1,12 @@
 #!/bin/bash
-# build.sh [--profile dev|release] [--target-dir DIR] [--agent twice]
+# build.sh [--profile dev|release] [--target-dir DIR] [--agent twice|held]
 #
 # Builds the agent, statically linked so that it runs on any host, then tallybook, which records the agent's hash, and puts
 # both beside each other in DIR/tallybook-bin (DIR is `target` unless given). Installs by apt what that needs. The last
 # line is the directory's path.
 #
-# --agent twice builds one for tests that holds each step to its word (agent/examples), and puts it and its tallybook into
-# DIR/tallybook-bin/twice.
+# --agent builds one for tests (agent/examples), and puts it and its tallybook into DIR/tallybook-bin/twice or …/held: `twice`
+# holds each step to its word, `held` waits on both sides of a step's effect.
 #
 # dev is built soon and shares what it compiles with the tests; release runs faster.
 set -euo pipefail
@@ -20,7 +20,7 @@ while [ $# -gt 0 ]; do
     case $1:${2:-} in
     --profile:dev | --profile:release) profile=$2 ;;
     --target-dir:?*) target_dir=$2 ;;
-    --agent:twice) agent=(--example tallybook-agent-twice) built=examples/tallybook-agent-twice into=tallybook-bin/twice ;;
+    --agent:twice | --agent:held) agent=(--example "tallybook-agent-$2") built=examples/tallybook-agent-$2 into=tallybook-bin/$2 ;;
     *) usage ;;
     esac
     shift 2

@@ -127,6 +127,7 @@ test_lab() {
     tests/lab/lab deps || return 1
     # In a pipe would lose the status, and the path is the last line of many.
     scripts/build.sh --agent twice || return 1
+    scripts/build.sh --agent held || return 1
     scripts/build.sh | tee "$work/built" || return 1
     TALLYBOOK_BIN=$(tail -n 1 "$work/built")
     export TALLYBOOK_BIN

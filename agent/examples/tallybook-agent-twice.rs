@@ -19,6 +19,9 @@
 //! be told of it. What a rollback keeps or can't take back is not undone. The receiving end of a transfer has another one that does
 //! its part once.
 
+#[macro_use]
+mod every_kind;
+
 use std::process::ExitCode;
 
 use tallybook_agent::step::{Context, StepKind, fail};
@@ -198,27 +201,5 @@ fn undo(
     Ok(first)
 }
 
-const fn row<const N: usize>() -> StepKind {
-    let row = &steps::TABLE[N];
-    StepKind {
-        kind: row.kind,
-        once: row.once,
-        summary: row.summary,
-        secrets: row.secrets,
-        reversal: row.reversal,
-        probe: row.probe,
-        forward: |params, context| forward(&steps::TABLE[N], params, context),
-        in_the_way: row.in_the_way,
-        adopt: row.adopt,
-        undo: |params, context, output| undo(&steps::TABLE[N], params, context, output),
-    }
-}
-
-macro_rules! rows {
-    ($($number:literal)*) => { [$(row::<$number>()),*] };
-}
-
 /// Every kind of step, each tried.
-static TABLE: [StepKind; steps::TABLE.len()] = rows![
-    0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25 26 27 28 29 30 31
-];
+static TABLE: [StepKind; steps::TABLE.len()] = every_kind!(forward, undo);

@@ -131,6 +131,8 @@ fn run() -> Result<(), Failure> {
 }
 
 fn main() -> ExitCode {
+    // As in the program itself.
+    let _slower = rustix::thread::disable_transparent_huge_pages(true);
     match run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

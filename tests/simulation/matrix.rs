@@ -77,11 +77,7 @@ enum Pairs {
     /// One in so many.
     Drawn(Dice, usize),
     /// One part of so many, after so many pairs.
-    Part {
-        part: usize,
-        of: usize,
-        seen: usize,
-    },
+    Part { part: usize, of: usize, seen: usize },
 }
 
 impl Pairs {

@@ -26,7 +26,7 @@ pub(crate) async fn judge(
 ) -> Vec<String> {
     let mut wrong = Vec::new();
     acts_were_announced(world, &log, &mut wrong).await;
-    order_was_kept(world, wishes, &mut wrong);
+    order_was_kept(world, &mut wrong);
     for wish in wishes {
         let status = log.summary(wish.id).await.unwrap().unwrap().status;
         hosts_agree(world, wish, status, &mut wrong);
@@ -96,9 +96,9 @@ async fn acts_were_announced(world: &World, log: &Log, wrong: &mut Vec<String>) 
     }
 }
 
-/// A step for once acted once for each start that the log has, none acted again in a start that had ended, and each
-/// acted after those that it depends on.
-fn order_was_kept(world: &World, wishes: &[Wish], wrong: &mut Vec<String>) {
+/// A step for once acted once for each start that the log has, none acted again in a start that had ended, each
+/// acted after those that it depends on, and each was undone after those that depend on it.
+fn order_was_kept(world: &World, wrong: &mut Vec<String>) {
     let state = world.state();
     for host in state.hosts.values() {
         if host.unwaited > 0 {
@@ -115,26 +115,7 @@ fn order_was_kept(world: &World, wishes: &[Wish], wrong: &mut Vec<String>) {
             }
         }
     }
-    for wish in wishes {
-        for step in &wish.steps {
-            let first = |index| {
-                let acts = state.hosts.values().flat_map(|host| &host.acts);
-                let mut of_it =
-                    acts.filter(|act| act.origin == (wish.id, index) && act.deed != Deed::Undo);
-                of_it.next().is_some()
-            };
-            let acted = first(step.index);
-            let unmet = step.after.iter().filter(|before| acted && !first(**before));
-            for before in unmet {
-                let made = &state.plans[&(wish.id, *before)];
-                // Adopted: it was there before.
-                let there = &state.hosts[&made.host].things;
-                if !there.contains_key(&(wish.id, *before)) {
-                    wrong.push(format!("{} acted without step {before}", step.summary));
-                }
-            }
-        }
-    }
+    wrong.extend(state.disorder.iter().cloned());
 }
 
 /// What is on the hosts is what the end of an operation says.

@@ -10,14 +10,14 @@ use tallybook::log;
 use tallybook::log::gate::{Call, Gate, Side};
 use tallybook_agent::protocol::{Reply, Request};
 use tallybook_agent::step::fail;
-use tallybook_events::ids::OperationId;
+use tallybook_events::ids::{OperationId, StepIndex};
 use tallybook_events::name::HostName;
-use tallybook_events::step::{FailureClass, PlannedStep};
+use tallybook_events::step::{FailureClass, PlannedStep, Reversal};
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
-use crate::agent::Answer;
+use crate::agent::{Answer, Deed};
 use crate::dice::Dice;
 use crate::fault::{Fault, Misfortune, Moment};
 use crate::host::{AgentId, Effect, Host, Origin, Plans};
@@ -35,6 +35,8 @@ pub(crate) struct State {
     /// How often each operation was looked at.
     rounds: BTreeMap<OperationId, u32>,
     is_calm: bool,
+    /// Acts out of their order.
+    pub(crate) disorder: Vec<String>,
     /// What somebody else put there or took away.
     pub(crate) meddled: BTreeMap<Origin, Meddling>,
     /// What a reader needs to follow what happened.
@@ -50,6 +52,49 @@ pub(crate) enum Meddling {
     Gone,
     /// Took away what a step made.
     Removed,
+}
+
+impl State {
+    /// What is about to act: all that it depends on must be there, and where it is undone, nothing of ours that depends on it.
+    fn look_at_order(&mut self, host: &HostName, id: AgentId) {
+        let Some(asked) = self.hosts[host].asked(id) else {
+            return;
+        };
+        let (operation, index) = asked.origin;
+        let step = &self.plans[&asked.origin];
+        let there = |index: StepIndex| {
+            let origin = (operation, index);
+            let on = &self.hosts[&self.plans[&origin].host];
+            on.things.get(&origin).copied()
+        };
+        let meddled = |index: StepIndex| self.meddled.contains_key(&(operation, index));
+        let wrong: Vec<String> = match asked.deed {
+            Deed::Probe => return,
+            Deed::Forward | Deed::Arrived => {
+                let missing = |before: &&StepIndex| {
+                    !meddled(**before) && !matches!(there(**before), Some(Effect::Whole))
+                };
+                let missing = step.after.iter().filter(missing);
+                let told = |before| format!("{} acts without step {before}", step.summary);
+                missing.map(told).collect()
+            }
+            Deed::Undo => {
+                let in_operation = self.plans.range((operation, StepIndex(0))..);
+                let in_operation = in_operation.take_while(|((of, _), _)| *of == operation);
+                let left = in_operation.filter(|((_, other), plan)| {
+                    plan.after.contains(&index)
+                        && matches!(plan.reversal, Reversal::Undo)
+                        && !meddled(*other)
+                        && there(*other).is_some()
+                });
+                let told = |(_, plan): (_, &PlannedStep)| {
+                    format!("{} is undone before {}", step.summary, plan.summary)
+                };
+                left.map(told).collect()
+            }
+        };
+        self.disorder.extend(wrong);
+    }
 }
 
 /// The world.
@@ -79,6 +124,7 @@ impl World {
                 moments: Vec::new(),
                 rounds: BTreeMap::new(),
                 is_calm: false,
+                disorder: Vec::new(),
                 meddled: BTreeMap::new(),
                 story: String::new(),
             }),
@@ -292,6 +338,7 @@ impl World {
             // Killed meanwhile.
             return;
         }
+        self.state().look_at_order(&host, id);
         let mut answer = None;
         self.change(&host, |there, plans| {
             let asked = there.asked(id);
