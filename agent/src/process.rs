@@ -5,6 +5,7 @@
 //! not ignored: what is ignored would be inherited by every program that a step runs. A polite signal to end is
 //! obeyed between two steps.
 
+use std::ffi::CStr;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -21,8 +22,13 @@ use crate::serve::{Deeds, serve};
 use crate::step::{Link, StepKind};
 use crate::{keeper, transfer};
 
+/// What lists of processes call it.
+const NAME: &CStr = c"tallybook-agent";
+
 /// Is an agent that can do these steps, as its arguments say.
 pub fn main(table: &'static [StepKind]) -> ExitCode {
+    // Its file is called by its hash, and so would it be in what lists processes.
+    let _called_otherwise = rustix::thread::set_name(NAME);
     let args: Vec<_> = std::env::args_os().skip(1).collect();
     if let Some(done) = keeper::main(&args) {
         return done;
