@@ -148,10 +148,11 @@ fn who_may_read_can_not_fill_the_memory() {
         let mut greeting = [0; 6];
         line.read_exact(&mut greeting).unwrap();
         line.write_all(&greeting).unwrap();
-        line.write_all(&len.to_le_bytes()).unwrap();
-        line.write_all(&vec![0; 32 * 1024]).unwrap();
         line.set_read_timeout(Some(std::time::Duration::from_secs(2)))
             .unwrap();
+        line.write_all(&len.to_le_bytes()).unwrap();
+        // Where it was hung up on by then, this fails.
+        line.write_all(&vec![0; 32 * 1024])?;
         line.read(&mut greeting)
     };
     // Hung up on as soon as it says how much it is going to say; where that may be, the rest is waited for.
