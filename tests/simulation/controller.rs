@@ -82,9 +82,14 @@ impl Controller {
         for wish in wishes {
             self.world.know(wish.id, &wish.steps);
         }
+        let mut is_new = true;
         loop {
             let mut deaths = self.world.deaths.subscribe();
             let log = self.open().await;
+            if std::mem::take(&mut is_new) {
+                let id = log.head().await.unwrap().log.unwrap();
+                self.world.set_nothing_aside(id, &self.store);
+            }
             let process = Process {
                 world: Arc::clone(&self.world),
                 cloud: Arc::clone(&self.cloud),

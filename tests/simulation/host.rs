@@ -1,15 +1,17 @@
 //! A host: what its steps made, its disk, and the agents that run on it.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::path::PathBuf;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::time::Duration;
 
 use tallybook_agent::layout::Layout;
 use tallybook_agent::protocol::{Call, Reply, Request, encode_frame};
+use tallybook_agent::receipts::RESERVE_LEN;
 use tallybook_agent::step::fail;
-use tallybook_events::ids::{OperationId, StepIndex};
+use tallybook_events::ids::{LogId, OperationId, StepIndex};
 use tallybook_events::step::{Action, FailureClass, PlannedStep, Seen, StepFailure, StepKey};
 use tallybook_testkit::files::copy_tree;
 use tempfile::TempDir;
@@ -23,6 +25,15 @@ use crate::line::{Line, Standing, copy};
 const PATIENCE: Duration = Duration::from_secs(60);
 /// By that clock, how long an agent is listened to that must wait.
 const AT_ONCE: Duration = Duration::from_millis(5);
+
+/// What agents call the file that sets room aside.
+const RESERVE: &str = "reserve";
+
+/// A file of this length that takes no room.
+pub(crate) fn hole(path: &Path, len: u64) {
+    let file = File::create(path).unwrap();
+    file.set_len(len).unwrap();
+}
 
 /// A forward step of an operation: what it makes is named by it.
 pub(crate) type Origin = (OperationId, StepIndex);
@@ -79,6 +90,8 @@ pub(crate) struct Host {
     temp: TempDir,
     /// How often its disk was taken from agents that were killed.
     disk: u32,
+    /// The log for which nothing is set aside on it.
+    reserve: Option<LogId>,
     agents: BTreeMap<AgentId, Agent>,
     next_agent: u64,
     pub(crate) things: BTreeMap<Origin, Effect>,
@@ -96,10 +109,11 @@ pub(crate) struct Host {
 }
 
 impl Host {
-    pub(crate) fn new(place: &std::path::Path) -> Self {
+    pub(crate) fn new(place: &Path) -> Self {
         Host {
             temp: TempDir::new_in(place).unwrap(),
             disk: 0,
+            reserve: None,
             agents: BTreeMap::new(),
             next_agent: 0,
             things: BTreeMap::new(),
@@ -114,6 +128,14 @@ impl Host {
 
     fn disk(&self) -> PathBuf {
         self.temp.path().join(self.disk.to_string())
+    }
+
+    /// Has the room that agents set aside for this log take none: the disks here are memory.
+    pub(crate) fn set_nothing_aside(&mut self, log: LogId) {
+        let receipts = Layout::below(&self.disk()).receipts(log);
+        tallybook_agent::durable::create_dirs(&receipts).unwrap();
+        self.reserve = Some(log);
+        hole(&receipts.join(RESERVE), RESERVE_LEN);
     }
 
     pub(crate) fn is_down(&self) -> bool {
@@ -153,9 +175,16 @@ impl Host {
     /// Every agent is killed: what is on the disk by now is all that is left of them.
     pub(crate) fn kill_agents(&mut self) {
         let before = self.disk();
+        if let Some(log) = self.reserve {
+            // A copy would have no holes.
+            fs::remove_file(Layout::below(&before).receipts(log).join(RESERVE)).unwrap();
+        }
         self.disk += 1;
         if before.exists() {
             copy_tree(&before, &self.disk());
+        }
+        if let Some(log) = self.reserve {
+            self.set_nothing_aside(log);
         }
         self.agents.clear();
     }

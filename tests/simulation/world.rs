@@ -10,7 +10,7 @@ use tallybook::log;
 use tallybook::log::gate::{Call, Gate, Side};
 use tallybook_agent::protocol::{Reply, Request};
 use tallybook_agent::step::fail;
-use tallybook_events::ids::{OperationId, StepIndex};
+use tallybook_events::ids::{LogId, OperationId, StepIndex};
 use tallybook_events::name::HostName;
 use tallybook_events::step::{FailureClass, PlannedStep, Reversal};
 use tokio::sync::mpsc::UnboundedSender;
@@ -20,8 +20,11 @@ use tokio::time::{Instant, sleep};
 use crate::agent::{Answer, Deed};
 use crate::dice::Dice;
 use crate::fault::{Fault, Misfortune, Moment};
-use crate::host::{AgentId, Effect, Host, Origin, Plans};
+use crate::host::{AgentId, Effect, Host, Origin, Plans, hole};
 use crate::line::{Line, Standing};
+
+/// What a store sets aside. Of another length, the store makes it anew, and each run takes more time and memory.
+const STORE_RESERVE_LEN: u64 = 16 * 1024 * 1024;
 
 /// The world as it is.
 pub(crate) struct State {
@@ -131,6 +134,14 @@ impl World {
             deaths: watch::channel(0).0,
             began: Instant::now(),
         })
+    }
+
+    /// Has the room that is set aside for this log take none, anywhere.
+    pub(crate) fn set_nothing_aside(&self, log: LogId, store: &Path) {
+        hole(&store.join("reserve"), STORE_RESERVE_LEN);
+        let mut state = self.state();
+        let hosts = state.hosts.values_mut();
+        hosts.for_each(|host| host.set_nothing_aside(log));
     }
 
     /// # Panics
