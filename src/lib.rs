@@ -12,6 +12,7 @@ pub mod daemon;
 pub mod descriptors;
 pub mod engine;
 pub mod host;
+pub mod huge_pages;
 pub mod identity;
 pub mod journal;
 pub mod log;

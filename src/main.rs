@@ -5,7 +5,7 @@
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> std::process::ExitCode {
-    // Huge pages cost more than the program does: 60 MiB that the kernel clears, for a store of a few events (0021).
-    let _slower = rustix::thread::disable_transparent_huge_pages(true);
+    // 60 MiB that the kernel would clear for a store of a few events (docs/decisions/0021).
+    tallybook::huge_pages::turn_off();
     tallybook::cli::main()
 }

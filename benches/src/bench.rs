@@ -132,7 +132,7 @@ fn run() -> Result<(), Failure> {
 
 fn main() -> ExitCode {
     // As in the program itself.
-    let _slower = rustix::thread::disable_transparent_huge_pages(true);
+    tallybook::huge_pages::turn_off();
     match run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -16,6 +16,7 @@ use super::error::Error;
 use super::stream::{
     Exit, Process, Status, Stdin, StdinPipe, Stdout, StdoutPipe, Stream, Tail, Wish, given_up,
 };
+use crate::huge_pages;
 
 /// How long standard error may stay open after the process ended (something it started may still hold it).
 const STDERR_GRACE: Duration = Duration::from_secs(1);
@@ -26,15 +27,15 @@ pub(super) fn open(host: &str, command: &Command, sudo: bool) -> Result<Stream, 
         source,
     };
     let argv = command.argv(sudo);
-    let mut child = tokio::process::Command::new(argv[0])
+    let mut program = tokio::process::Command::new(argv[0]);
+    program
         .args(&argv[1..])
         .current_dir("/")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
-        .process_group(0)
-        .spawn()
-        .map_err(failed)?;
+        .process_group(0);
+    let mut child = huge_pages::spawn(|| program.spawn()).map_err(failed)?;
     let pipes = (child.stdin.take(), child.stdout.take(), child.stderr.take());
     let (Some(stdin), Some(stdout), Some(stderr)) = pipes else {
         return Err(failed(std::io::Error::other("the child has no pipes")));
@@ -113,5 +114,30 @@ fn translate(status: ExitStatus) -> Status {
         (None, Some(9)) => Status::Signal("KILL".to_owned()),
         (None, Some(number)) => Status::Signal(number.to_string()),
         (None, None) => Status::Signal("unknown".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncReadExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_is_started_may_have_huge_pages_where_we_may() {
+        let of = |status: &str| {
+            let line = status.lines().find(|line| line.starts_with("THP_enabled"));
+            line.map(|line| line.ends_with('1'))
+        };
+        let before = of(&std::fs::read_to_string("/proc/self/status").unwrap());
+        huge_pages::turn_off();
+        let ours = of(&std::fs::read_to_string("/proc/self/status").unwrap());
+        assert_eq!(ours, before.map(|_| false));
+        let mut stream = open("here", &Command::new("cat /proc/self/status"), false).unwrap();
+        let mut said = String::new();
+        stream.stdout.read_to_string(&mut said).await.unwrap();
+        assert_eq!(of(&said), before);
+        let after = of(&std::fs::read_to_string("/proc/self/status").unwrap());
+        assert_eq!(after, ours);
     }
 }
