@@ -65,7 +65,7 @@ impl Controller {
     }
 
     /// Opens the log as its only process.
-    async fn open(&self) -> Log {
+    pub(crate) async fn open(&self) -> Log {
         loop {
             let log = Log::open(&self.store, Open::Create, |_| {}).await.unwrap();
             if log.is_holder().await {
@@ -77,8 +77,8 @@ impl Controller {
         }
     }
 
-    /// Carries all of them to an end, whatever happens; the log of the process that saw it.
-    pub(crate) async fn drive(&self, wishes: &[Wish], recovery: Recovery) -> Log {
+    /// Carries all of them to an end, whatever happens.
+    pub(crate) async fn drive(&self, wishes: &[Wish], recovery: Recovery) {
         for wish in wishes {
             self.world.know(wish.id, &wish.steps);
         }
@@ -93,7 +93,7 @@ impl Controller {
             let process = Process {
                 world: Arc::clone(&self.world),
                 cloud: Arc::clone(&self.cloud),
-                log: log.clone().gated(self.world.gate()),
+                log: log.gated(self.world.gate()),
                 stop: watch::channel(false).0,
             };
             let mut works = tokio::task::JoinSet::new();
@@ -123,9 +123,8 @@ impl Controller {
                 stopper.abort();
             }
             if !died {
-                return log;
+                return;
             }
-            drop(log);
             self.world.tell("the controller is started again");
             let pause = self.world.state().dice.between_ms(10, 20_000);
             sleep(pause).await;

@@ -86,12 +86,13 @@ impl Scene {
                 .flat_map(|wish| wish.steps.iter().map(|step| (wish.id, step.index)));
             tokio::spawn(meddle(Arc::clone(&world), places.collect()))
         });
-        let log = controller.drive(&wishes, self.recovery).await;
+        controller.drive(&wishes, self.recovery).await;
         if let Some(meddler) = meddler {
             meddler.abort();
         }
         // What was under way comes to rest.
         tokio::time::sleep(Duration::from_secs(1000)).await;
+        let log = controller.open().await;
         observer::judge(&world, log, controller.store(), &wishes).await
     }
 }

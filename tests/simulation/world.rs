@@ -70,12 +70,13 @@ impl State {
             let on = &self.hosts[&self.plans[&origin].host];
             on.things.get(&origin).copied()
         };
-        let meddled = |index: StepIndex| self.meddled.contains_key(&(operation, index));
+        let is_removed =
+            |index: StepIndex| self.meddled.get(&(operation, index)) == Some(&Meddling::Removed);
         let wrong: Vec<String> = match asked.deed {
             Deed::Probe => return,
             Deed::Forward | Deed::Arrived => {
                 let missing = |before: &&StepIndex| {
-                    !meddled(**before) && !matches!(there(**before), Some(Effect::Whole))
+                    !is_removed(**before) && there(**before) != Some(Effect::Whole)
                 };
                 let missing = step.after.iter().filter(missing);
                 let told = |before| format!("{} acts without step {before}", step.summary);
@@ -87,8 +88,7 @@ impl State {
                 let left = in_operation.filter(|((_, other), plan)| {
                     plan.after.contains(&index)
                         && matches!(plan.reversal, Reversal::Undo)
-                        && !meddled(*other)
-                        && there(*other).is_some()
+                        && matches!(there(*other), Some(Effect::Whole | Effect::Half))
                 });
                 let told = |(_, plan): (_, &PlannedStep)| {
                     format!("{} is undone before {}", step.summary, plan.summary)
