@@ -1,8 +1,7 @@
 //! An agent for tests that waits on both sides of a step's effect, so that a lab can have its fault happen just there.
 //!
 //! While `/run/tallybook-hold` says `KIND before` or `KIND after`, a step of that kind waits before it acts, or after it acted and
-//! before its receipt says so. It tells that it waits by making `/run/tallybook-held`. An undo waits likewise, where the file
-//! says `KIND undo-before` or `KIND undo-after`.
+//! before its receipt says so. It tells that it waits by making `/run/tallybook-held`. An undo does not wait.
 
 #[macro_use]
 mod every_kind;
@@ -69,10 +68,7 @@ fn undo(
     context: &mut Context<'_>,
     output: Option<&Blob>,
 ) -> Result<StepDone, StepFailure> {
-    hold(row.kind, "undo-before")?;
-    let done = (row.undo)(params, context, output)?;
-    hold(row.kind, "undo-after")?;
-    Ok(done)
+    (row.undo)(params, context, output)
 }
 
 /// Every kind of step, each held where it is asked for.

@@ -27,8 +27,6 @@ const NAME: &CStr = c"tallybook-agent";
 
 /// Is an agent that can do these steps, as its arguments say.
 pub fn main(table: &'static [StepKind]) -> ExitCode {
-    // Its file is called by its hash, and so would it be in what lists processes.
-    let _called_otherwise = rustix::thread::set_name(NAME);
     let args: Vec<_> = std::env::args_os().skip(1).collect();
     if let Some(done) = keeper::main(&args) {
         return done;
@@ -59,6 +57,8 @@ pub fn main(table: &'static [StepKind]) -> ExitCode {
 }
 
 fn converse(table: &'static [StepKind]) -> io::Result<bool> {
+    // Its file is called by its hash, and so would it be in what lists processes.
+    let _called_otherwise = rustix::thread::set_name(NAME);
     let hung_up = Arc::new(AtomicBool::new(false));
     signal_hook::flag::register(signal_hook::consts::SIGHUP, hung_up)?;
     keeper::install()?;

@@ -105,6 +105,10 @@ enum What {
 fn run() -> Result<(), Failure> {
     let args = Args::parse();
     std::fs::create_dir_all(&args.dir)?;
+    // As in the program itself; programs that are compared with it keep what they have.
+    if !matches!(args.what, What::Fleet(_) | What::Commands { .. }) {
+        tallybook::huge_pages::turn_off();
+    }
     match args.what {
         What::Make {
             store,
@@ -131,8 +135,6 @@ fn run() -> Result<(), Failure> {
 }
 
 fn main() -> ExitCode {
-    // As in the program itself.
-    tallybook::huge_pages::turn_off();
     match run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -113,12 +113,13 @@ impl Pairs {
 fn cut(asked: Asked) {
     let whole = play(asked, &[], Recovery::Resume).moments;
     let mut wanted = Pairs::asked(asked, whole.len());
-    let (mut singles, mut pairs) = (0, 0);
+    let (mut singles, mut pairs, mut all) = (0, 0, 0);
     for recovery in [Recovery::Resume, Recovery::RollBack] {
         for once in further(&whole, &[]) {
             singles += 1;
             let moments = play(asked, &once, recovery).moments;
             for twice in further(&moments, &once) {
+                all += 1;
                 if wanted.wants_next() {
                     pairs += 1;
                     play(asked, &twice, recovery);
@@ -126,7 +127,7 @@ fn cut(asked: Asked) {
             }
         }
     }
-    println!("{asked:?}: {singles} single cuts and {pairs} pairs");
+    println!("{asked:?}: {singles} single cuts, and {pairs} of {all} pairs");
     assert!(singles > 0 && pairs > 0);
 }
 

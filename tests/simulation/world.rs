@@ -83,17 +83,27 @@ impl State {
                 missing.map(told).collect()
             }
             Deed::Undo => {
-                let in_operation = self.plans.range((operation, StepIndex(0))..);
-                let in_operation = in_operation.take_while(|((of, _), _)| *of == operation);
-                let left = in_operation.filter(|((_, other), plan)| {
-                    plan.after.contains(&index)
-                        && matches!(plan.reversal, Reversal::Undo)
-                        && matches!(there(*other), Some(Effect::Whole | Effect::Half))
-                });
-                let told = |(_, plan): (_, &PlannedStep)| {
-                    format!("{} is undone before {}", step.summary, plan.summary)
-                };
-                left.map(told).collect()
+                let mut left = Vec::new();
+                let mut open = vec![index];
+                while let Some(before) = open.pop() {
+                    let in_operation = self.plans.range((operation, StepIndex(0))..);
+                    let in_operation = in_operation.take_while(|((of, _), _)| *of == operation);
+                    for ((_, other), plan) in in_operation {
+                        if !plan.after.contains(&before) {
+                            continue;
+                        }
+                        if !matches!(plan.reversal, Reversal::Undo) {
+                            // It stays; what was built on it was built on this as well.
+                            open.push(*other);
+                        } else if matches!(there(*other), Some(Effect::Whole | Effect::Half)) {
+                            left.push(format!(
+                                "{} is undone before {}",
+                                step.summary, plan.summary
+                            ));
+                        }
+                    }
+                }
+                left
             }
         };
         self.disorder.extend(wrong);
@@ -316,6 +326,7 @@ impl World {
         };
         let took = self.state().dice.between_ms(1, 2000);
         let about = format!("{} on {host}", step.summary);
+        self.state().look_at_order(&host, id);
         let fault = self.pass(Moment::Begun, &about);
         match fault {
             Some(Fault::AgentsDie) => return self.kill_agents(&host),
