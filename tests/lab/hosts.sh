@@ -181,7 +181,7 @@ host_booted() {
 
 host_stop() { # NAME: in good order; by force when it does not obey
     local name=$1
-    timeout 5 lxc-unfreeze -P "$LXC_PATH" -n "$(lxc_name "$name")" 2>/dev/null || true
+    host_thaw "$name"
     if host_running "$name"; then
         timeout 40 lxc-stop -P "$LXC_PATH" -n "$(lxc_name "$name")" --nokill -t 30 2>/dev/null || say "$name: would not shut down"
     fi
@@ -190,12 +190,20 @@ host_stop() { # NAME: in good order; by force when it does not obey
 
 host_kill() { # NAME: SIGKILL for everything in it
     local name=$1 pid
-    timeout 5 lxc-unfreeze -P "$LXC_PATH" -n "$(lxc_name "$name")" 2>/dev/null || true
+    host_thaw "$name"
     timeout 20 lxc-stop -P "$LXC_PATH" -n "$(lxc_name "$name")" --kill 2>/dev/null || true
     if host_running "$name"; then
         pid=$(host_pid "$name") && kill -9 "$pid"
     fi
     disk_release "$name" || die "$name: its disk is still in use"
+}
+
+# With the older freezer not even SIGKILL ends what is frozen, nor the host around a frozen container.
+host_thaw() { # NAME
+    local payload state
+    payload=/sys/fs/cgroup/freezer/lxc.payload.$(lxc_name "$1")
+    timeout 5 lxc-unfreeze -P "$LXC_PATH" -n "$(lxc_name "$1")" 2>/dev/null || true
+    while read -r state; do echo THAWED >"$state"; done < <(find "$payload" -name freezer.state 2>/dev/null) 2>/dev/null || true
 }
 
 host_reset() {
@@ -208,11 +216,11 @@ host_reset() {
 loops_over() { losetup --list --noheadings --raw -O NAME --associated "$1" 2>/dev/null; }
 
 # Loop devices that a killed host had attached to files on its own disk outlive it and keep that disk busy: detach them,
-# and wait until the disk's own device is gone.
+# and wait until the disk's own device is gone, which is when all that the host had written is on the machine's.
 disk_release() {
-    local disk tries device number inner
+    local disk deadline=$((SECONDS + 120)) device number inner
     disk=$(disk_of "$1")
-    for ((tries = 0; tries < 100; tries++)); do
+    while [ $SECONDS -lt $deadline ]; do
         [ -n "$(loops_over "$disk")" ] || return 0
         for device in $(loops_over "$disk"); do
             number=$(cat "/sys/block/${device##*/}/dev" 2>/dev/null) || continue
@@ -301,13 +309,14 @@ lab_status() {
 }
 
 lab_down() {
-    local name names tries left
+    local name names deadline left
     names=$(host_names) # the roster goes with the rest, but is needed to tell what is ours
     for name in $names; do host_kill "$name" & done
     wait
     network_down
-    for ((tries = 0; tries < 50; tries++)); do
-        [ -n "$(leftovers "$names")" ] || break
+    deadline=$((SECONDS + 60))
+    while [ -n "$(leftovers "$names")" ] && [ $SECONDS -lt $deadline ]; do
+        [ -n "$(monitors)" ] || cgroups_remove "$names"
         sleep 0.1
     done
     rm -rf "$RUN" "/run/lxc/lock$LXC_PATH"
@@ -317,17 +326,29 @@ lab_down() {
     say "down: nothing is left"
 }
 
+monitors() { pgrep -af -- "^\\[lxc monitor\\] $LXC_PATH " || true; }
+
+cgroups() { # NAMES
+    local name
+    for name in $1; do
+        find /sys/fs/cgroup -maxdepth 4 -type d \( -name "lxc.payload.$LAB_BRIDGE-$name" -o -name "lxc.monitor.$LAB_BRIDGE-$name" \) 2>/dev/null || true
+    done
+}
+
+# A monitor that was ended while it cleaned up leaves its cgroups. Those that hold nothing go.
+cgroups_remove() { # NAMES
+    local top
+    while read -r top; do find "$top" -depth -type d -exec rmdir {} \; 2>/dev/null || true; done < <(cgroups "$1")
+}
+
 # A line for each thing of this lab that is still on the machine. Other labs and programs may use similar names: a thing is
 # ours by the path it uses, by the mark on the bridge, or by the names of our own hosts.
 leftovers() { # NAMES
-    local name table
+    local table
     grep -F " $RUN/" /proc/self/mounts | sed 's/^/mount: /' || true
     losetup --list --noheadings --raw -O NAME,BACK-FILE | grep -F " $RUN/" | sed 's/^/loop device: /' || true
-    pgrep -af -- "^\\[lxc monitor\\] $LXC_PATH " | sed 's/^/process: /' || true
-    for name in $1; do
-        find /sys/fs/cgroup -maxdepth 4 -type d \( -name "lxc.payload.$LAB_BRIDGE-$name" -o -name "lxc.monitor.$LAB_BRIDGE-$name" \) \
-            -printf 'cgroup: %p\n' 2>/dev/null || true
-    done
+    monitors | sed 's/^/process: /'
+    cgroups "$1" | sed 's/^/cgroup: /'
     if [ ! -e "/sys/class/net/$LAB_BRIDGE" ] || bridge_is_ours; then
         ip -o link | awk -F': ' -v bridge="$LAB_BRIDGE" '{ sub(/@.*/, "", $2) } $2 == bridge || $2 ~ "^" bridge "-p[0-9]+$" { print "link: " $2 }'
         for table in "bridge $FAULT_TABLE" "ip $NAT_TABLE"; do

@@ -1,6 +1,6 @@
 //! All hosts, what goes wrong, and what came of it: everything but the controller.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -42,6 +42,8 @@ pub(crate) struct State {
     pub(crate) disorder: Vec<String>,
     /// What somebody else put there or took away.
     pub(crate) meddled: BTreeMap<Origin, Meddling>,
+    /// What somebody else took away and no step has made anew, whatever is there now.
+    taken_away: BTreeSet<Origin>,
     /// What a reader needs to follow what happened.
     pub(crate) story: String,
 }
@@ -70,13 +72,12 @@ impl State {
             let on = &self.hosts[&self.plans[&origin].host];
             on.things.get(&origin).copied()
         };
-        let is_removed =
-            |index: StepIndex| self.meddled.get(&(operation, index)) == Some(&Meddling::Removed);
         let wrong: Vec<String> = match asked.deed {
             Deed::Probe => return,
             Deed::Forward | Deed::Arrived => {
                 let missing = |before: &&StepIndex| {
-                    !is_removed(**before) && there(**before) != Some(Effect::Whole)
+                    let is_taken = self.taken_away.contains(&(operation, **before));
+                    !is_taken && there(**before) != Some(Effect::Whole)
                 };
                 let missing = step.after.iter().filter(missing);
                 let told = |before| format!("{} acts without step {before}", step.summary);
@@ -139,6 +140,7 @@ impl World {
                 is_calm: false,
                 disorder: Vec::new(),
                 meddled: BTreeMap::new(),
+                taken_away: BTreeSet::new(),
                 story: String::new(),
             }),
             deaths: watch::channel(0).0,
@@ -309,9 +311,15 @@ impl World {
     fn change(self: &Arc<Self>, host: &HostName, change: impl FnOnce(&mut Host, &Plans)) {
         let begun = {
             let mut state = self.state();
-            let State { hosts, plans, .. } = &mut *state;
+            let State {
+                hosts,
+                plans,
+                taken_away,
+                ..
+            } = &mut *state;
             let there = hosts.get_mut(host).unwrap();
             change(there, plans);
+            taken_away.retain(|origin| there.things.get(origin) != Some(&Effect::Whole));
             there.take_begun()
         };
         for id in begun {
@@ -397,6 +405,7 @@ impl World {
             hosts,
             plans,
             meddled,
+            taken_away,
             ..
         } = &mut *state;
         let Some(step) = plans.get(&origin) else {
@@ -411,6 +420,7 @@ impl World {
             Some(Effect::Whole) => {
                 there.things.remove(&origin);
                 meddled.insert(origin, Meddling::Removed);
+                taken_away.insert(origin);
             }
             Some(Effect::Half | Effect::Foreign) => {}
         }
