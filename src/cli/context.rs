@@ -137,6 +137,12 @@ impl Context {
         }
     }
 
+    /// Where a first inventory would be written.
+    pub fn new_inventory_path(&self) -> PathBuf {
+        let named = self.inventory.clone();
+        named.unwrap_or_else(|| PathBuf::from(INVENTORIES[0]))
+    }
+
     /// Reads the inventory.
     ///
     /// # Errors

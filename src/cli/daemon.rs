@@ -17,6 +17,9 @@ use crate::render::{Format, Output, count};
 /// It runs in the foreground, for a service manager; SIGTERM ends it in good order. Commands find it by the store; those who can't read the store find it
 /// by `--daemon DIR`, where their group may read or act.
 #[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Examples:\n  tallybook daemon\n  tallybook daemon --read-group audit --act-group ops"
+)]
 pub(super) struct Args {
     /// Where the sockets of the groups are [default: /run/tallybook for root, else
     /// $XDG_RUNTIME_DIR/tallybook]

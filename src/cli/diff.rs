@@ -12,6 +12,7 @@ use crate::render::{Cell, Column, Format, Ink, Output, Table};
 
 /// Show what differs between two points of the log
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  tallybook diff 2026-11-27 2026-11-28\n  tallybook diff 120")]
 pub(super) struct Args {
     /// The earlier point: an event's number, or a time
     before: Point,
@@ -29,6 +30,7 @@ struct Shown {
 
 impl Args {
     pub(super) async fn run(self, context: &Context, out: &mut Output) -> Result<Exit, Error> {
+        out.page();
         if !context.has_log()? {
             return Err(log::Error::Missing(context.store()?.to_owned()).into());
         }

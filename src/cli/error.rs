@@ -124,6 +124,31 @@ pub enum Error {
     /// There is no inventory in any of the usual places.
     #[error("there is no inventory: neither {} is there", list(.0))]
     NoInventory(Vec<PathBuf>),
+    /// A first inventory was to be written where there is one.
+    #[error("there is an inventory: {}", .0.display())]
+    InventoryExists(PathBuf),
+    /// A first inventory was to be written, of no host.
+    #[error("an inventory needs a host, and there is no terminal to ask for one")]
+    NoHosts,
+    /// Something is needed for a first inventory that was not given.
+    #[error("{0} was not given, and what this machine is called can't take its place")]
+    NotGiven(&'static str),
+    /// A file holds no public key that can be used.
+    #[error("can't take a public key from {}: {why}", path.display())]
+    PublicKey {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        why: String,
+    },
+    /// A file can't be written.
+    #[error("can't write {}", path.display())]
+    Write {
+        /// The file, or its directory.
+        path: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
     /// Nothing of that name.
     #[error("there is no {what} {name:?}{}", place.as_deref().map(|place| format!(" {place}")).unwrap_or_default())]
     Unknown {
@@ -278,9 +303,13 @@ impl Error {
             | Error::Limit(_)
             | Error::InventoryFile { .. }
             | Error::NoInventory(_)
+            | Error::NoHosts
+            | Error::NotGiven(_)
+            | Error::PublicKey { .. }
             | Error::Unconfirmed
             | Error::Ambiguous { .. } => Exit::Usage,
             Error::Unknown { .. } | Error::NoEvent { .. } => Exit::Missing,
+            Error::InventoryExists(_) => Exit::Exists,
             Error::Json(_) => Exit::Failed,
             Error::Daemon(error) => match error {
                 daemon::Error::Other(_) => Exit::Locked,
@@ -300,7 +329,9 @@ impl Error {
             Error::NoDaemonToDetach => Exit::Usage,
             Error::NotCarriedOut(_) => Exit::Locked,
             Error::StoreNeeded(_) => Exit::Usage,
-            Error::Output(Unwritten(error)) | Error::Start(error) => io_exit(error),
+            Error::Output(Unwritten(error))
+            | Error::Start(error)
+            | Error::Write { source: error, .. } => io_exit(error),
         }
     }
 
@@ -399,12 +430,17 @@ impl Error {
                 "change the inventory; `tallybook cloud show` shows what is recorded".to_owned(),
             ),
             Error::NoInventory(_) => Some(
-                "write one (docs/CLOUD.md), or name it with --inventory or TALLYBOOK_INVENTORY"
+                "`tallybook init` writes a first one (docs/CLOUD.md); or name it with --inventory or TALLYBOOK_INVENTORY"
                     .to_owned(),
             ),
             Error::InventoryFile { .. } => {
                 Some("--inventory or TALLYBOOK_INVENTORY names another file".to_owned())
             }
+            Error::InventoryExists(_) => {
+                Some("edit that one, or name another file with --inventory".to_owned())
+            }
+            Error::NoHosts => Some("--host NAME=ADDRESS or --local gives one".to_owned()),
+            Error::PublicKey { .. } => Some("--key names an id_*.pub file".to_owned()),
             Error::Unknown { nearest, hint, .. } => nearest
                 .as_ref()
                 .map(|nearest| format!("did you mean {nearest:?}?"))
@@ -443,6 +479,8 @@ impl Error {
             )
             | Error::Limit(_)
             | Error::Inventory { .. }
+            | Error::NotGiven(_)
+            | Error::Write { .. }
             | Error::NoEvent { .. }
             | Error::Output(_)
             | Error::Json(_)
@@ -483,6 +521,11 @@ impl Error {
             | Error::InventoryFile { .. }
             | Error::Unconfirmed
             | Error::NoInventory(_)
+            | Error::InventoryExists(_)
+            | Error::NoHosts
+            | Error::NotGiven(_)
+            | Error::PublicKey { .. }
+            | Error::Write { .. }
             | Error::Unknown { .. }
             | Error::Ambiguous { .. }
             | Error::NoEvent { .. }

@@ -6,6 +6,8 @@
 mod act;
 mod argument;
 mod cloud;
+mod complete;
+mod completions;
 mod confirmation;
 mod container;
 mod context;
@@ -15,7 +17,9 @@ mod error;
 mod exit;
 mod history;
 mod host;
+mod init;
 mod log;
+mod man;
 mod messages;
 mod op;
 mod redact;
@@ -110,6 +114,9 @@ struct Options {
         value_name = "auto|always|never"
     )]
     color: Color,
+    /// Show all at once. Else TALLYBOOK_PAGER, PAGER or less shows what is longer than the terminal
+    #[arg(long, global = true)]
+    no_pager: bool,
     /// Say more on standard error: -v what is done, -vv how. TALLYBOOK_LOG chooses more finely
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     verbose: u8,
@@ -170,6 +177,9 @@ commands! {
     Redact(redact::Args),
     Replay(replay::Args),
     Daemon(daemon::Args),
+    Init(init::Args),
+    Completions(completions::Args),
+    Man(man::Args),
 }
 
 /// A door for the fuzz targets (`tests/fuzz`): what names things on the command line. Nothing else may use it.

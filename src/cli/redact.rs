@@ -18,6 +18,9 @@ use crate::render::{Cell, Column, Format, Output, Table, count};
 /// store and what recoveries put aside in it. Copies of the store elsewhere are not reached, nor are the receipts on hosts:
 /// what a step printed, or that is like it, stays there. That it was done, by whom and why, is an event.
 #[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Examples:\n  tallybook redact 204 --reason 'a password was typed' --dry-run"
+)]
 pub(super) struct Args {
     /// Which events: 17, or 17-21
     #[arg(required = true, value_name = "SEQ|FROM-TO")]

@@ -13,6 +13,7 @@ use crate::render::{Format, Ink, Output, Written, count};
 
 /// Fold all events from nothing and compare with the live state
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  tallybook replay")]
 pub(super) struct Args {}
 
 /// What a replay found, as JSON.
@@ -42,6 +43,7 @@ pub(super) struct Counts {
 
 impl Args {
     pub(super) async fn run(self, context: &Context, out: &mut Output) -> Result<Exit, Error> {
+        out.page();
         let log = context.open_log(Open::AsItIs).await?;
         let live = match log.altered().await {
             Some(stored) => stored,

@@ -15,6 +15,9 @@ use crate::render::Output;
 /// It is shown first: the operations, each step, and what stays and why. What is taken back already needs nothing. Operations
 /// that are not done are taken back as they stand, as `op rollback` does.
 #[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Examples:\n  tallybook rollback --to 120 --dry-run\n  tallybook rollback --to 4c0c2a55"
+)]
 pub(super) struct Args {
     /// The last event that stays as it is; or an operation that is done: the state just after it
     #[arg(long, value_name = "SEQ|OPERATION")]

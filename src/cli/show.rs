@@ -13,6 +13,7 @@ use crate::render::{Cell, Column, Format, Ink, Output, Table, Written, plain, pl
 
 /// Show an event: its header, its links, and what it says
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  tallybook show 204\n  tallybook show 204 --format json")]
 pub(super) struct Args {
     /// The event's number
     #[arg(value_parser = seq)]
@@ -21,6 +22,7 @@ pub(super) struct Args {
 
 impl Args {
     pub(super) async fn run(self, context: &Context, out: &mut Output) -> Result<Exit, Error> {
+        out.page();
         let log = context.open_log(Open::Existing).await?;
         let state = log.state().await?;
         let seq = resolve::event(&state, self.seq)?;

@@ -7,15 +7,21 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches};
+use clap_complete::CompleteEnv;
 
 use super::context::{Context, Place};
 use super::error::{Error, Report};
 use super::exit::Exit;
-use super::{Cli, messages};
+use super::{Cli, Options, complete, messages};
+use crate::render::pager::Pager;
 use crate::render::{Format, Ink, Output};
 
 /// Runs the program.
 pub fn main() -> ExitCode {
+    // Answers a shell that completes, and ends there.
+    CompleteEnv::with_factory(complete::command)
+        .var(complete::ASKED_BY)
+        .complete();
     let arguments: Vec<OsString> = std::env::args_os().collect();
     let cli = match parse(&arguments) {
         Ok(cli) => cli,
@@ -73,20 +79,33 @@ fn run(cli: Cli, no_color: bool) -> Result<Exit, Error> {
         .enable_all()
         .build()
         .map_err(Error::Start)?;
-    let options = cli.options;
+    let pager = pager(&cli.options);
+    let mut out = Output::stdout(cli.options.format, cli.options.color, no_color, pager);
+    let context = context(cli.options);
+    runtime.block_on(async {
+        let result = cli.command.run(&context, &mut out).await;
+        context.close().await;
+        // Before an error is shown: it is not to be lost behind what is being read.
+        let finished = out.finish();
+        let exit = result?;
+        finished?;
+        Ok(exit)
+    })
+}
+
+fn pager(options: &Options) -> Option<Pager> {
+    let named = std::env::var_os("TALLYBOOK_PAGER").or_else(|| std::env::var_os("PAGER"));
+    let is_told = std::env::var_os("LESS").is_some();
+    Pager::new(named, is_told).filter(|_| !options.no_pager)
+}
+
+/// Where the options say that the log and the inventory are.
+pub(super) fn context(options: Options) -> Context {
     let place = match options.daemon {
         Some(sockets) => Place::Daemon(sockets),
         None => Place::Store(options.store.unwrap_or_else(default_store)),
     };
-    let context = Context::new(place, options.inventory, options.format);
-    let mut out = Output::stdout(options.format, options.color, no_color);
-    runtime.block_on(async {
-        let result = cli.command.run(&context, &mut out).await;
-        context.close().await;
-        let exit = result?;
-        out.flush()?;
-        Ok(exit)
-    })
+    Context::new(place, options.inventory, options.format)
 }
 
 /// Root's store is the machine's; anybody else's is their own.

@@ -15,6 +15,9 @@ use crate::render::{Cell, Column, Format, Output, Table, Written, summary};
 
 /// Show the state of the cloud, now or at an earlier point
 #[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Examples:\n  tallybook state\n  tallybook state cn1 --at 2026-11-27T12:00:00Z"
+)]
 pub(super) struct Args {
     /// Only these hosts, containers and templates
     #[arg(value_name = "HOST|CONTAINER|TEMPLATE")]
@@ -26,6 +29,7 @@ pub(super) struct Args {
 
 impl Args {
     pub(super) async fn run(self, context: &Context, out: &mut Output) -> Result<Exit, Error> {
+        out.page();
         let state = match self.at {
             None => context.open_log(Open::Existing).await?.state().await?,
             Some(_) if !context.has_log()? => {

@@ -27,6 +27,7 @@ const PROGRESS: Duration = Duration::from_millis(500);
 /// in the archive; what may follow what; the index against the journal, and the projections against a fold of it. Other
 /// commands can run meanwhile; what they append is not looked at.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  tallybook verify")]
 pub(super) struct Args {
     /// Only the last segment, and that the databases end where the journal does
     #[arg(long, conflicts_with_all = ["chain", "to"])]

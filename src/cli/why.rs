@@ -28,6 +28,7 @@ const ALLOCATION: &str = "allocation";
 
 /// Tell how a host, a container or a template came to be what it is
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  tallybook why shop\n  tallybook why template:web")]
 pub(super) struct Args {
     /// A container, a host or a template
     #[arg(value_name = "CONTAINER|HOST|TEMPLATE")]
@@ -73,6 +74,7 @@ struct Why {
 
 impl Args {
     pub(super) async fn run(self, context: &Context, out: &mut Output) -> Result<Exit, Error> {
+        out.page();
         let log = context.open_log(Open::Existing).await?;
         let state = log.state().await?;
         let history = History::read(log).await?;

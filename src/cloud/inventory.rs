@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
+use std::str::FromStr;
 
 use serde::Serialize;
 use tallybook_agent::secret::SecretName;
@@ -59,6 +60,21 @@ impl Label {
     /// The label.
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+}
+
+/// A text that is no label.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "must start with a letter or a digit and have only letters, digits, '-', '_' and '.', at most 64 in all"
+)]
+pub struct NoLabel;
+
+impl FromStr for Label {
+    type Err = NoLabel;
+
+    fn from_str(text: &str) -> Result<Self, NoLabel> {
+        Label::new(text).ok_or(NoLabel)
     }
 }
 

@@ -8,6 +8,7 @@ pub mod difference;
 pub mod json;
 pub mod output;
 pub mod packed;
+pub mod pager;
 pub mod progress;
 pub mod summary;
 pub mod table;

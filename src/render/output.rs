@@ -9,6 +9,7 @@ use clap::ValueEnum;
 use serde::Serialize;
 
 use super::color::{Color, Ink};
+use super::pager::Pager;
 use super::table::Table;
 
 /// For whom results are written.
@@ -35,13 +36,30 @@ pub struct Output {
     colored: bool,
     /// Columns of the terminal; `None` when it is none.
     width: Option<usize>,
-    stream: Box<dyn Write + Send>,
+    stream: Stream,
+    /// What shows more than fits on the terminal, where that is wanted.
+    pager: Option<Pager>,
     closed: bool,
 }
 
+/// What is written to.
+enum Stream {
+    Stdout(BufWriter<io::Stdout>),
+    Paged(super::pager::Paged),
+}
+
+impl Stream {
+    fn get(&mut self) -> &mut dyn Write {
+        match self {
+            Stream::Stdout(stdout) => stdout,
+            Stream::Paged(paged) => paged,
+        }
+    }
+}
+
 impl Output {
-    /// The process's standard output.
-    pub fn stdout(format: Format, color: Color, no_color: bool) -> Self {
+    /// The process's standard output, and the pager for what is only read there.
+    pub fn stdout(format: Format, color: Color, no_color: bool, pager: Option<Pager>) -> Self {
         let stdout = io::stdout();
         let width = stdout
             .is_terminal()
@@ -53,9 +71,37 @@ impl Output {
             format,
             colored: color.on(&stdout, no_color),
             width,
-            stream: Box::new(BufWriter::new(stdout)),
+            pager: pager.filter(|_| stdout.is_terminal() && format == Format::Table),
+            stream: Stream::Stdout(BufWriter::new(stdout)),
             closed: false,
         }
+    }
+
+    /// What follows is only read: from here on a pager shows it, where one is wanted and there is a terminal.
+    ///
+    /// Whoever reads has the keys then: an interrupt is the pager's, and the command goes on until nobody reads any more.
+    pub fn page(&mut self) {
+        let Some(pager) = self.pager.take() else {
+            return;
+        };
+        match pager.start() {
+            Ok(paged) => self.stream = Stream::Paged(paged),
+            Err(error) => {
+                tracing::warn!("no pager can be started, so all is shown at once: {error}")
+            }
+        }
+    }
+
+    /// Nothing more is written: hands on what is held back, and waits until whoever reads has read it.
+    ///
+    /// # Errors
+    /// When it can't be written.
+    pub fn finish(mut self) -> Written {
+        let flushed = self.flush();
+        if let Stream::Paged(paged) = self.stream {
+            paged.wait();
+        }
+        flushed
     }
 
     /// For whom results are written.
@@ -117,7 +163,7 @@ impl Output {
     /// # Errors
     /// When it can't be written.
     pub fn flush(&mut self) -> Written {
-        let result = self.stream.flush();
+        let result = self.stream.get().flush();
         self.settle(result)
     }
 
@@ -125,7 +171,7 @@ impl Output {
         if self.closed {
             return Ok(());
         }
-        let result = self.stream.write_all(text.as_bytes());
+        let result = self.stream.get().write_all(text.as_bytes());
         self.settle(result)
     }
 

@@ -3,6 +3,7 @@
 mod erasure;
 mod fixture;
 mod long_log;
+mod terminal;
 mod upkeep;
 mod verify;
 

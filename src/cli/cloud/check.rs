@@ -9,6 +9,9 @@ use crate::render::{Format, Ink, Output, Written, count, plain};
 
 /// Check the inventory and list every mistake
 #[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Examples:\n  tallybook cloud check\n  tallybook cloud check --inventory other.toml"
+)]
 pub(super) struct Args {}
 
 /// What a check found, as JSON.

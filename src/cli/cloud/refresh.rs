@@ -15,6 +15,9 @@ use crate::render::{Format, Output, Written, count};
 /// What was allocated stays as it is. What belongs to a container that is neither in the inventory nor on its host
 /// any more is released.
 #[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Examples:\n  tallybook cloud refresh --dry-run\n  tallybook cloud refresh --limit 'cn1,!shop'"
+)]
 pub(super) struct Args {
     /// Only these: names, groups and globs, `!` takes away
     #[arg(long)]

@@ -15,6 +15,7 @@ use crate::render::{Cell, Column, Format, Ink, Output, Table, Written, summary};
 
 /// Show the inventory compiled: addresses, MACs and ports, recorded or to be allocated
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  tallybook cloud show\n  tallybook cloud show cn1")]
 pub(super) struct Args {
     /// Only this host or container
     #[arg(value_name = "HOST|CONTAINER")]
@@ -81,6 +82,7 @@ struct Orphan {
 
 impl Args {
     pub(super) async fn run(self, context: &Context, out: &mut Output) -> Result<Exit, Error> {
+        out.page();
         let loaded = context.load_inventory()?;
         let inventory = &loaded.inventory;
         let limit = match &self.name {

@@ -12,6 +12,9 @@ use crate::render::Output;
 
 /// Copy a container to another host, or beside itself under another name; the copy has an identity of its own
 #[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Examples:\n  tallybook container copy shop --to cn2\n  tallybook container copy cn1/shop --to cn1 --as shop2"
+)]
 pub(super) struct Args {
     /// The container to copy: NAME or HOST/NAME
     container: ContainerArgument,

@@ -21,6 +21,9 @@ use crate::render::Output;
 
 /// Make a container of the inventory: from scratch, from a template, or from another container of the host
 #[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Examples:\n  tallybook container create shop\n  tallybook container create shop --on cn2 --from web@3 --dry-run"
+)]
 pub(super) struct Args {
     /// Its name in the inventory
     name: ContainerName,
@@ -53,7 +56,7 @@ enum BackingArgument {
 
 /// What a container is to be made from, as given.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct From {
+pub(in crate::cli) struct From {
     name: String,
     template: Option<(TemplateName, Option<Generation>)>,
     container: Option<ContainerName>,

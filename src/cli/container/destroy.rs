@@ -9,6 +9,9 @@ use crate::render::Output;
 
 /// Remove a container and all it was given; this can't be undone
 #[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Examples:\n  tallybook container destroy shop --dry-run\n  tallybook container destroy cn1/shop"
+)]
 pub(super) struct Args {
     #[command(flatten)]
     deed: Deed,

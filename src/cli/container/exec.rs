@@ -5,6 +5,7 @@ use crate::render::Output;
 
 /// Run a command in a container; what it prints and what it changes is recorded. Ends with its exit status
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  tallybook container exec shop -- systemctl status nginx")]
 pub(super) struct Args {
     /// The container: NAME or HOST/NAME
     container: ContainerArgument,

@@ -9,6 +9,9 @@ use crate::render::{Cell, Column, Format, Ink, Output, Table};
 
 /// List containers
 #[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Examples:\n  tallybook container list\n  tallybook container list --on cn1 --format json"
+)]
 pub(super) struct Args {
     /// Only those on this host
     #[arg(long, value_name = "HOST")]
@@ -17,6 +20,7 @@ pub(super) struct Args {
 
 impl Args {
     pub(super) async fn run(self, context: &Context, out: &mut Output) -> Result<Exit, Error> {
+        out.page();
         let state = context.open_log(Open::Existing).await?.state().await?;
         if let Some(host) = &self.on {
             resolve::host(&state, host)?;

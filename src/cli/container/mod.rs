@@ -15,6 +15,7 @@ mod stop;
 
 use super::{Context, Error, Exit, commands};
 use crate::render::Output;
+pub(super) use create::From;
 pub(super) use list::table;
 
 /// Containers, as the log knows them

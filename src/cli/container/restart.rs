@@ -9,6 +9,7 @@ use crate::render::Output;
 
 /// Stop a container and start it again
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  tallybook container restart shop")]
 pub(super) struct Args {
     #[command(flatten)]
     deed: Deed,

@@ -5,6 +5,7 @@ use crate::render::Output;
 
 /// Work in a container as root; what the terminal shows and what changes is recorded, what is typed is not
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  tallybook container shell shop")]
 pub(super) struct Args {
     /// The container: NAME or HOST/NAME
     container: ContainerArgument,

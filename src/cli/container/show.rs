@@ -9,6 +9,7 @@ use crate::render::{Cell, Column, Format, Output, Table};
 
 /// Show a container
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  tallybook container show cn1/shop")]
 pub(super) struct Args {
     /// NAME, or HOST/NAME
     container: ContainerArgument,
@@ -16,6 +17,7 @@ pub(super) struct Args {
 
 impl Args {
     pub(super) async fn run(self, context: &Context, out: &mut Output) -> Result<Exit, Error> {
+        out.page();
         let state = context.open_log(Open::Existing).await?.state().await?;
         let key = resolve_container(&state, &self.container)?;
         let containers = json::containers(&state);

@@ -9,6 +9,7 @@ use crate::render::Output;
 
 /// Start a container and wait for its address
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  tallybook container start shop")]
 pub(super) struct Args {
     #[command(flatten)]
     deed: Deed,

@@ -9,6 +9,7 @@ use crate::render::Output;
 
 /// Stop a container: it is asked, and only after a minute made to
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  tallybook container stop shop")]
 pub(super) struct Args {
     #[command(flatten)]
     deed: Deed,

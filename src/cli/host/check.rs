@@ -15,6 +15,7 @@ use crate::render::{Cell, Column, Format, Ink, Output, Table, Written, count, pl
 /// The newest steps whose effect lasts are looked at again: network, directories and packages of hosts; presence, address, ports and
 /// state of containers; generations of templates. Each as far as its kind can see: not the content of trees.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  tallybook host check cn1 cn2")]
 pub(super) struct Args {
     /// The hosts
     #[arg(required = true, value_name = "HOST")]

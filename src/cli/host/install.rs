@@ -12,6 +12,9 @@ use crate::render::Output;
 
 /// Put what tallybook itself needs on hosts: checks, packages, directories, the agent
 #[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Examples:\n  tallybook host install cn1 cn2\n  tallybook host install cn1 cn2 cn3 --serial 1 --max-fail 0"
+)]
 pub(super) struct Args {
     /// The hosts
     #[arg(required = true, value_name = "HOST")]

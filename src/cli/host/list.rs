@@ -7,10 +7,12 @@ use crate::render::{Cell, Column, Format, Ink, Output, Table};
 
 /// List hosts
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  tallybook host list")]
 pub(super) struct Args {}
 
 impl Args {
     pub(super) async fn run(self, context: &Context, out: &mut Output) -> Result<Exit, Error> {
+        out.page();
         let state = context.open_log(Open::Existing).await?.state().await?;
         let hosts = json::hosts(&state);
         match out.format() {

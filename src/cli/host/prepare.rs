@@ -12,6 +12,9 @@ use crate::render::Output;
 
 /// Make hosts able to run containers: LXC, bridge, DHCP, NAT, forwarded ports; running containers keep their network
 #[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Examples:\n  tallybook host prepare cn1 --dry-run\n  tallybook host prepare cn1 cn2"
+)]
 pub(super) struct Args {
     /// The hosts
     #[arg(required = true, value_name = "HOST")]

@@ -11,6 +11,7 @@ use serde::Serialize;
 
 /// Show a host and its containers
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  tallybook host show cn1")]
 pub(super) struct Args {
     /// The host
     host: HostName,
@@ -25,6 +26,7 @@ struct Shown<'a> {
 
 impl Args {
     pub(super) async fn run(self, context: &Context, out: &mut Output) -> Result<Exit, Error> {
+        out.page();
         let state = context.open_log(Open::Existing).await?.state().await?;
         let host = &resolve::host(&state, &self.host)?;
         let mut on_it = json::containers(&state);

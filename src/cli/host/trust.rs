@@ -14,6 +14,9 @@ use crate::render::{Format, Output};
 ///
 /// Compare the fingerprint with what `ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub` says on the host itself.
 #[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Examples:\n  tallybook host trust cn1\n  tallybook host trust cn1 --fingerprint SHA256:jWk3cVnLEQ6lpqPqzvR7E7k1zYtF1zJb0l1bq4kZ9uA"
+)]
 pub(super) struct Args {
     /// The host
     host: HostName,

@@ -16,6 +16,9 @@ use crate::render::{Cell, Column, Format, Output, Table, Written, bytes};
 /// A segment's file goes only once it was read back from there. All commands read it there as before; `tallybook log
 /// restore` brings it back. Interrupted, run it again.
 #[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Examples:\n  tallybook log archive --before 90days --dry-run\n  tallybook log archive --to /mnt/archive"
+)]
 pub(super) struct Args {
     /// Only segments all of whose events are older than this event or time
     #[arg(long, value_name = "SEQ|TIME")]

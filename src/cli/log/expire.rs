@@ -13,6 +13,7 @@ use crate::render::time::Time;
 ///
 /// Headers stay, and with them that it was printed, when and by which step. What was in it can't be had again.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  tallybook log expire --before 90days --dry-run")]
 pub(super) struct Args {
     /// What is from before this time: 2026-11-22, or how long ago (90days)
     #[arg(long, value_name = "TIME")]

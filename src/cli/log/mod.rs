@@ -26,6 +26,9 @@ const CHUNK: usize = 4096;
 
 /// List events, one a line; every condition given must hold
 #[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Examples:\n  tallybook log --container shop --since 1day\n  tallybook log --kind step.failed\n  tallybook log --follow"
+)]
 #[command(args_conflicts_with_subcommands = true)]
 pub(super) struct Args {
     #[command(subcommand)]
@@ -80,6 +83,9 @@ impl Args {
     pub(super) async fn run(mut self, context: &Context, out: &mut Output) -> Result<Exit, Error> {
         if let Some(upkeep) = self.upkeep.take() {
             return upkeep.run(context, out).await;
+        }
+        if !self.follow {
+            out.page();
         }
         let log = context.open_log(Open::Existing).await?;
         let state = log.state().await?;

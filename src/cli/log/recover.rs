@@ -12,6 +12,9 @@ use crate::render::{Column, Format, Output, Table, count, plain};
 
 /// Go on with a damaged log without what is lost of it, in a new epoch; what is lost is shown first, and recorded
 #[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Examples:\n  tallybook log recover --reason 'the disk lost a sector' --dry-run"
+)]
 pub(super) struct Args {
     /// Why, for whoever reads the log
     #[arg(long, value_name = "TEXT")]

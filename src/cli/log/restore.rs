@@ -13,6 +13,7 @@ use crate::render::Output;
 ///
 /// All are checked before the first is moved. Interrupted, run it again.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  tallybook log restore 204\n  tallybook log restore --all")]
 pub(super) struct Args {
     /// Those that these events are in
     #[arg(value_name = "SEQ", value_parser = seq, required_unless_present = "all")]

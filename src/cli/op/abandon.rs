@@ -13,6 +13,9 @@ use crate::render::{Format, Output, plain};
 
 /// Give an unfinished operation up: nobody goes on with it, and what it claims is free; hosts stay as they are
 #[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Examples:\n  tallybook op abandon 4c0c2a55 --reason 'cn1 is gone for good'"
+)]
 pub(super) struct Args {
     /// The operation
     operation: OperationArgument,

@@ -16,6 +16,9 @@ use crate::render::{Format, Output, plain, summary};
 /// For steps that failed, are in doubt or drifted. Those that can't be described are refused, and then none is taken. Afterwards
 /// `op resume` goes on behind them.
 #[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Examples:\n  tallybook op adopt 4c0c2a55 --step 3 --reason 'made by hand, and right'"
+)]
 pub(super) struct Args {
     /// The operation
     operation: OperationArgument,

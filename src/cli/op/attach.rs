@@ -7,6 +7,7 @@ use crate::render::Output;
 
 /// Follow an operation that the daemon carries out, or say how it ended; Ctrl-C leaves it to the daemon
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  tallybook op attach 4c0c2a55")]
 pub(super) struct Args {
     /// The operation
     operation: OperationArgument,

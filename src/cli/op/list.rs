@@ -10,6 +10,7 @@ const NEWEST: usize = 20;
 
 /// List operations: every unfinished one, and the newest
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  tallybook op list --unfinished")]
 pub(super) struct Args {
     /// All of them
     #[arg(long, conflicts_with = "unfinished")]
@@ -21,6 +22,7 @@ pub(super) struct Args {
 
 impl Args {
     pub(super) async fn run(self, context: &Context, out: &mut Output) -> Result<Exit, Error> {
+        out.page();
         let log = context.open_log(Open::Existing).await?;
         let mut known = match (self.all, self.unfinished) {
             (true, _) => log.operations(None).await?,

@@ -8,6 +8,7 @@ use crate::render::Output;
 
 /// Go on with an operation that was interrupted, failed, or left behind: what is in doubt is looked at first
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  tallybook op resume 4c0c2a55")]
 pub(super) struct Args {
     /// The operation
     operation: OperationArgument,

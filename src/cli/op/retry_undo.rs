@@ -9,6 +9,7 @@ use crate::render::Output;
 
 /// Go on with taking an operation back, where that failed or was left: what was undone stays undone
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  tallybook op retry-undo 4c0c2a55")]
 pub(super) struct Args {
     /// The operation that is taken back, or the one that takes it back
     operation: OperationArgument,

@@ -6,6 +6,7 @@ use crate::render::Output;
 
 /// Take an operation back: its steps in reverse, with what they recorded, as an operation of its own
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  tallybook op rollback 4c0c2a55")]
 pub(super) struct Args {
     /// The operation
     operation: OperationArgument,

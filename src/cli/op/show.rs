@@ -15,6 +15,7 @@ use crate::render::{
 
 /// Show an operation: its steps, what failed, and what to do next
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  tallybook op show 4c0c2a55")]
 pub(super) struct Args {
     /// The operation: its short id, or how that begins
     operation: OperationArgument,
@@ -35,6 +36,7 @@ struct Shown {
 
 impl Args {
     pub(super) async fn run(self, context: &Context, out: &mut Output) -> Result<Exit, Error> {
+        out.page();
         let log = context.open_log(Open::Existing).await?;
         let id = resolve::operation(log, &self.operation).await?;
         let entries = log.entries(&Filter::of_operation(id)).await?;

@@ -7,6 +7,7 @@ use crate::render::{Format, Output};
 
 /// Have an operation stop that the daemon carries out: what runs is finished, nothing else is begun
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  tallybook op stop 4c0c2a55")]
 pub(super) struct Args {
     /// The operation
     operation: OperationArgument,

@@ -11,6 +11,7 @@ use crate::render::{Format, Output};
 
 /// Show a template: its generations, and the containers made from each
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  tallybook template show web")]
 pub(super) struct Args {
     /// The template
     template: TemplateName,
@@ -26,6 +27,7 @@ struct Shown {
 
 impl Args {
     pub(super) async fn run(self, context: &Context, out: &mut Output) -> Result<Exit, Error> {
+        out.page();
         let state = context.open_log(Open::Existing).await?.state().await?;
         resolve::template(&state, &self.template)?;
         let mut generations = json::templates(&state);

@@ -12,6 +12,9 @@ use crate::render::Output;
 
 /// Make the next generation of a template from a container: copied, scrubbed, searched for leaks, published
 #[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Examples:\n  tallybook template snapshot web\n  tallybook template snapshot web --from cn1/builder --keep logs"
+)]
 pub(super) struct Args {
     /// The template
     template: TemplateName,

@@ -16,6 +16,7 @@ use crate::render::Output;
 
 /// Bring a generation of a template to hosts: only what they lack is sent, all of it is verified
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  tallybook template sync web --to cn2 cn3")]
 pub(super) struct Args {
     /// The template
     template: TemplateName,

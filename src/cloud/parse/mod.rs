@@ -275,14 +275,12 @@ fn name<N: Name>(report: &Report<'_>, text: At<&str>) -> Option<N> {
 }
 
 fn label(report: &Report<'_>, what: &str, text: At<&str>) -> Option<Label> {
-    let label = Label::new(text.value);
-    if label.is_none() {
+    let label: Result<Label, _> = text.value.parse();
+    let noted = label.map_err(|error| {
         let given = quoted(text.value);
-        let message = format!("{what} {given} must start with a letter or a digit and have only");
-        let message = format!("{message} letters, digits, '-', '_' and '.', at most 64 in all");
-        report.error(text.at, message);
-    }
-    label
+        report.error(text.at, format_args!("{what} {given} {error}"));
+    });
+    noted.ok()
 }
 
 /// The labels of an array that all refer to something known.
