@@ -15,7 +15,7 @@ use crate::lxc_config::Rootfs;
 use crate::step::{Context, Done, OutputOf, Step, fail};
 use crate::steps::container_build::Built;
 use crate::steps::container_configure::Identity;
-use crate::{durable, lxc_config, mark, staging};
+use crate::{before, durable, lxc_config, mark, staging};
 
 /// How long a container may take to stop when its creation is taken back.
 const STOP_TIMEOUT: Duration = Duration::from_secs(60);
@@ -227,6 +227,8 @@ impl Step for ContainerPublish {
                 lxc::stop(context, &self.container, STOP_TIMEOUT)?;
             }
         }
+        // Crash boundary: before it goes; a repeat would not know it as ours, and would not look.
+        before::forget_all(context.layout, &self.container)?;
         let home = context.layout.container(&self.container);
         let staged = context.layout.staging(context.origin.0, self.staged);
         // Before the rename: after it, a repeat would not know the container as ours.

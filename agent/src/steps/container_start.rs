@@ -140,8 +140,11 @@ impl Step for ContainerStart {
             State::Frozen => return Err(frozen(&self.container)),
             State::Running | State::Stopped | State::Changing => {}
         }
+        let is_first = before::kept(context, &self.container)?.is_none();
+        // A host that booted meanwhile may have started what this operation had put there: that is this operation's doing.
+        let was_running = state == State::Running && !made_here(context, &self.container)?;
         // Crash boundary: from here on it is known what was before, whatever this step finds when it is started again.
-        let before = before::keep(context, &self.container, state == State::Running)?;
+        let before = before::keep(context, &self.container, was_running)?;
         if state != State::Running {
             lxc::start(context, &self.container)?;
         }
@@ -151,7 +154,7 @@ impl Step for ContainerStart {
             maker: before.maker,
         };
         Ok(Done {
-            changed: state != State::Running,
+            changed: state != State::Running || (is_first && !was_running),
             output,
             facts,
         })

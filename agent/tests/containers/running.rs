@@ -21,7 +21,7 @@ use tallybook_events::ids::{
 use tallybook_events::step::{FailureClass, Fence, Phase, Receipt, Seen, StepDone, StepKey};
 
 use crate::links::{Operation, Played};
-use crate::played::{created, host, is_done, name, operation};
+use crate::played::{created, host, is_done, name, operation, publish};
 
 #[test]
 fn a_container_that_others_lie_on_stays_and_one_that_its_host_started_again_is_stopped() {
@@ -176,6 +176,36 @@ fn what_was_before_is_known_to_a_second_start_of_the_step() {
     assert_eq!(output.was_running, Some(false));
     operation.undo(1, &start).unwrap();
     assert!(operation.link.running.is_empty());
+    assert!(!layout.state.join("before/web").exists());
+}
+
+#[test]
+fn what_a_host_started_by_itself_of_an_operation_is_the_operations_to_stop() {
+    let dir = tempfile::tempdir().unwrap();
+    let layout = host(dir.path());
+    // The host lost power when the container was in place, and started it when it booted.
+    let mut operation = created(&layout, 1);
+    operation.link.running.insert("web".into(), false);
+    let start = ContainerStart { container: name() };
+    assert!(operation.forward(4, &start).unwrap().changed);
+    let output: Started = codec::decode(&operation.outputs[&StepIndex(4)].0).unwrap();
+    assert_eq!(output.was_running, Some(false));
+    assert!(!operation.forward(4, &start).unwrap().changed);
+    operation.undo(4, &start).unwrap();
+    assert!(operation.link.running.is_empty());
+    assert!(!layout.state.join("before/web").exists());
+}
+
+#[test]
+fn what_was_before_a_start_goes_with_the_container() {
+    let dir = tempfile::tempdir().unwrap();
+    let layout = host(dir.path());
+    let mut operation = created(&layout, 1);
+    operation
+        .forward(4, &ContainerStart { container: name() })
+        .unwrap();
+    assert!(layout.state.join("before/web").exists());
+    operation.undo(3, &publish()).unwrap();
     assert!(!layout.state.join("before/web").exists());
 }
 
