@@ -1,11 +1,12 @@
 //! What a shell completes: commands and options as clap has them, and names as the log and the inventory have them now.
 //!
-//! An argument is completed by its type, so a new command need not say anything. Whatever stands in the way, an inventory
-//! with a mistake or a log that is not there, there are fewer names and no message: nobody asked for anything yet.
+//! An argument is completed by its type, so a new command need not say anything. Where an inventory has a mistake or a log is
+//! not there, there are fewer names and no message: nobody asked for anything yet.
 
 use std::any::TypeId;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::FromArgMatches;
@@ -15,26 +16,26 @@ use tallybook_events::ids::OperationId;
 use tallybook_events::name::{ContainerName, HostName, TemplateName};
 use tallybook_replay::state::{OperationSummary, State};
 
-use super::Options;
 use super::argument::{ContainerArgument, EntityArgument, OperationArgument};
-use super::container::From;
 use super::start::context;
+use super::{Context, Options, container, messages};
 use crate::cloud::Inventory;
 use crate::log::Open;
 
 /// The variable by which a shell asks, and says which it is.
 pub(super) const ASKED_BY: &str = "TALLYBOOK_COMPLETE";
-/// Whoever presses a key waits no longer.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// Whoever presses a key waits no longer for the log, nor for its end.
+const PATIENCE: Duration = Duration::from_secs(5);
 /// How many operations are offered, the newest.
 const OPERATIONS: usize = 100;
 
 /// Names, each with a word about it.
 type Names = BTreeMap<String, String>;
+type Operations = BTreeMap<OperationId, OperationSummary>;
 
 /// What kind of name an argument takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Sort {
+enum Naming {
     Host,
     Container,
     /// One that is yet to be made.
@@ -51,51 +52,51 @@ enum Sort {
 }
 
 /// Commands that are about operations that are not over.
-const OF_OPEN: [&str; 6] = ["abandon", "adopt", "attach", "resume", "retry-undo", "stop"];
+const OPEN_ONLY: [&str; 6] = ["abandon", "adopt", "attach", "resume", "retry-undo", "stop"];
 
-impl Sort {
+impl Naming {
     fn of(command: &str, argument: &clap::Arg) -> Option<Self> {
         let parsed = argument.get_value_parser().type_id();
-        let is = |sort: TypeId| parsed == sort;
-        if is(TypeId::of::<HostName>()) {
-            Some(Sort::Host)
-        } else if is(TypeId::of::<ContainerArgument>()) {
-            Some(Sort::Container)
-        } else if is(TypeId::of::<ContainerName>()) {
+        let is_parsed_to = |wanted: TypeId| parsed == wanted;
+        if is_parsed_to(TypeId::of::<HostName>()) {
+            Some(Naming::Host)
+        } else if is_parsed_to(TypeId::of::<ContainerArgument>()) {
+            Some(Naming::Container)
+        } else if is_parsed_to(TypeId::of::<ContainerName>()) {
             // The new name of a copy is nobody's.
-            (argument.get_id() == "name").then_some(Sort::Planned)
-        } else if is(TypeId::of::<TemplateName>()) {
-            Some(Sort::Template)
-        } else if is(TypeId::of::<From>()) {
-            Some(Sort::Source)
-        } else if is(TypeId::of::<EntityArgument>()) {
-            Some(Sort::Entity)
-        } else if is(TypeId::of::<OperationArgument>()) {
-            match OF_OPEN.contains(&command) {
-                true => Some(Sort::OpenOperation),
-                false => Some(Sort::Operation),
+            (argument.get_id() == "name").then_some(Naming::Planned)
+        } else if is_parsed_to(TypeId::of::<TemplateName>()) {
+            Some(Naming::Template)
+        } else if is_parsed_to(TypeId::of::<container::From>()) {
+            Some(Naming::Source)
+        } else if is_parsed_to(TypeId::of::<EntityArgument>()) {
+            Some(Naming::Entity)
+        } else if is_parsed_to(TypeId::of::<OperationArgument>()) {
+            match OPEN_ONLY.contains(&command) {
+                true => Some(Naming::OpenOperation),
+                false => Some(Naming::Operation),
             }
         } else if argument.get_id() == "kind" {
-            Some(Sort::Kind)
-        } else if argument.get_id() == "limit" && is(TypeId::of::<String>()) {
-            Some(Sort::Limit)
+            Some(Naming::Kind)
+        } else if argument.get_id() == "limit" && is_parsed_to(TypeId::of::<String>()) {
+            Some(Naming::Limit)
         } else {
             None
         }
     }
 
-    /// What may stand where a word has begun so.
-    fn candidates(self, current: &OsStr) -> Vec<CompletionCandidate> {
+    /// What may stand where a word has begun so, in a line of these words.
+    fn candidates(self, line: &[OsString], current: &OsStr) -> Vec<CompletionCandidate> {
         let Some(current) = current.to_str() else {
             return Vec::new();
         };
         let known = match self {
-            Sort::Kind => Known::default(),
-            _ => look().unwrap_or_default(),
+            Naming::Kind => Known::default(),
+            _ => Known::read(self, line).unwrap_or_default(),
         };
         // Of a limit, the last term is written.
         let (before, begun) = match self {
-            Sort::Limit => {
+            Naming::Limit => {
                 let split = |c: char| c == ',' || c == '!' || c.is_whitespace();
                 current.split_at(current.rfind(split).map_or(0, |at| at + 1))
             }
@@ -114,22 +115,24 @@ impl Sort {
     }
 }
 
-/// The command line, with names for whoever completes it.
-pub(super) fn command() -> clap::Command {
-    with_names(super::command())
+/// The command line, with names for whoever completes it: `arguments` are all that this process was given.
+pub(super) fn command(arguments: &[OsString]) -> clap::Command {
+    let line = arguments.iter().skip_while(|word| *word != "--").skip(1);
+    with_names(super::command(), &line.cloned().collect())
 }
 
-fn with_names(command: clap::Command) -> clap::Command {
+fn with_names(command: clap::Command, line: &Arc<[OsString]>) -> clap::Command {
     let of = command.get_name().to_owned();
     command
-        .mut_args(|argument| match Sort::of(&of, &argument) {
-            Some(sort) => {
-                let names = move |current: &OsStr| sort.candidates(current);
+        .mut_args(|argument| match Naming::of(&of, &argument) {
+            Some(naming) => {
+                let line = Arc::clone(line);
+                let names = move |current: &OsStr| naming.candidates(&line, current);
                 argument.add(ArgValueCompleter::new(names))
             }
             None => argument,
         })
-        .mut_subcommands(with_names)
+        .mut_subcommands(|sub| with_names(sub, line))
 }
 
 /// What there is to be named.
@@ -137,27 +140,53 @@ fn with_names(command: clap::Command) -> clap::Command {
 struct Known {
     state: State,
     inventory: Option<Inventory>,
-    operations: BTreeMap<OperationId, OperationSummary>,
+    operations: Operations,
 }
 
 impl Known {
-    fn names(&self, sort: Sort, begun: &str) -> Names {
-        match sort {
-            Sort::Host => self.hosts(),
-            Sort::Container => self.containers(begun),
-            Sort::Planned => self.planned(),
-            Sort::Template => self.templates(),
-            Sort::Source => merged([self.containers(begun), self.templates()]),
-            Sort::Entity => merged([
+    /// Looks at what there is, where the line says that the log and the inventory are; `None` where it can't be understood.
+    fn read(wanted: Naming, line: &[OsString]) -> Option<Self> {
+        // It is not whole yet.
+        let matches = super::command().ignore_errors(true);
+        let matches = matches.try_get_matches_from(line).ok()?;
+        let options = Options::from_arg_matches(&matches).ok()?;
+        // What had to be mended is said even here.
+        messages::watch(&options, false).ok()?;
+        let runtime = tokio::runtime::Builder::new_current_thread();
+        let runtime = { runtime }.enable_all().build().ok()?;
+        let known = runtime.block_on(async {
+            let context = context(options);
+            let inventory = context.load_inventory().ok();
+            let read = tokio::time::timeout(PATIENCE, read_log(&context, wanted));
+            let (state, operations) = read.await.ok().flatten().unwrap_or_default();
+            let _given_up = tokio::time::timeout(PATIENCE, context.close()).await;
+            Known {
+                state,
+                inventory: inventory.map(|loaded| loaded.inventory),
+                operations,
+            }
+        });
+        runtime.shutdown_background();
+        Some(known)
+    }
+
+    fn names(&self, wanted: Naming, begun: &str) -> Names {
+        match wanted {
+            Naming::Host => self.hosts(),
+            Naming::Container => self.containers(begun),
+            Naming::Planned => self.planned(),
+            Naming::Template => self.templates(),
+            Naming::Source => merged([self.containers(begun), self.templates()]),
+            Naming::Entity => merged([
                 self.planned(),
                 self.containers(begun),
                 self.hosts(),
                 self.templates(),
             ]),
-            Sort::Operation => self.operations(|_| true),
-            Sort::OpenOperation => self.operations(OperationSummary::is_open),
-            Sort::Kind => kinds(),
-            Sort::Limit => merged([self.planned(), self.hosts(), self.groups()]),
+            Naming::Operation => self.operations(|_| true),
+            Naming::OpenOperation => self.operations(OperationSummary::is_open),
+            Naming::Kind => kinds(),
+            Naming::Limit => merged([self.planned(), self.hosts(), self.groups(begun)]),
         }
     }
 
@@ -223,14 +252,16 @@ impl Known {
             .collect()
     }
 
-    fn groups(&self) -> Names {
+    /// With an `@` where one was written: some shells take that for the end of a word.
+    fn groups(&self, begun: &str) -> Names {
         let groups = self.inventory.iter().flat_map(|it| &it.groups);
         let about = |count: usize| match count {
             1 => "group of 1 host".to_owned(),
             _ => format!("group of {count} hosts"),
         };
+        let sign = if begun.starts_with('@') { "@" } else { "" };
         groups
-            .map(|(name, group)| (format!("@{name}"), about(group.hosts.len())))
+            .map(|(name, group)| (format!("{sign}{name}"), about(group.hosts.len())))
             .collect()
     }
 
@@ -260,40 +291,20 @@ fn kinds() -> Names {
         .collect()
 }
 
-/// Looks at what there is, where the command line that is being written says; `None` where that can't be.
-fn look() -> Option<Known> {
-    let words: Vec<OsString> = std::env::args_os()
-        .skip_while(|word| word != "--")
-        .skip(1)
-        .collect();
-    // It is not whole yet.
-    let matches = super::command()
-        .ignore_errors(true)
-        .try_get_matches_from(words)
-        .ok()?;
-    let options = Options::from_arg_matches(&matches).ok()?;
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .ok()?;
-    let seen = runtime.block_on(async {
-        let context = context(options);
-        let inventory = context.load_inventory().ok().map(|loaded| loaded.inventory);
-        let read = async {
-            let log = context.open_log(Open::Existing).await.ok()?;
-            let operations = log.operations(Some(OPERATIONS)).await.ok()?;
-            Some((log.state().await.ok()?, operations))
-        };
-        let read = tokio::time::timeout(PATIENCE, read).await.ok().flatten();
-        context.close().await;
-        let (state, operations) = read.unwrap_or_default();
-        Known {
-            state,
-            inventory,
-            operations,
-        }
-    });
-    // Whoever presses a key does not wait for what was given up.
-    runtime.shutdown_background();
-    Some(seen)
+/// The state of the log, and its newest operations where they are wanted. Nothing of it is mended that need not be, and no
+/// database is made anew.
+async fn read_log(context: &Context, wanted: Naming) -> Option<(State, Operations)> {
+    let log = context.open_log(Open::AsItIs).await.ok()?;
+    let operations = match wanted {
+        Naming::Operation | Naming::OpenOperation => log.operations(Some(OPERATIONS)).await.ok()?,
+        Naming::Host
+        | Naming::Container
+        | Naming::Planned
+        | Naming::Template
+        | Naming::Source
+        | Naming::Entity
+        | Naming::Kind
+        | Naming::Limit => Operations::default(),
+    };
+    Some((log.state().await.ok()?, operations))
 }

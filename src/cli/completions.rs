@@ -17,6 +17,10 @@ pub(super) struct Args {
     shell: Shell,
 }
 
+/// A file that zsh loads at the first completion is run as that completion (zshcompsys(1), "Autoloaded files").
+const ZSH_AUTOLOADED: &str =
+    "if [ \"$funcstack[1]\" = _tallybook ]; then _clap_dynamic_completer_tallybook \"$@\"; fi";
+
 /// A shell.
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum Shell {
@@ -48,6 +52,9 @@ impl Args {
         let written = written.write_registration(ASKED_BY, NAME, NAME, NAME, &mut script);
         written.map_err(Unwritten)?;
         out.line(String::from_utf8_lossy(&script).trim_end())?;
+        if matches!(self.shell, Shell::Zsh) {
+            out.line(ZSH_AUTOLOADED)?;
+        }
         Ok(Exit::Ok)
     }
 }

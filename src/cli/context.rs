@@ -137,6 +137,11 @@ impl Context {
         }
     }
 
+    /// Whether the inventory was named, so that it is found by nobody who does not name it.
+    pub fn is_inventory_named(&self) -> bool {
+        self.inventory.is_some()
+    }
+
     /// Where a first inventory would be written.
     pub fn new_inventory_path(&self) -> PathBuf {
         let named = self.inventory.clone();

@@ -133,6 +133,12 @@ pub enum Error {
     /// Something is needed for a first inventory that was not given.
     #[error("{0} was not given, and what this machine is called can't take its place")]
     NotGiven(&'static str),
+    /// A host was given twice for a first inventory.
+    #[error("host {:?} was given twice", .0.as_str())]
+    GivenTwice(HostName),
+    /// Whoever was asked left.
+    #[error("a question was not answered; nothing was written")]
+    Unanswered,
     /// A file holds no public key that can be used.
     #[error("can't take a public key from {}: {why}", path.display())]
     PublicKey {
@@ -305,6 +311,8 @@ impl Error {
             | Error::NoInventory(_)
             | Error::NoHosts
             | Error::NotGiven(_)
+            | Error::GivenTwice(_)
+            | Error::Unanswered
             | Error::PublicKey { .. }
             | Error::Unconfirmed
             | Error::Ambiguous { .. } => Exit::Usage,
@@ -480,6 +488,8 @@ impl Error {
             | Error::Limit(_)
             | Error::Inventory { .. }
             | Error::NotGiven(_)
+            | Error::GivenTwice(_)
+            | Error::Unanswered
             | Error::Write { .. }
             | Error::NoEvent { .. }
             | Error::Output(_)
@@ -524,6 +534,8 @@ impl Error {
             | Error::InventoryExists(_)
             | Error::NoHosts
             | Error::NotGiven(_)
+            | Error::GivenTwice(_)
+            | Error::Unanswered
             | Error::PublicKey { .. }
             | Error::Write { .. }
             | Error::Unknown { .. }

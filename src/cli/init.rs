@@ -1,5 +1,7 @@
 //! `tallybook init`: the first inventory, from the few things that nobody else can know.
 
+use std::collections::BTreeSet;
+use std::fs::File;
 use std::io::{BufRead, ErrorKind, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -26,13 +28,13 @@ pub(super) struct Args {
     /// A host to run containers on, reached by SSH; may be repeated
     #[arg(long = "host", value_name = "NAME[=ADDRESS]")]
     hosts: Vec<NewHost>,
-    /// This machine runs containers too
-    #[arg(long)]
-    local: bool,
+    /// This machine runs containers too; NAME is what it is called here [default: its own name]
+    #[arg(long, value_name = "NAME", num_args = 0..=1, require_equals = true)]
+    local: Option<Option<HostName>>,
     /// Who logs in to the hosts; anybody but root becomes root by sudo [default: root]
     #[arg(long)]
     user: Option<User>,
-    /// A file with the public key that may log in to containers [default: the first of ~/.ssh/id_*.pub]
+    /// A file with the public key that may log in to containers [default: the operator's own in ~/.ssh]
     #[arg(long, value_name = "FILE")]
     key: Option<PathBuf>,
     /// Where container addresses come from [default: 10.5.0.0/16]
@@ -159,13 +161,18 @@ impl Args {
             count(hosts.len(), "host")
         ))?;
         out.line("next:")?;
+        let named = match context.is_inventory_named() {
+            true => format!(" --inventory {}", path.display()),
+            false => String::new(),
+        };
         for host in answers.hosts.iter().map(|host| &host.name) {
             out.line(format!(
-                "  tallybook host trust {host}    # its SSH host key, unless it is known"
+                "  tallybook host trust {host}{named}    # its SSH host key, unless it is known"
             ))?;
         }
-        out.line(format!("  tallybook host install {}", hosts.join(" ")))?;
-        out.line(format!("  tallybook host prepare {}", hosts.join(" ")))?;
+        let hosts = hosts.join(" ");
+        out.line(format!("  tallybook host install {hosts}{named}"))?;
+        out.line(format!("  tallybook host prepare {hosts}{named}"))?;
         Ok(Exit::Ok)
     }
 
@@ -174,7 +181,7 @@ impl Args {
         let here = rustix::system::uname();
         let here = here.nodename().to_string_lossy();
         let here = here.split('.').next().unwrap_or_default().to_owned();
-        let told_hosts = self.local || !self.hosts.is_empty();
+        let told_hosts = self.local.is_some() || !self.hosts.is_empty();
         if !told_hosts && !can_ask {
             return Err(Error::NoHosts);
         }
@@ -183,15 +190,14 @@ impl Args {
             (None, true) => ask("What is this cloud called?", &here)?,
             (None, false) => Label::new(&here).ok_or(Error::NotGiven("--name"))?,
         };
-        let is_local = match told_hosts {
-            true => self.local,
-            false => ask::<Yes>("Shall this machine run containers too? (y/n)", "n")?.0,
-        };
-        let local = match (is_local, HostName::new(&here)) {
-            (false, _) => None,
-            (true, Ok(name)) => Some(name),
-            (true, Err(_)) if can_ask => Some(ask("What is this machine called?", "ctl")?),
-            (true, Err(_)) => return Err(Error::NotGiven("--host")),
+        let local = match self.local {
+            Some(Some(name)) => Some(name),
+            Some(None) => Some(HostName::new(&here).map_err(|_| Error::NotGiven("--local=NAME"))?),
+            None if told_hosts => None,
+            None => match ask::<Yes>("Shall this machine run containers too? (y/n)", "n")? {
+                Yes(true) => Some(ask("What is it called?", &here)?),
+                Yes(false) => None,
+            },
         };
         let mut hosts = self.hosts;
         while !told_hosts && hosts.is_empty() {
@@ -200,6 +206,11 @@ impl Args {
             if local.is_some() {
                 break;
             }
+        }
+        let mut seen = BTreeSet::new();
+        let named = hosts.iter().map(|host| &host.name);
+        if let Some(twice) = local.iter().chain(named).find(|name| !seen.insert(*name)) {
+            return Err(Error::GivenTwice(twice.clone()));
         }
         let user = match (self.user, can_ask && !hosts.is_empty()) {
             (Some(user), _) => user,
@@ -288,7 +299,7 @@ impl Answers {
             line("keys = [\"operator\"]              # whose public keys may log in");
             line("");
             line("[keys]");
-            line(&format!("operator = \"{key}\""));
+            line(&format!("operator = {}", text_of(&key.to_string())));
         }
         line("");
         line(
@@ -316,6 +327,11 @@ fn example(host: Option<&HostName>) -> [String; 4] {
     ]
 }
 
+/// A text as TOML has it. Nothing that is written here has control characters.
+fn text_of(text: &str) -> String {
+    format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""))
+}
+
 /// A key of a TOML table.
 fn quoted(name: &HostName) -> String {
     match name.as_str().contains('.') {
@@ -326,7 +342,7 @@ fn quoted(name: &HostName) -> String {
 
 /// Asks until the answer can be used; nothing is what is proposed.
 fn ask<T: FromStr<Err: std::fmt::Display>>(question: &str, proposed: &str) -> Result<T, Error> {
-    let unasked = |_| Error::Unconfirmed;
+    let unasked = |_| Error::Unanswered;
     let mut asked = std::io::stderr();
     loop {
         let shown = match proposed {
@@ -342,7 +358,7 @@ fn ask<T: FromStr<Err: std::fmt::Display>>(question: &str, proposed: &str) -> Re
             .read_line(&mut answer)
             .map_err(unasked)?;
         if read == 0 {
-            return Err(Error::Unconfirmed);
+            return Err(Error::Unanswered);
         }
         let answer = match answer.trim() {
             "" => proposed,
@@ -367,28 +383,36 @@ fn read_key(path: &Path) -> Result<PublicKey, Error> {
 /// The operator's own public key, where there is one in the usual place.
 fn own_key() -> Option<PublicKey> {
     let home = std::env::home_dir()?;
-    let names = ["id_ed25519.pub", "id_ecdsa.pub", "id_rsa.pub"];
-    let mut paths = names.map(|name| home.join(".ssh").join(name)).into_iter();
+    let kinds = ["ed25519", "ed25519_sk", "ecdsa", "ecdsa_sk", "rsa"];
+    let mut paths = kinds
+        .into_iter()
+        .map(|kind| home.join(format!(".ssh/id_{kind}.pub")));
     paths.find_map(|path| read_key(&path).ok())
 }
 
 /// Writes a file that was not there, whole or not at all.
 fn write_new(path: &Path, text: &str) -> Result<(), Error> {
-    let failed = |source: std::io::Error| match source.kind() {
+    let directory = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        Some(_) | None => Path::new("."),
+    };
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let half = directory.join(format!(".{name}.{}", std::process::id()));
+    let written = File::create(&half)
+        .and_then(|mut file| {
+            file.write_all(text.as_bytes())?;
+            file.sync_all()
+        })
+        // Crash boundary: it has its name when all of it is on the disk. Replaces nothing.
+        .and_then(|()| std::fs::hard_link(&half, path));
+    let _gone = std::fs::remove_file(&half);
+    let written = written.and_then(|()| File::open(directory)?.sync_all());
+    written.map_err(|source| match source.kind() {
         ErrorKind::AlreadyExists => Error::InventoryExists(path.to_owned()),
         _ => Error::Write {
             path: path.to_owned(),
             source,
         },
-    };
-    let mut file = std::fs::File::create_new(path).map_err(failed)?;
-    let written = file
-        .write_all(text.as_bytes())
-        .and_then(|()| file.sync_all());
-    written.map_err(|source| {
-        // It is of no use half written, and nobody else has had it.
-        let _gone = std::fs::remove_file(path);
-        failed(source)
     })
 }
 
@@ -441,6 +465,19 @@ mod tests {
         let whole: Vec<&str> = lines.collect();
         let inventory = parse("cloud.toml", &whole.join("\n")).unwrap();
         assert_eq!(inventory.containers.len(), 1);
+    }
+
+    #[test]
+    fn what_somebody_wrote_behind_a_key_is_taken_as_it_is() {
+        let key =
+            "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhscHR4f";
+        let key = PublicKey::new(&format!("{key} CORP\\alice \"at work\"")).unwrap();
+        let answers = Answers {
+            key: Some(key.clone()),
+            ..answers(true, &[])
+        };
+        let inventory = parse("cloud.toml", &answers.inventory()).unwrap();
+        assert_eq!(inventory.keys[&Label::new("operator").unwrap()], [key]);
     }
 
     #[test]

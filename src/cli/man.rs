@@ -14,7 +14,7 @@ use crate::render::{Output, Unwritten};
     after_help = "Examples:\n  tallybook man | man -l -\n  tallybook man --into /usr/local/share/man/man1"
 )]
 pub(super) struct Args {
-    /// Write all pages into this directory, which must be there
+    /// Write all pages into this directory; it is made where it is not there
     #[arg(long, value_name = "DIR")]
     into: Option<PathBuf>,
 }
@@ -23,7 +23,8 @@ impl Args {
     pub(super) async fn run(self, _context: &Context, out: &mut Output) -> Result<Exit, Error> {
         match self.into {
             Some(path) => {
-                let written = clap_mangen::generate_to(command(), &path);
+                let made = std::fs::create_dir_all(&path);
+                let written = made.and_then(|()| clap_mangen::generate_to(command(), &path));
                 written.map_err(|source| Error::Write { path, source })?;
             }
             None => {

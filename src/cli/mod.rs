@@ -114,7 +114,7 @@ struct Options {
         value_name = "auto|always|never"
     )]
     color: Color,
-    /// Show all at once. Else TALLYBOOK_PAGER, PAGER or less shows what is longer than the terminal
+    /// Show all at once. Else TALLYBOOK_PAGER, PAGER or less shows what commands that list or show have
     #[arg(long, global = true)]
     no_pager: bool,
     /// Say more on standard error: -v what is done, -vv how. TALLYBOOK_LOG chooses more finely

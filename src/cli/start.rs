@@ -1,6 +1,7 @@
 //! From the process to a command and back: arguments and environment in, an exit code out.
 //!
-//! With `messages`, the only place of the command line that reads the environment.
+//! With `messages`, the only place of the command line that reads the environment; but for `init`, which looks for the operator's
+//! own key.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -13,16 +14,16 @@ use super::context::{Context, Place};
 use super::error::{Error, Report};
 use super::exit::Exit;
 use super::{Cli, Options, complete, messages};
-use crate::render::pager::Pager;
+use crate::render::pager::{Pager, Wishes};
 use crate::render::{Format, Ink, Output};
 
 /// Runs the program.
 pub fn main() -> ExitCode {
+    let arguments: Vec<OsString> = std::env::args_os().collect();
     // Answers a shell that completes, and ends there.
-    CompleteEnv::with_factory(complete::command)
+    CompleteEnv::with_factory(|| complete::command(&arguments))
         .var(complete::ASKED_BY)
         .complete();
-    let arguments: Vec<OsString> = std::env::args_os().collect();
     let cli = match parse(&arguments) {
         Ok(cli) => cli,
         Err(error) => return refuse(&error, &arguments),
@@ -94,9 +95,12 @@ fn run(cli: Cli, no_color: bool) -> Result<Exit, Error> {
 }
 
 fn pager(options: &Options) -> Option<Pager> {
-    let named = std::env::var_os("TALLYBOOK_PAGER").or_else(|| std::env::var_os("PAGER"));
-    let is_told = std::env::var_os("LESS").is_some();
-    Pager::new(named, is_told).filter(|_| !options.no_pager)
+    let wishes = Wishes {
+        named: std::env::var_os("TALLYBOOK_PAGER").or_else(|| std::env::var_os("PAGER")),
+        less_is_told: std::env::var_os("LESS").is_some(),
+        terminal: std::env::var_os("TERM"),
+    };
+    Pager::new(wishes).filter(|_| !options.no_pager)
 }
 
 /// Where the options say that the log and the inventory are.

@@ -9,7 +9,7 @@ use clap::ValueEnum;
 use serde::Serialize;
 
 use super::color::{Color, Ink};
-use super::pager::Pager;
+use super::pager::{Pager, Paper};
 use super::table::Table;
 
 /// For whom results are written.
@@ -45,14 +45,14 @@ pub struct Output {
 /// What is written to.
 enum Stream {
     Stdout(BufWriter<io::Stdout>),
-    Paged(super::pager::Paged),
+    Paper(Paper),
 }
 
 impl Stream {
     fn get(&mut self) -> &mut dyn Write {
         match self {
             Stream::Stdout(stdout) => stdout,
-            Stream::Paged(paged) => paged,
+            Stream::Paper(paper) => paper,
         }
     }
 }
@@ -77,31 +77,30 @@ impl Output {
         }
     }
 
-    /// What follows is only read: from here on a pager shows it, where one is wanted and there is a terminal.
-    ///
-    /// Whoever reads has the keys then: an interrupt is the pager's, and the command goes on until nobody reads any more.
+    /// What follows is only read: a pager shows it at the end, where one is wanted and there is a terminal.
     pub fn page(&mut self) {
         let Some(pager) = self.pager.take() else {
             return;
         };
-        match pager.start() {
-            Ok(paged) => self.stream = Stream::Paged(paged),
-            Err(error) => {
-                tracing::warn!("no pager can be started, so all is shown at once: {error}")
-            }
+        match pager.paper() {
+            Ok(paper) => self.stream = Stream::Paper(paper),
+            Err(error) => tracing::warn!("all is shown at once: {error}"),
         }
     }
 
-    /// Nothing more is written: hands on what is held back, and waits until whoever reads has read it.
+    /// Nothing more is written, and nothing is held that somebody may wait for: hands on what is held back, and waits until
+    /// whoever reads it has read it.
     ///
     /// # Errors
-    /// When it can't be written.
-    pub fn finish(mut self) -> Written {
-        let flushed = self.flush();
-        if let Stream::Paged(paged) = self.stream {
-            paged.wait();
+    /// When it can't be written, or no pager can be started.
+    pub fn finish(self) -> Written {
+        match self.stream {
+            Stream::Paper(paper) => paper.read().map_err(Unwritten),
+            Stream::Stdout(_) => {
+                let mut out = self;
+                out.flush()
+            }
         }
-        flushed
     }
 
     /// For whom results are written.

@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 
 use crate::fixture::Fixture;
 
-/// What bash offers where a line has got so far, each with what is said of it.
+/// What is offered where a line has got so far, each with what is said of it, as fish asks for it.
 fn offered(fixture: &Fixture, line: &[&str]) -> Vec<String> {
     let words = [&["--", "tallybook"], line].concat();
     let mut command = fixture.command(&words);
@@ -39,11 +39,9 @@ fn names_are_completed_as_the_log_and_the_inventory_have_them() {
     );
     let template = ["base: template, generation 1"];
     assert_eq!(offered(&fixture, &["template", "show", ""])[0], template[0]);
-    let terms = ["cn1,@compute: group of 2 hosts"];
-    assert_eq!(
-        offered(&fixture, &["cloud", "show", "--limit", "cn1,@c"]),
-        terms
-    );
+    let limit = |begun| offered(&fixture, &["cloud", "show", "--limit", begun]);
+    assert_eq!(limit("cn1,@c"), ["cn1,@compute: group of 2 hosts"]);
+    assert_eq!(limit("cn1,co"), ["cn1,compute: group of 2 hosts"]);
     let kinds = offered(&fixture, &["log", "--kind", "step.s"]);
     assert!(kinds.contains(&"step.started".to_owned()), "{kinds:?}");
 }
@@ -100,28 +98,35 @@ fn bash_completes_by_what_completions_writes() {
     let fixture = Fixture::story();
     let script = fixture.run(&["completions", "bash"]);
     assert_eq!((script.code, script.stderr.as_str()), (0, ""));
-    let asked = "COMP_WORDS=(tallybook container stop b); COMP_CWORD=3; COMP_TYPE=9
-        function=$(complete -p tallybook | sed 's/.* -F \\([^ ]*\\) .*/\\1/')
-        $function tallybook b stop; printf '%s\\n' \"${COMPREPLY[@]}\"";
     let directory = std::path::Path::new(env!("CARGO_BIN_EXE_tallybook"));
     let directory = directory.parent().unwrap().display();
-    let output = Command::new("bash")
-        .args(["--norc", "-c", &format!("{}\n{asked}", script.stdout)])
-        .current_dir(fixture.path())
-        .env("TALLYBOOK_STORE", fixture.store())
-        .env(
-            "PATH",
-            format!("{directory}:{}", std::env::var("PATH").unwrap()),
-        )
-        .output()
-        .unwrap();
-    let text = String::from_utf8(output.stdout).unwrap();
-    assert_eq!(
-        text.trim(),
-        "builder",
-        "{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
+    let path = format!("{directory}:{}", std::env::var("PATH").unwrap());
+    for (line, last, before, offered) in [
+        ("container stop b", "b", "stop", "builder"),
+        (
+            "cloud show --limit cn1,co",
+            "cn1,co",
+            "--limit",
+            "cn1,compute",
+        ),
+    ] {
+        let asked = format!(
+            "COMP_WORDS=(tallybook {line}); COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1)); COMP_TYPE=9
+            function=$(complete -p tallybook | sed 's/.* -F \\([^ ]*\\) .*/\\1/')
+            $function tallybook {last} {before}; printf '%s\\n' \"${{COMPREPLY[@]}}\""
+        );
+        let output = Command::new("bash")
+            .args(["--norc", "-c", &format!("{}\n{asked}", script.stdout)])
+            .current_dir(fixture.path())
+            .env_clear()
+            .env("TALLYBOOK_STORE", fixture.store())
+            .env("PATH", &path)
+            .output()
+            .unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        let wrong = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(text.trim(), offered, "{line}: {wrong}");
+    }
 }
 
 /// The words of a line as a shell would take them, up to where its output goes.
@@ -203,13 +208,10 @@ fn every_command_has_a_manual_page() {
     assert_eq!(written, expected);
     let page = std::fs::read_to_string(format!("{into}/tallybook-container-create.1")).unwrap();
     assert!(page.contains("tallybook container create shop"), "{page}");
-    let missing = fixture.run(&["man", "--into", "nowhere"]);
-    assert_eq!(missing.code, 1, "{}", missing.stderr);
-    assert!(
-        missing.stderr.contains("can't write nowhere"),
-        "{}",
-        missing.stderr
-    );
+    let impossible = fixture.run(&["man", "--into", "cloud.toml/man"]);
+    let wrong = &impossible.stderr;
+    assert_eq!(impossible.code, 1, "{wrong}");
+    assert!(wrong.contains("can't write cloud.toml/man"), "{wrong}");
 }
 
 /// Runs a command line at a terminal of its own, with what is typed there, and returns what it showed and its exit code.
@@ -226,6 +228,7 @@ fn at_terminal(
         .env_clear()
         .env("PATH", std::env::var("PATH").unwrap())
         .env("SHELL", "/bin/sh")
+        .env("TERM", "xterm")
         .env("HOME", fixture.path())
         .env("TALLYBOOK_STORE", fixture.store())
         .env("TB", env!("CARGO_BIN_EXE_tallybook"))
@@ -267,15 +270,46 @@ fn what_is_read_at_a_terminal_goes_through_the_pager() {
         assert!(code == 0 && !text.contains("paged:"), "{line}: {text}");
         assert!(text.contains("2222"), "{line}: {text}");
     }
-    // An error comes behind what is read, and keeps its code.
+    // An error is no result, and keeps its code.
     let (text, code) = at_terminal(&fixture, "$TB op show 9999", &[pager], "");
-    assert!(
-        code == 9 && !text.contains("paged:") && text.contains("error: "),
-        "{code}: {text}"
-    );
+    let shown = !text.contains("paged:") && text.contains("error: ");
+    assert!(code == 9 && shown, "{code}: {text}");
     // A pager that ends before all was shown is no error.
     let quits = ("PAGER", "true");
     assert_eq!(at_terminal(&fixture, "$TB log", &[quits], "").1, 0);
+}
+
+#[test]
+fn nothing_is_lost_with_a_pager_that_is_not_there_or_can_do_nothing() {
+    let fixture = Fixture::story();
+    for environment in [
+        &[("PAGER", "no-such-pager")][..],
+        // `less` would ask whether it shall go on.
+        &[("TERM", "dumb")],
+        &[("TERM", "")],
+    ] {
+        let (text, code) = at_terminal(&fixture, "$TB op list", environment, "");
+        assert!(
+            code == 0 && text.contains("2222"),
+            "{environment:?}: {text}"
+        );
+    }
+}
+
+#[test]
+fn an_interrupt_is_the_pagers_while_somebody_reads() {
+    let fixture = Fixture::story();
+    // To all who are at the terminal, as the terminal does it.
+    let pager = (
+        "PAGER",
+        "trap '' INT; kill -INT 0; sleep 0.3; sed s/^/paged:/",
+    );
+    let (text, code) = at_terminal(&fixture, "exec $TB op list", &[pager], "");
+    assert_eq!(code, 0, "{text}");
+    assert!(
+        text.contains("paged:") && text.contains("OPERATION"),
+        "{text}"
+    );
 }
 
 #[test]
@@ -355,7 +389,9 @@ fn at_a_terminal_a_first_inventory_is_asked_for() {
     }
     // Whoever leaves in the middle has written nothing.
     std::fs::remove_file(fixture.path().join("cloud.toml")).unwrap();
-    let (text, code) = at_terminal(&fixture, "$TB init </dev/null", &[], "");
+    let (text, code) = at_terminal(&fixture, "$TB init", &[], "example\nn\n");
     assert_eq!(code, 2, "{text}");
-    assert!(!fixture.path().join("cloud.toml").exists());
+    assert!(text.contains("a question was not answered"), "{text}");
+    let left = std::fs::read_dir(fixture.path()).unwrap().count();
+    assert_eq!(left, 0, "something was left");
 }

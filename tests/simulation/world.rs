@@ -369,12 +369,15 @@ impl World {
             return;
         }
         self.state().look_at_order(&host, id);
-        let mut answer = None;
+        let mut acted = None;
         self.change(&host, |there, plans| {
             let asked = there.asked(id);
-            answer = asked.map(|asked| there.act(asked, &plans[&asked.origin]));
+            acted = asked.map(|asked| (asked, there.act(asked, &plans[&asked.origin])));
         });
-        let Some(answer) = answer else { return };
+        let Some((asked, answer)) = acted else { return };
+        if asked.deed == Deed::Undo {
+            self.state().taken_away.remove(&asked.origin);
+        }
         if !matches!(answer, Answer::Receive) {
             match self.pass(Moment::Acted, &about) {
                 Some(Fault::AgentsDie) => return self.kill_agents(&host),
