@@ -210,7 +210,9 @@ units() {
     systemctl list-units --all --plain --no-legend --no-pager --type=service,timer,socket,path,mount,target |
         awk '$2 != "not-found" && $3 != "inactive" { print $1 " " $3 " " $4 }' | sort
     systemctl list-unit-files --plain --no-legend --no-pager --state=enabled | awk '{ print "enabled " $1 }' | sort
-    systemctl list-jobs --plain --no-legend --no-pager | awk 'NF > 3 { print "job " $2 " " $3 }' | sort
+    # Somebody's login that just ended is none of its doing.
+    systemctl list-jobs --plain --no-legend --no-pager |
+        awk 'NF > 3 && $2 !~ "^(user|user-runtime-dir|session)[-@]" { print "job " $2 " " $3 }' | sort
 }
 
 packages() { dpkg-query -W -f '${Package} ${Version} ${db:Status-Abbrev}\n' | sort; }
