@@ -118,7 +118,7 @@ in_background() {
 }
 says() { ctl grep -qF -- "$2" "$1"; } # NAME TEXT
 ended() { # NAME CODE
-    within 60 says "$1" "exit "
+    within 180 says "$1" "exit "
     ctl cat "$1"
     says "$1" "exit $2" || fail "$1 did not end with $2"
 }
