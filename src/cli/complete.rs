@@ -20,6 +20,7 @@ use super::argument::{ContainerArgument, EntityArgument, OperationArgument};
 use super::start::context;
 use super::{Context, Options, container, messages};
 use crate::cloud::Inventory;
+use crate::cloud::dns::DomainName;
 use crate::log::Open;
 
 /// The variable by which a shell asks, and says which it is.
@@ -49,6 +50,7 @@ enum Naming {
     OpenOperation,
     Kind,
     Limit,
+    Zone,
 }
 
 /// Commands that are about operations that are not over.
@@ -76,6 +78,8 @@ impl Naming {
                 true => Some(Naming::OpenOperation),
                 false => Some(Naming::Operation),
             }
+        } else if is_parsed_to(TypeId::of::<DomainName>()) {
+            Some(Naming::Zone)
         } else if argument.get_id() == "kind" {
             Some(Naming::Kind)
         } else if argument.get_id() == "limit" && is_parsed_to(TypeId::of::<String>()) {
@@ -187,6 +191,7 @@ impl Known {
             Naming::OpenOperation => self.operations(OperationSummary::is_open),
             Naming::Kind => kinds(),
             Naming::Limit => merged([self.planned(), self.hosts(), self.groups(begun)]),
+            Naming::Zone => self.zones(),
         }
     }
 
@@ -252,6 +257,17 @@ impl Known {
             .collect()
     }
 
+    fn zones(&self) -> Names {
+        let zones = self.inventory.iter().flat_map(|it| &it.zones);
+        let about = |alias: &Option<DomainName>| match alias {
+            Some(alias) => format!("zone, alias of {alias}"),
+            None => "zone".to_owned(),
+        };
+        zones
+            .map(|(name, zone)| (name.to_string(), about(&zone.alias)))
+            .collect()
+    }
+
     /// With an `@` where one was written: some shells take that for the end of a word.
     fn groups(&self, begun: &str) -> Names {
         let groups = self.inventory.iter().flat_map(|it| &it.groups);
@@ -304,7 +320,8 @@ async fn read_log(context: &Context, wanted: Naming) -> Option<(State, Operation
         | Naming::Source
         | Naming::Entity
         | Naming::Kind
-        | Naming::Limit => Operations::default(),
+        | Naming::Limit
+        | Naming::Zone => Operations::default(),
     };
     Some((log.state().await.ok()?, operations))
 }

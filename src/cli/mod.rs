@@ -13,6 +13,7 @@ mod container;
 mod context;
 mod daemon;
 mod diff;
+mod dns;
 mod error;
 mod exit;
 mod history;
@@ -163,6 +164,7 @@ pub(crate) use commands;
 
 commands! {
     Cloud(cloud::Args),
+    Dns(dns::Args),
     Host(host::Args),
     Container(container::Args),
     Template(template::Args),

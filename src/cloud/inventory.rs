@@ -11,6 +11,7 @@ use serde::Serialize;
 use tallybook_agent::secret::SecretName;
 use tallybook_events::name::{ContainerName, HostName, TemplateName};
 
+use super::dns::{Dns, DomainName, Zone};
 use super::key::PublicKey;
 use super::network::{Mac, MacPrefix, PortRange, Protocol, Subnet};
 
@@ -37,6 +38,10 @@ pub struct Inventory {
     pub containers: BTreeMap<ContainerName, Container>,
     /// Templates.
     pub templates: BTreeMap<TemplateName, Template>,
+    /// The DNS servers.
+    pub dns: Dns,
+    /// DNS zones.
+    pub zones: BTreeMap<DomainName, Zone>,
 }
 
 /// The name of a group, of a key's holder or of a forward: letters, digits, `-`, `_` and `.`, starting with a letter
@@ -146,6 +151,10 @@ pub struct Host {
     pub local: bool,
     /// A directory on it that keeps downloaded packages for bootstrapping.
     pub package_cache: Option<String>,
+    /// Addresses by which others than hosts and containers reach it.
+    pub public: BTreeSet<IpAddr>,
+    /// DNS names that lead to it.
+    pub domains: BTreeSet<DomainName>,
     /// The groups it is in, also through other groups.
     pub groups: BTreeSet<Label>,
     /// Its bridge, and what it does for the containers behind it.
@@ -153,6 +162,22 @@ pub struct Host {
 }
 
 impl Host {
+    /// Where others than hosts and containers reach it: what is said of that, or else its address, where that is one that can be
+    /// reached from elsewhere.
+    pub fn seen_from_outside(&self) -> BTreeSet<IpAddr> {
+        if !self.public.is_empty() {
+            return self.public.clone();
+        }
+        let address: Option<IpAddr> = self.address.parse().ok();
+        let is_public = |address: &IpAddr| match address {
+            IpAddr::V4(address) => !address.is_private() && !address.is_loopback(),
+            IpAddr::V6(address) => {
+                !address.is_loopback() && address.segments()[0] & 0xfe00 != 0xfc00
+            }
+        };
+        address.filter(is_public).into_iter().collect()
+    }
+
     /// The port of its SSH daemon, as far as the inventory knows it.
     pub fn ssh_port(&self) -> u16 {
         self.port.unwrap_or(22)
@@ -256,7 +281,7 @@ pub struct Container {
     /// What is run inside, in this order, once it has an address.
     pub provision: Vec<Provision>,
     /// DNS names that lead to it.
-    pub domains: BTreeSet<String>,
+    pub domains: BTreeSet<DomainName>,
 }
 
 /// A port of a container that is reachable on its host.

@@ -6,12 +6,14 @@
 
 pub mod allocate;
 pub mod diagnostic;
+pub mod dns;
 pub mod inventory;
 pub mod key;
 pub mod limit;
 pub mod network;
 mod parse;
 mod section;
+pub mod zones;
 
 #[cfg(test)]
 mod tests;

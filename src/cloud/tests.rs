@@ -5,6 +5,7 @@ mod example;
 mod limits;
 mod mistakes;
 mod properties;
+mod zones;
 
 use super::inventory::Inventory;
 use super::parse;

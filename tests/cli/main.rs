@@ -1,5 +1,6 @@
 //! The program as its users meet it: every command in both formats, its errors, its exit codes and its help.
 
+mod dns;
 mod erasure;
 mod fixture;
 mod long_log;

@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use crate::fixture::Fixture;
 
 /// What is offered where a line has got so far, each with what is said of it, as fish asks for it.
-fn offered(fixture: &Fixture, line: &[&str]) -> Vec<String> {
+pub(crate) fn offered(fixture: &Fixture, line: &[&str]) -> Vec<String> {
     let words = [&["--", "tallybook"], line].concat();
     let mut command = fixture.command(&words);
     command

@@ -10,7 +10,7 @@ use tallybook_events::name::{ContainerName, HostName};
 
 use self::source::Scratch;
 use super::{Names, host_reference, label, label_references, named_sections};
-use crate::cloud::diagnostic::quoted;
+use crate::cloud::dns::DomainName;
 use crate::cloud::inventory::{Backing, Container, Host, Label, Network, Port};
 use crate::cloud::network::{CardMac, Mac, Protocol};
 use crate::cloud::section::{At, Report, Section, table_of};
@@ -71,7 +71,7 @@ struct Taken {
     addresses: BTreeMap<Ipv4Addr, (ContainerName, usize)>,
     macs: BTreeMap<Mac, (ContainerName, usize)>,
     ports: BTreeMap<(HostName, Protocol, u16), (ContainerName, usize)>,
-    domains: BTreeMap<String, (ContainerName, usize)>,
+    domains: BTreeMap<DomainName, (ContainerName, usize)>,
 }
 
 fn settings(section: &Section<'_>, names: &Names<'_>) -> Settings {
@@ -161,7 +161,7 @@ pub(super) fn read_all(
                 &mut taken,
             );
         }
-        let domains = domains(&section, &name, &mut taken);
+        let domains = domains(&section, &name, hosts, &mut taken);
         let provision = provision::read_all(&section, names);
         section.finish(&LATER, &[("password", PASSWORD), ("secrets", SECRETS)]);
         let (Some(host), Some(source)) = (host, source) else {
@@ -412,47 +412,31 @@ fn take_ports(
     }
 }
 
-fn domains(section: &Section<'_>, name: &ContainerName, taken: &mut Taken) -> BTreeSet<String> {
+fn domains(
+    section: &Section<'_>,
+    name: &ContainerName,
+    hosts: &BTreeMap<HostName, Host>,
+    taken: &mut Taken,
+) -> BTreeSet<DomainName> {
     let report = section.report();
-    let mut domains = BTreeSet::new();
-    for text in section.texts("domains").unwrap_or_default() {
-        let Some(domain) = domain_name(text.value.strip_prefix("*.").unwrap_or(text.value)) else {
-            let message = format!("domain {} is not a DNS name", quoted(text.value));
-            report.error(text.at, message);
-            continue;
-        };
-        let wildcard = if text.value.starts_with("*.") {
-            "*."
-        } else {
-            ""
-        };
-        let domain = format!("{wildcard}{domain}");
-        let shown = At {
-            value: domain.clone(),
-            at: text.at,
-        };
+    let domains = super::domains(section);
+    for domain in &domains {
+        let of_host = hosts
+            .iter()
+            .find(|(_, host)| host.domains.contains(&domain.value));
+        if let Some((host, of)) = of_host {
+            let message = format!("domain {} is host {:?}'s", domain.value, host.as_str());
+            report.error_related(domain.at, message, of.line, "that host");
+        }
+        let key = domain.value.clone();
         take(
             report,
             &mut taken.domains,
-            domain.clone(),
+            key,
             "domain",
             name,
-            shown,
+            domain.clone(),
         );
-        domains.insert(domain);
     }
-    domains
-}
-
-/// A DNS name in lower case (RFC 1035 with RFC 1123: letters, digits and inner hyphens, labels of 63 bytes).
-pub(super) fn domain_name(text: &str) -> Option<String> {
-    let label = |label: &str| {
-        let edge = !label.starts_with('-') && !label.ends_with('-');
-        let inner = label
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
-        (1..=63).contains(&label.len()) && edge && inner
-    };
-    let good = text.len() <= 253 && text.split('.').all(label);
-    good.then(|| text.to_ascii_lowercase())
+    domains.into_iter().map(|domain| domain.value).collect()
 }

@@ -84,6 +84,8 @@ pub(super) fn defaults(
         ("address", each),
         ("local", each),
         ("groups", each),
+        ("public", each),
+        ("domains", each),
         ("password", PASSWORD),
     ];
     section.finish(&LATER, &elsewhere);
@@ -183,10 +185,26 @@ fn read(
         local,
         groups: BTreeSet::new(),
         package_cache: own.package_cache.or_else(|| defaults.package_cache.clone()),
+        public: public(&section),
+        domains: super::domains(&section)
+            .into_iter()
+            .map(|it| it.value)
+            .collect(),
         network: own.network.or(&defaults.network).complete(),
     };
     section.finish(&LATER, &[("password", PASSWORD)]);
     host
+}
+
+fn public(section: &Section<'_>) -> BTreeSet<IpAddr> {
+    let report = section.report();
+    let texts = section.texts("public").unwrap_or_default();
+    let address = |text: At<&str>| {
+        let address = text.value.parse();
+        let noted = address.map_err(|_| report.error(text.at, "public must list IP addresses"));
+        noted.ok()
+    };
+    texts.into_iter().filter_map(address).collect()
 }
 
 /// A POSIX portable user name (useradd(8)): it becomes an argument and a part of a path.

@@ -4,6 +4,7 @@
 //! A syntax mistake ends the reading early: what follows it can't be trusted to mean what it seems to.
 
 mod container;
+mod dns;
 mod group;
 mod host;
 mod network;
@@ -18,6 +19,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::diagnostic::{Diagnostics, did_you_mean, quoted};
+use super::dns::DomainName;
 use super::inventory::{Inventory, Label};
 use super::key::{PublicKey, looks_private};
 use super::limit::EVERYTHING;
@@ -27,14 +29,7 @@ use super::section::{At, Report, Section, table_of, text_of};
 const TEXT_BYTES_MAX: usize = 16 << 20;
 
 /// Tables that an operator coming from elsewhere may expect.
-const LATER: [&str; 6] = [
-    "certificates",
-    "dns",
-    "proxy",
-    "storage",
-    "volumes",
-    "zones",
-];
+const LATER: [&str; 4] = ["certificates", "proxy", "storage", "volumes"];
 
 /// Reads an inventory. `file_name` is only repeated in messages.
 ///
@@ -163,6 +158,7 @@ fn read(file_name: &str, report: &Report<'_>, table: &DeTable<'_>) -> Inventory 
     let templates = template::read_all(&root, &names);
     let keys = keys(&root);
     let secrets = secret::read_all(&root);
+    let (dns, zones) = dns::read_all(&root, &names);
     let (name, controller) = cloud(&root, &names, &hosts);
     root.finish(&LATER, &[]);
     Inventory {
@@ -176,6 +172,8 @@ fn read(file_name: &str, report: &Report<'_>, table: &DeTable<'_>) -> Inventory 
         secrets,
         containers,
         templates,
+        dns,
+        zones,
     }
 }
 
@@ -295,6 +293,20 @@ fn label_references(
         .filter(|text| known.resolve(report, *text))
         .filter_map(|text| Label::new(text.value).map(|value| At { value, at: text.at }));
     Some(labels.collect())
+}
+
+/// The DNS names that lead to a thing.
+fn domains(section: &Section<'_>) -> Vec<At<DomainName>> {
+    let report = section.report();
+    let domain = |text: At<&str>| match DomainName::new(text.value) {
+        Ok(value) => Some(At { value, at: text.at }),
+        Err(error) => {
+            report.error(text.at, format_args!("domain {error}"));
+            None
+        }
+    };
+    let texts = section.texts("domains").unwrap_or_default();
+    texts.into_iter().filter_map(domain).collect()
 }
 
 fn host_reference(

@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
+use crate::cloud::dns::DomainName;
 use crate::cloud::inventory::{HostNetwork, Network};
 use crate::cloud::network::{MacPrefix, PortRange, Subnet};
 use crate::cloud::section::{Report, Section};
@@ -149,11 +150,12 @@ fn bridge(section: &Section<'_>) -> Option<String> {
 
 fn domain(section: &Section<'_>) -> Option<String> {
     let text = section.text("domain")?;
-    let domain = super::container::domain_name(text.value);
+    let domain = DomainName::new(text.value).ok();
+    let domain = domain.filter(|domain| !domain.is_wildcard());
     if domain.is_none() {
         section.report().error(text.at, "domain must be a DNS name");
     }
-    domain
+    domain.map(|domain| domain.to_string())
 }
 
 fn lease(section: &Section<'_>) -> Option<u32> {

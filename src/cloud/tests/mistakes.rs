@@ -114,6 +114,71 @@ cloud.toml:11:1: "forward_address" can't be set in [network]; each host has its 
 "##,
     ),
     (
+        r##"[hosts.h]
+public = ["h.example.net"]
+domains = ["h example", "h.example.net"]
+[containers.c]
+host = "h"
+domains = ["h.example.net"]
+[dns]
+servers = ["h", "h", "i"]
+contact = "host.master@example.net"
+ttl = "soon"
+inside = ["10.0.0.1/8"]
+records = []
+[zones."example.net"]
+alias = "example.org"
+nameservers = ["n s"]
+transfer = ["ns"]
+dnssec = true
+records = [
+    { name = "www", type = "A", value = "::1" },
+    { name = "www.example.org", type = "A", value = "192.0.2.1" },
+    { type = "CNAME", value = "www" },
+    { name = "x", type = "A", value = "192.0.2.1", ttl = "1m" },
+    { name = "x", type = "A", value = "192.0.2.2" },
+    { name = "x", type = "CNAME", value = "www", view = "inside" },
+    { name = "y", type = "SPF", value = "v=spf1" },
+    { name = "y", type = "AAA", value = "::1" },
+    { name = "y", view = "everywhere" },
+]
+[zones."*.example.org"]
+[zones."example.com"]
+nameservers = ["ns"]
+alias = "example.com"
+"##,
+        r##"cloud.toml:2:11: public must list IP addresses
+cloud.toml:3:12: domain "h example" is not a DNS name
+cloud.toml:6:12: domain h.example.net is host "h"'s
+  cloud.toml:1: that host
+cloud.toml:8:17: host "h" is named twice
+cloud.toml:8:22: unknown host "i"; did you mean "h"?
+cloud.toml:9:11: contact must be an address such as "hostmaster@example.net", without a dot before the @
+cloud.toml:10:7: ttl must be a duration such as "5m", at most 68 years
+cloud.toml:11:11: inside: 10.0.0.1/8 is an address inside the subnet 10.0.0.0/8, not the subnet
+cloud.toml:12:1: "records" can't be set in [dns]; each zone has its own: set it in [zones.NAME]
+cloud.toml:14:9: unknown zone "example.org"; did you mean "example.com"?
+cloud.toml:15:16: "n s.example.net" is not a DNS name
+cloud.toml:16:13: transfer must list IP addresses
+cloud.toml:17:1: "dnssec" in zone "example.net" is not supported yet; remove it: nothing would act on it
+cloud.toml:19:41: A records are written as an IPv4 address
+cloud.toml:20:14: "www.example.org" is not in zone "example.net"
+cloud.toml:21:5: a zone's own name can't be a CNAME: it has SOA and NS records
+cloud.toml:23:5: the A records of "x.example.net" have different ttls
+  cloud.toml:22: the other record
+cloud.toml:24:5: "x.example.net" has a CNAME, and nothing can stand beside it
+  cloud.toml:22: the other record
+cloud.toml:25:26: there is no type "SPF" of records here; it was given up for TXT (RFC 7208, 3.1)
+cloud.toml:26:26: there is no type "AAA" of records here; did you mean "AAAA"?
+cloud.toml:27:5: a record of zone "example.net" has no type; a record is { name = "www", type = "A", value = "192.0.2.1" }
+cloud.toml:27:5: a record of zone "example.net" has no value; a record is { name = "www", type = "A", value = "192.0.2.1" }
+cloud.toml:27:26: view must be "inside" or "outside", not "everywhere"
+cloud.toml:29:1: zone "*.example.org" has no nameservers; give the names that its NS records have: nameservers = ["ns1"]
+cloud.toml:29:8: zone "*.example.org" can't be a wildcard
+cloud.toml:32:9: a zone can't be an alias of itself
+"##,
+    ),
+    (
         r##"[network]
 subnet = "10.5.0.1/16"
 "##,
@@ -510,9 +575,9 @@ cloud.toml:16:16: distribution = "ubuntu" is not supported yet; use "debian" or 
 "##,
     ),
     (
-        r##"[dns]
+        r##"[proxy]
 "##,
-        r##"cloud.toml:1:2: "dns" in the inventory is not supported yet; remove it: nothing would act on it
+        r##"cloud.toml:1:2: "proxy" in the inventory is not supported yet; remove it: nothing would act on it
 "##,
     ),
     (

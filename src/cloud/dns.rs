@@ -1,0 +1,511 @@
+//! DNS: names, records, and what an inventory says of zones.
+//!
+//! Values only: which records a zone has in the end is computed in [`super::zones`].
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::str::FromStr;
+
+use serde::Serialize;
+use tallybook_events::name::HostName;
+
+use super::network::Subnet;
+
+/// Why a text is no name, or no record.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// Not a DNS name.
+    #[error("{0:?} is not a DNS name")]
+    Name(String),
+    /// Not of this kind.
+    #[error("{kind} records are written {form}")]
+    Form {
+        /// The kind, such as `MX`.
+        kind: &'static str,
+        /// How its value is written.
+        form: &'static str,
+    },
+    /// Text that could end a line, or a record, of a zone's file.
+    #[error("a record has no control characters, and parentheses only between quotation marks")]
+    Text,
+    /// Longer than a message can be.
+    #[error("a record has at most {RECORD_LEN_MAX} bytes")]
+    Length,
+}
+
+/// The longest value of a record that is taken, in bytes: a TXT record of 16 strings.
+const RECORD_LEN_MAX: usize = 4096;
+/// The longest string inside a TXT record, in bytes (RFC 1035, 3.3.14).
+const STRING_LEN_MAX: usize = 255;
+
+/// A DNS name in lower case, without the dot at its end (RFC 1035 with RFC 1123; `_` too, as SRV and TXT owners have it). Its first
+/// label may be `*`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(transparent)]
+pub struct DomainName(String);
+
+impl DomainName {
+    /// Checks and takes a name; a dot at its end is taken off.
+    ///
+    /// # Errors
+    /// When a label is empty, too long or has other than letters, digits, `_` and inner hyphens.
+    pub fn new(text: &str) -> Result<Self, Error> {
+        let name = text.strip_suffix('.').unwrap_or(text);
+        let is_label = |label: &str| {
+            let edge = !label.starts_with('-') && !label.ends_with('-');
+            let inner = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
+            (1..=63).contains(&label.len()) && edge && label.bytes().all(inner)
+        };
+        let labels = name.strip_prefix("*.").unwrap_or(name);
+        if name.len() <= 253 && labels.split('.').all(is_label) {
+            return Ok(Self(name.to_ascii_lowercase()));
+        }
+        Err(Error::Name(text.to_owned()))
+    }
+
+    /// The name that a value means inside a zone: `@` is the zone, a name without a dot is inside it, any other stands for
+    /// itself.
+    ///
+    /// # Errors
+    /// As [`DomainName::new`].
+    pub fn within(text: &str, zone: &DomainName) -> Result<Self, Error> {
+        match text {
+            "@" => Ok(zone.clone()),
+            "*" => DomainName::new(&format!("*.{zone}")),
+            _ if text.contains('.') => DomainName::new(text),
+            _ => DomainName::new(&format!("{text}.{zone}")),
+        }
+    }
+
+    /// The name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Whether it is that name, or lies below it.
+    pub fn is_within(&self, zone: &DomainName) -> bool {
+        let rest = self.0.strip_suffix(zone.as_str());
+        rest.is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+    }
+
+    /// Whether it stands for all names in its place.
+    pub fn is_wildcard(&self) -> bool {
+        self.0.starts_with("*.")
+    }
+
+    /// The name by which an address is asked for (RFC 1035, 3.5; RFC 3596, 2.5).
+    pub fn of_address(address: IpAddr) -> Self {
+        match address {
+            IpAddr::V4(address) => {
+                let [a, b, c, d] = address.octets();
+                Self(format!("{d}.{c}.{b}.{a}.in-addr.arpa"))
+            }
+            IpAddr::V6(address) => {
+                let bytes = address.octets();
+                let digits = bytes.iter().rev().flat_map(|byte| [byte & 15, byte >> 4]);
+                let digits: Vec<String> = digits.map(|digit| format!("{digit:x}")).collect();
+                Self(format!("{}.ip6.arpa", digits.join(".")))
+            }
+        }
+    }
+
+    /// The zone of the names by which the addresses of a subnet are asked for: zones end between bytes, so it may hold more.
+    pub fn of_subnet(subnet: Subnet) -> Self {
+        let octets = subnet.network().octets();
+        let whole = usize::from(subnet.bits() / 8);
+        let labels: Vec<String> = octets[..whole].iter().rev().map(u8::to_string).collect();
+        Self(format!("{}.in-addr.arpa", labels.join(".")))
+    }
+}
+
+impl fmt::Display for DomainName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0)
+    }
+}
+
+impl FromStr for DomainName {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        DomainName::new(text)
+    }
+}
+
+/// From where names are asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum View {
+    /// From hosts and containers of the cloud, and from networks that are said to be inside.
+    Inside,
+    /// From everywhere else.
+    Outside,
+}
+
+impl View {
+    /// Both, in order.
+    pub const ALL: [View; 2] = [View::Inside, View::Outside];
+
+    /// What it is called.
+    pub const fn label(self) -> &'static str {
+        match self {
+            View::Inside => "inside",
+            View::Outside => "outside",
+        }
+    }
+}
+
+/// What a record says (RFC 1035, 3.3; RFC 3596; RFC 2782).
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Data {
+    /// An IPv4 address.
+    A(Ipv4Addr),
+    /// An IPv6 address.
+    Aaaa(Ipv6Addr),
+    /// Another name for it.
+    Cname(DomainName),
+    /// Who receives its mail; the lowest priority first.
+    Mx(u16, DomainName),
+    /// A server of its zone.
+    Ns(DomainName),
+    /// The name of an address.
+    Ptr(DomainName),
+    /// Where a service is: priority, weight, port and host.
+    Srv(u16, u16, u16, DomainName),
+    /// Text.
+    Txt(String),
+    /// One of another kind: the kind, and its value as it stands in a zone's file. The server's own checker judges it.
+    Other(&'static str, String),
+}
+
+/// Kinds that are taken as they are written.
+const OTHER: [&str; 9] = [
+    "CAA", "DNAME", "DS", "HTTPS", "LOC", "NAPTR", "SSHFP", "SVCB", "TLSA",
+];
+
+impl Data {
+    /// Every kind that may be given.
+    pub fn kinds() -> impl Iterator<Item = &'static str> {
+        let own = ["A", "AAAA", "CNAME", "MX", "NS", "PTR", "SRV", "TXT"];
+        own.into_iter().chain(OTHER)
+    }
+
+    /// Reads a value of a kind, in a zone. `None` for a kind that there is not.
+    ///
+    /// # Errors
+    /// When it is not written as that kind is.
+    pub fn read(kind: &str, value: &str, zone: &DomainName) -> Option<Result<Self, Error>> {
+        let name = |text: &str| DomainName::within(text, zone);
+        let words: Vec<&str> = value.split_ascii_whitespace().collect();
+        let form = |kind, form| Error::Form { kind, form };
+        let is_text = value.chars().all(|c| !c.is_control());
+        if value.len() > RECORD_LEN_MAX {
+            return Some(Err(Error::Length));
+        }
+        Some(match kind {
+            _ if !is_text => Err(Error::Text),
+            "A" => value
+                .parse()
+                .map(Data::A)
+                .map_err(|_| form("A", "as an IPv4 address")),
+            "AAAA" => value
+                .parse()
+                .map(Data::Aaaa)
+                .map_err(|_| form("AAAA", "as an IPv6 address")),
+            "CNAME" => name(value).map(Data::Cname),
+            "NS" => name(value).map(Data::Ns),
+            "PTR" => name(value).map(Data::Ptr),
+            "TXT" => Ok(Data::Txt(value.to_owned())),
+            "MX" => {
+                let wrong = || form("MX", "PRIORITY HOST, such as 10 mx1.example.net");
+                match words.as_slice() {
+                    [priority, host] => priority
+                        .parse()
+                        .map_err(|_| wrong())
+                        .and_then(|priority| Ok(Data::Mx(priority, name(host)?))),
+                    _ => Err(wrong()),
+                }
+            }
+            "SRV" => srv(&words, zone),
+            kind => {
+                let kind = *OTHER.iter().find(|known| **known == kind)?;
+                match stays_on_its_line(value) {
+                    true => Ok(Data::Other(kind, value.trim().to_owned())),
+                    false => Err(Error::Text),
+                }
+            }
+        })
+    }
+
+    /// Its kind.
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Data::A(_) => "A",
+            Data::Aaaa(_) => "AAAA",
+            Data::Cname(_) => "CNAME",
+            Data::Mx(..) => "MX",
+            Data::Ns(_) => "NS",
+            Data::Ptr(_) => "PTR",
+            Data::Srv(..) => "SRV",
+            Data::Txt(_) => "TXT",
+            Data::Other(kind, _) => kind,
+        }
+    }
+}
+
+/// As a zone's file has it (RFC 1035, 5.1).
+impl fmt::Display for Data {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Data::A(address) => write!(f, "{address}"),
+            Data::Aaaa(address) => write!(f, "{address}"),
+            Data::Cname(name) | Data::Ns(name) | Data::Ptr(name) => write!(f, "{name}."),
+            Data::Mx(priority, host) => write!(f, "{priority} {host}."),
+            Data::Srv(priority, weight, port, host) => {
+                write!(f, "{priority} {weight} {port} {host}.")
+            }
+            Data::Txt(text) => {
+                let strings: Vec<String> = strings(text).map(quoted).collect();
+                f.write_str(&strings.join(" "))
+            }
+            Data::Other(_, text) => f.write_str(text),
+        }
+    }
+}
+
+fn srv(words: &[&str], zone: &DomainName) -> Result<Data, Error> {
+    let wrong = || Error::Form {
+        kind: "SRV",
+        form: "PRIORITY WEIGHT PORT HOST, such as 10 5 5060 sip.example.net",
+    };
+    let [priority, weight, port, host] = words else {
+        return Err(wrong());
+    };
+    let number = |text: &str| text.parse().map_err(|_| wrong());
+    Ok(Data::Srv(
+        number(priority)?,
+        number(weight)?,
+        number(port)?,
+        DomainName::within(host, zone)?,
+    ))
+}
+
+/// Whether a value is one record to whoever reads a zone's file: quotation marks close, and nothing outside them goes on in
+/// the next line or begins a comment.
+fn stays_on_its_line(text: &str) -> bool {
+    let (mut is_quoted, mut is_escaped) = (false, false);
+    for c in text.chars() {
+        match c {
+            _ if is_escaped => is_escaped = false,
+            '\\' => is_escaped = true,
+            '"' => is_quoted = !is_quoted,
+            '(' | ')' | ';' if !is_quoted => return false,
+            _ => {}
+        }
+    }
+    !is_quoted && !is_escaped
+}
+
+/// The strings of a TXT record, none cut inside a character.
+fn strings(text: &str) -> impl Iterator<Item = &str> {
+    let mut rest = Some(text);
+    std::iter::from_fn(move || {
+        let text = rest.take()?;
+        let mut ends = (0..=text.len().min(STRING_LEN_MAX)).rev();
+        let end = ends.find(|end| text.is_char_boundary(*end));
+        let (first, more) = text.split_at(end.unwrap_or_default());
+        rest = (!more.is_empty()).then_some(more);
+        Some(first)
+    })
+}
+
+/// A string between quotation marks; what is not printable ASCII as `\DDD`.
+fn quoted(text: &str) -> String {
+    let mut quoted = String::from("\"");
+    for byte in text.bytes() {
+        match byte {
+            b'"' | b'\\' => quoted.extend(['\\', char::from(byte)]),
+            b' '..=b'~' => quoted.push(char::from(byte)),
+            _ => quoted.push_str(&format!("\\{byte:03}")),
+        }
+    }
+    quoted.push('"');
+    quoted
+}
+
+/// How long what a zone says counts, in seconds (RFC 1035, 3.3.13; RFC 2308, 4).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Times {
+    /// A record, unless it says otherwise.
+    pub ttl_s: u32,
+    /// Until a secondary asks for changes.
+    pub refresh_s: u32,
+    /// Until it asks again where it had no answer.
+    pub retry_s: u32,
+    /// Until it answers no more.
+    pub expire_s: u32,
+    /// That there is no such name.
+    pub minimum_s: u32,
+}
+
+impl Default for Times {
+    fn default() -> Self {
+        Times {
+            ttl_s: 330,
+            refresh_s: 300,
+            retry_s: 300,
+            expire_s: 28 * 24 * 3600,
+            minimum_s: 299,
+        }
+    }
+}
+
+/// What `[dns]` says.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Dns {
+    /// Hosts whose servers answer for the zones: the first is the primary, the others have it from there.
+    pub servers: Vec<HostName>,
+    /// Networks from which names are asked for as from inside.
+    pub inside: Vec<Subnet>,
+}
+
+/// A zone.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Zone {
+    /// Where the inventory defines it.
+    pub line: usize,
+    /// As [`Dns::servers`], of this zone.
+    pub servers: Vec<HostName>,
+    /// The names of the servers, as its NS records have them.
+    pub nameservers: Vec<DomainName>,
+    /// The mailbox of who is responsible, with a dot for the `@`.
+    pub contact: DomainName,
+    /// How long what it says counts.
+    pub times: Times,
+    /// Other servers, that may have all of it and are told of changes.
+    pub transfer: Vec<IpAddr>,
+    /// The zone whose records it has as well, under its own name.
+    pub alias: Option<DomainName>,
+    /// Its records that the inventory gives.
+    pub records: Vec<Record>,
+}
+
+/// A record that the inventory gives.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Record {
+    /// Where the inventory gives it.
+    pub line: usize,
+    /// Whose it is.
+    pub name: DomainName,
+    /// How long it counts, in seconds; as its zone says unless given.
+    pub ttl_s: Option<u32>,
+    /// Who sees it; everybody unless given.
+    pub view: Option<View>,
+    /// What it says.
+    pub data: Data,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn name(text: &str) -> DomainName {
+        DomainName::new(text).unwrap()
+    }
+
+    fn read(kind: &str, value: &str) -> Result<Data, Error> {
+        Data::read(kind, value, &name("example.net")).unwrap()
+    }
+
+    #[test]
+    fn names_are_of_letters_digits_hyphens_and_underscores() {
+        for (text, taken) in [
+            ("Example.NET.", "example.net"),
+            ("_sip._udp.example.net", "_sip._udp.example.net"),
+            ("*.example.net", "*.example.net"),
+        ] {
+            assert_eq!(name(text).as_str(), taken);
+        }
+        let long = "a".repeat(64);
+        for bad in ["", ".", "a..b", "-a", "a-", "a b", "*", "a.*.b", "ä", &long] {
+            assert!(DomainName::new(bad).is_err(), "{bad:?} was taken");
+        }
+    }
+
+    #[test]
+    fn a_name_is_within_its_own_zone_only() {
+        let zone = name("example.net");
+        assert!(name("example.net").is_within(&zone));
+        assert!(name("a.b.example.net").is_within(&zone));
+        assert!(!name("badexample.net").is_within(&zone));
+        assert!(!name("net").is_within(&zone));
+    }
+
+    #[test]
+    fn a_value_without_a_dot_is_inside_the_zone() {
+        let within = |text| DomainName::within(text, &name("example.net")).map(|it| it.to_string());
+        assert_eq!(within("@").unwrap(), "example.net");
+        assert_eq!(within("www").unwrap(), "www.example.net");
+        assert_eq!(within("*").unwrap(), "*.example.net");
+        assert_eq!(within("mx.example.org").unwrap(), "mx.example.org");
+    }
+
+    #[test]
+    fn addresses_are_asked_for_backwards() {
+        let of = |address: &str| DomainName::of_address(address.parse().unwrap()).to_string();
+        assert_eq!(of("10.5.0.2"), "2.0.5.10.in-addr.arpa");
+        // The example of RFC 3596, 2.5.
+        assert_eq!(
+            of("4321:0:1:2:3:4:567:89ab"),
+            "b.a.9.8.7.6.5.0.4.0.0.0.3.0.0.0.2.0.0.0.1.0.0.0.0.0.0.0.1.2.3.4.ip6.arpa"
+        );
+        let zone = |subnet: &str| DomainName::of_subnet(subnet.parse().unwrap()).to_string();
+        assert_eq!(zone("10.5.0.0/16"), "5.10.in-addr.arpa");
+        assert_eq!(zone("10.5.16.0/20"), "5.10.in-addr.arpa");
+        assert_eq!(zone("192.0.2.0/24"), "2.0.192.in-addr.arpa");
+    }
+
+    #[test]
+    fn values_are_read_and_written_as_in_a_zones_file() {
+        for (kind, value, written) in [
+            ("A", "192.0.2.1", "192.0.2.1"),
+            ("AAAA", "2001:DB8::1", "2001:db8::1"),
+            ("CNAME", "www", "www.example.net."),
+            ("MX", "10  mx1.example.org.", "10 mx1.example.org."),
+            ("SRV", "1 2 5060 sip", "1 2 5060 sip.example.net."),
+            ("TXT", "v=spf1 \"-all\" \\", "\"v=spf1 \\\"-all\\\" \\\\\""),
+            ("TXT", "é", "\"\\195\\169\""),
+            (
+                "CAA",
+                "0 issue \"ca.example (x); y\"",
+                "0 issue \"ca.example (x); y\"",
+            ),
+        ] {
+            assert_eq!(read(kind, value).unwrap().to_string(), written, "{value}");
+        }
+        let long = read("TXT", &"x".repeat(600)).unwrap().to_string();
+        let lengths: Vec<usize> = long.split(' ').map(|it| it.len() - 2).collect();
+        assert_eq!(lengths, [255, 255, 90]);
+    }
+
+    #[test]
+    fn what_is_no_record_is_refused() {
+        for (kind, value) in [
+            ("A", "::1"),
+            ("AAAA", "192.0.2.1"),
+            ("A", "192.0.2.1\n@ A 192.0.2.2"),
+            ("CNAME", "a b"),
+            ("MX", "mx1"),
+            ("MX", "70000 mx1"),
+            ("SRV", "1 2 sip"),
+            ("CAA", "0 issue ("),
+            ("CAA", "0 issue \"open"),
+            ("TLSA", "3 1 1 ab ; cd"),
+            ("LOC", "1\\"),
+        ] {
+            assert!(read(kind, value).is_err(), "{kind} {value:?} was taken");
+        }
+        assert!(Data::read("SPF", "x", &name("example.net")).is_none());
+    }
+}
