@@ -33,6 +33,31 @@ fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
+/// What a lock file says that the program depends on, and that its own tests do.
+fn locked(file: &str) -> String {
+    let text = std::fs::read_to_string(root().join(file)).unwrap();
+    let (_, package) = text.split_once("name = \"tallybook\"\n").unwrap();
+    package.split("\n\n").next().unwrap().to_owned()
+}
+
+#[test]
+fn other_workspaces_lock_what_the_program_depends_on() {
+    let manifest = std::fs::read_to_string(root().join("Cargo.toml")).unwrap();
+    let (_, dependencies) = manifest.split_once("\n[dependencies]\n").unwrap();
+    let dependencies = dependencies.lines().take_while(|line| !line.is_empty());
+    for name in dependencies.map(|line| line.split('.').next().unwrap()) {
+        for file in ["Cargo.lock", "tests/fuzz/Cargo.lock", "benches/Cargo.lock"] {
+            // A version follows where the lock has several.
+            let is_locked = [format!("\"{name}\""), format!("\"{name} ")];
+            let is_locked = is_locked.iter().any(|entry| locked(file).contains(entry));
+            assert!(
+                is_locked,
+                "{file} lacks {name}: run `cargo metadata` beside it"
+            );
+        }
+    }
+}
+
 /// The packages that a crate is built from, itself left out.
 fn tree(package: &str, edges: &str, depth: &str) -> BTreeSet<String> {
     let output = Command::new(env!("CARGO"))
