@@ -398,22 +398,28 @@ fn write_new(path: &Path, text: &str) -> Result<(), Error> {
     };
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let half = directory.join(format!(".{name}.{}", std::process::id()));
-    let written = File::create(&half)
-        .and_then(|mut file| {
-            file.write_all(text.as_bytes())?;
-            file.sync_all()
-        })
-        // Crash boundary: it has its name when all of it is on the disk. Replaces nothing.
-        .and_then(|()| std::fs::hard_link(&half, path));
+    let failed = |source| Error::Write {
+        path: path.to_owned(),
+        source,
+    };
+    // One that a dead process left; anything else in its place, such as a link, is never written through.
+    let _there_was_none = std::fs::remove_file(&half);
+    let written = File::create_new(&half).and_then(|mut file| {
+        file.write_all(text.as_bytes())?;
+        file.sync_all()
+    });
+    // Crash boundary: it has its name when all of it is on the disk. Replaces nothing.
+    let named = written.map(|()| std::fs::hard_link(&half, path));
+    // What is left of it is in nobody's way.
     let _gone = std::fs::remove_file(&half);
-    let written = written.and_then(|()| File::open(directory)?.sync_all());
-    written.map_err(|source| match source.kind() {
-        ErrorKind::AlreadyExists => Error::InventoryExists(path.to_owned()),
-        _ => Error::Write {
-            path: path.to_owned(),
-            source,
-        },
-    })
+    match named.map_err(failed)? {
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+            return Err(Error::InventoryExists(path.to_owned()));
+        }
+        other => other.map_err(failed)?,
+    }
+    let synced = File::open(directory).and_then(|directory| directory.sync_all());
+    synced.map_err(failed)
 }
 
 #[cfg(test)]

@@ -108,14 +108,6 @@ impl DomainName {
             }
         }
     }
-
-    /// The zone of the names by which the addresses of a subnet are asked for: zones end between bytes, so it may hold more.
-    pub fn of_subnet(subnet: Subnet) -> Self {
-        let octets = subnet.network().octets();
-        let whole = usize::from(subnet.bits() / 8);
-        let labels: Vec<String> = octets[..whole].iter().rev().map(u8::to_string).collect();
-        Self(format!("{}.in-addr.arpa", labels.join(".")))
-    }
 }
 
 impl fmt::Display for DomainName {
@@ -460,10 +452,6 @@ mod tests {
             of("4321:0:1:2:3:4:567:89ab"),
             "b.a.9.8.7.6.5.0.4.0.0.0.3.0.0.0.2.0.0.0.1.0.0.0.0.0.0.0.1.2.3.4.ip6.arpa"
         );
-        let zone = |subnet: &str| DomainName::of_subnet(subnet.parse().unwrap()).to_string();
-        assert_eq!(zone("10.5.0.0/16"), "5.10.in-addr.arpa");
-        assert_eq!(zone("10.5.16.0/20"), "5.10.in-addr.arpa");
-        assert_eq!(zone("192.0.2.0/24"), "2.0.192.in-addr.arpa");
     }
 
     #[test]

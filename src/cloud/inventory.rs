@@ -170,9 +170,13 @@ impl Host {
         }
         let address: Option<IpAddr> = self.address.parse().ok();
         let is_public = |address: &IpAddr| match address {
-            IpAddr::V4(address) => !address.is_private() && !address.is_loopback(),
+            IpAddr::V4(address) => {
+                !address.is_private() && !address.is_loopback() && !address.is_link_local()
+            }
             IpAddr::V6(address) => {
-                !address.is_loopback() && address.segments()[0] & 0xfe00 != 0xfc00
+                !address.is_loopback()
+                    && !address.is_unique_local()
+                    && !address.is_unicast_link_local()
             }
         };
         address.filter(is_public).into_iter().collect()

@@ -198,7 +198,8 @@ host_kill() { # NAME: SIGKILL for everything in it
     disk_release "$name" || die "$name: its disk is still in use"
 }
 
-# With the older freezer not even SIGKILL ends what is frozen, nor the host around a frozen container.
+# With the older freezer not even SIGKILL ends what is frozen, nor the host around a frozen container. A machine may have only the
+# newer one, a host may not run, and a container may end meanwhile: then there is nothing to thaw, and `disk_release` judges.
 host_thaw() { # NAME
     local payload state
     payload=/sys/fs/cgroup/freezer/lxc.payload.$(lxc_name "$1")
@@ -335,7 +336,7 @@ cgroups() { # NAMES
     done
 }
 
-# A monitor that was ended while it cleaned up leaves its cgroups. Those that hold nothing go.
+# A monitor that was ended while it cleaned up leaves its cgroups. Those that hold nothing go; what can't go is told as left over.
 cgroups_remove() { # NAMES
     local top
     while read -r top; do find "$top" -depth -type d -exec rmdir {} \; 2>/dev/null || true; done < <(cgroups "$1")
