@@ -171,10 +171,8 @@ pub enum Data {
     Other(&'static str, String),
 }
 
-/// Kinds that are taken as they are written.
-const OTHER: [&str; 9] = [
-    "CAA", "DNAME", "DS", "HTTPS", "LOC", "NAPTR", "SSHFP", "SVCB", "TLSA",
-];
+/// Kinds that are taken as they are written: none has a name in it, which would mean another one in another zone.
+const OTHER: [&str; 5] = ["CAA", "DS", "LOC", "SSHFP", "TLSA"];
 
 impl Data {
     /// Every kind that may be given.
@@ -222,8 +220,9 @@ impl Data {
             "SRV" => srv(&words, zone),
             kind => {
                 let kind = *OTHER.iter().find(|known| **known == kind)?;
-                match stays_on_its_line(value) {
-                    true => Ok(Data::Other(kind, value.trim().to_owned())),
+                let value = value.trim();
+                match !value.is_empty() && stays_on_its_line(value) {
+                    true => Ok(Data::Other(kind, value.to_owned())),
                     false => Err(Error::Text),
                 }
             }
@@ -491,6 +490,8 @@ mod tests {
             ("CAA", "0 issue \"open"),
             ("TLSA", "3 1 1 ab ; cd"),
             ("LOC", "1\\"),
+            ("LOC", "1\\ "),
+            ("CAA", " "),
         ] {
             assert!(read(kind, value).is_err(), "{kind} {value:?} was taken");
         }

@@ -77,12 +77,17 @@ pub(super) fn read_all(root: &Section<'_>, names: &Names<'_>) -> (Dns, BTreeMap<
     let mut zones: BTreeMap<DomainName, Zone> = BTreeMap::new();
     let mut aliases = Vec::new();
     for (name, section) in named_sections::<DomainName>(root, "zones", "zone") {
-        let line = root.report().line(section.at);
+        let (at, line) = (section.at, root.report().line(section.at));
         if name.is_wildcard() {
             let message = format!("zone {:?} can't be a wildcard", name.as_str());
             root.report().error(section.at, message);
         }
         let (zone, alias) = read_zone(section.value, &name, line, names, &general);
+        if let Some(other) = zones.get(&name) {
+            let message = format!("zone {:?} is defined twice", name.as_str());
+            root.report()
+                .error_related(at, message, other.line, "the first one");
+        }
         aliases.extend(alias.map(|alias| (name.clone(), alias)));
         zones.extend(zone.map(|zone| (name, zone)));
     }
@@ -124,6 +129,7 @@ fn read_zone<'a>(
     let report = section.report();
     let own = Settings::read(&section, names);
     let nameservers = section.texts("nameservers").unwrap_or_default();
+    let has_nameservers = !nameservers.is_empty();
     let nameservers: Vec<DomainName> = nameservers
         .into_iter()
         .filter_map(|text| within(report, text, name))
@@ -141,6 +147,13 @@ fn read_zone<'a>(
         super::name::<DomainName>(report, text).map(|value| At { value, at: text.at })
     });
     let records = records(&section, name);
+    if let Some(at) = section.position("records").filter(|_| alias.is_some()) {
+        let message = format!(
+            "{} is an alias and can't have records of its own",
+            section.what()
+        );
+        report.error(at, message);
+    }
     let servers = own.servers.clone().or_else(|| general.servers.clone());
     if servers.as_ref().is_none_or(Vec::is_empty) {
         let message = format!("{} has no server", section.what());
@@ -148,7 +161,7 @@ fn read_zone<'a>(
             "name hosts whose DNS server answers for it: servers = [\"…\"], there or in [dns]";
         report.error_help(section.at(), message, help);
     }
-    if section.position("nameservers").is_none() {
+    if !has_nameservers {
         let message = format!("{} has no nameservers", section.what());
         let help = "give the names that its NS records have: nameservers = [\"ns1\"]";
         report.error_help(section.at(), message, help);

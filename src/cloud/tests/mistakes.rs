@@ -146,6 +146,9 @@ records = [
 [zones."example.com"]
 nameservers = ["ns"]
 alias = "example.com"
+records = []
+[zones."Example.com"]
+nameservers = []
 "##,
         r##"cloud.toml:2:11: public must list IP addresses
 cloud.toml:3:12: domain "h example" is not a DNS name
@@ -161,6 +164,7 @@ cloud.toml:14:9: unknown zone "example.org"; did you mean "example.com"?
 cloud.toml:15:16: "n s.example.net" is not a DNS name
 cloud.toml:16:13: transfer must list IP addresses
 cloud.toml:17:1: "dnssec" in zone "example.net" is not supported yet; remove it: nothing would act on it
+cloud.toml:18:11: zone "example.net" is an alias and can't have records of its own
 cloud.toml:19:41: A records are written as an IPv4 address
 cloud.toml:20:14: "www.example.org" is not in zone "example.net"
 cloud.toml:21:5: a zone's own name can't be a CNAME: it has SOA and NS records
@@ -176,6 +180,10 @@ cloud.toml:27:26: view must be "inside" or "outside", not "everywhere"
 cloud.toml:29:1: zone "*.example.org" has no nameservers; give the names that its NS records have: nameservers = ["ns1"]
 cloud.toml:29:8: zone "*.example.org" can't be a wildcard
 cloud.toml:32:9: a zone can't be an alias of itself
+cloud.toml:33:11: zone "example.com" is an alias and can't have records of its own
+cloud.toml:34:1: zone "Example.com" has no nameservers; give the names that its NS records have: nameservers = ["ns1"]
+cloud.toml:34:8: zone "example.com" is defined twice
+  cloud.toml:30: the first one
 "##,
     ),
     (
