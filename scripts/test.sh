@@ -2,14 +2,15 @@
 # test.sh [--no-lab | --lab-only]
 #
 # Everything there is to check: format, lints, documentation, shell scripts, the tests of every crate, a short run of every fuzz
-# target (tests/fuzz), then the cases of the lab on real hosts (tests/lab). Goes on after a failure so that all of them are told; fails when anything did. Installs by apt what
-# is missing, and says so. The lab is taken down at every exit. The last line is `N passed, N failed`: the tests that ran, and one
-# for each other check.
+# target (tests/fuzz), then the cases on real hosts, in labs (tests/lab). Goes on after a failure so that all of them are told;
+# fails when anything did. Installs by apt what is missing, and says so. The labs are taken down at every exit. The last line is
+# `N passed, N failed`: the tests that ran, and one for each other check.
 #
 # --no-lab leaves the lab out, for a quick look; refused where CI=true. --lab-only is the lab alone.
 set -uo pipefail
 cd "$(dirname "$(readlink -f "$0")")/.." || exit 1
 . scripts/packages.sh
+. tests/lab/labs.sh
 
 usage() { sed -n '2,/^set /{/^#/!d;s/^# \{0,1\}//;p}' scripts/test.sh >&2; exit 2; }
 with_crates=yes with_lab=yes
@@ -24,15 +25,17 @@ if [ $with_lab = no ] && [ "${CI:-}" = true ]; then
     exit 2
 fi
 
-export LAB_DIR=${LAB_DIR:-/var/tmp/tallybook-tests} LAB_BRIDGE=${LAB_BRIDGE:-labt} LAB_NET=${LAB_NET:-10.97.0}
+LABS=2 # side by side
 export CARGO_TERM_COLOR=never NEXTEST_COLOR=never NEXTEST_SHOW_PROGRESS=none
 passed=0 failed=0 failures=() lab_raised=no
 work=$(mktemp -d)
+memory=$work/memory
 
 finish() {
     local status=$?
     trap - EXIT INT TERM HUP
     [ $lab_raised = no ] || lab_down || status=1
+    ! mountpoint -q "$memory" || umount "$memory" || umount --lazy "$memory"
     rm -rf "$work"
     exit "$status"
 }
@@ -40,10 +43,16 @@ trap finish EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM HUP
 
-# What a lab test left running must not outlive the lab: `down` says what is left, and fails then.
+# What a lab test left running must not outlive its lab: `down` says what is left, and fails then.
 lab_down() {
+    local lab left=0
     lab_raised=no
-    tests/lab/lab down
+    for ((lab = 1; lab <= LABS; lab++)); do
+        use_lab $lab
+        tests/lab/lab down || left=1
+    done
+    use_lab 1
+    return $left
 }
 
 count() { # PASSED FAILED WHAT
@@ -103,6 +112,10 @@ test_crates() {
     check "lints" cargo clippy --locked --workspace --all-targets --quiet -- -D warnings
     check "documentation" check_docs
     check "shell scripts" check_shell
+    # The tests sync many thousands of small files, and none of them is about this machine's disk.
+    mkdir "$memory"
+    mount -t tmpfs -o size=6g tallybook-tests "$memory" || echo "no file system in memory: the tests take the disk, and longer"
+    local -x TMPDIR=$memory
     if cargo nextest --version >/dev/null 2>&1; then
         tests "tests" of_nextest cargo nextest run --locked --workspace --no-fail-fast --status-level fail --final-status-level slow
     else
@@ -117,7 +130,7 @@ test_crates() {
         cat "$work/said"
         count 0 1 "examples in the documentation"
     fi
-    tests "fuzz targets" of_fuzz scripts/fuzz.sh --seconds 8
+    tests "fuzz targets" of_fuzz scripts/fuzz.sh --seconds 4
     grep -rn --include='*.rs' '#\[ignore' . --exclude-dir=target | sed 's/^\.\//not run, but by hand: /'
     return 0
 }
@@ -133,7 +146,7 @@ test_lab() {
     export TALLYBOOK_BIN
     tests/lab/lab check || return 1
     lab_raised=yes
-    tests "lab" of_cases tests/lab/run-cases
+    tests "lab" of_cases tests/lab/run-cases --labs $LABS
     lab_down
 }
 

@@ -14,6 +14,7 @@ use tallybook_events::segment;
 use tallybook_events::step::Captured;
 use tallybook_events::subject::Subject;
 use tallybook_replay::entry::Entry;
+use tallybook_testkit::files::position;
 use tallybook_testkit::samples;
 use tallybook_testkit::story::Story;
 
@@ -66,10 +67,8 @@ fn files(directory: &Path) -> Vec<PathBuf> {
 
 /// The files of a store that hold the secret.
 fn holding(store: &Path) -> Vec<PathBuf> {
-    let has = |path: &PathBuf| {
-        std::fs::read(path)
-            .is_ok_and(|bytes| bytes.windows(SECRET.len()).any(|window| window == SECRET))
-    };
+    let has =
+        |path: &PathBuf| std::fs::read(path).is_ok_and(|bytes| position(&bytes, SECRET).is_some());
     files(store).into_iter().filter(has).collect()
 }
 
@@ -156,18 +155,10 @@ async fn an_erasure_that_was_cut_off_is_gone_on_with() {
         let start = frame.len() - 32 - body;
         let path = files(&store.path().join(JOURNAL))
             .into_iter()
-            .find(|path| {
-                std::fs::read(path)
-                    .unwrap()
-                    .windows(frame.len())
-                    .any(|window| window == frame)
-            })
+            .find(|path| position(&std::fs::read(path).unwrap(), &frame).is_some())
             .unwrap();
         let mut bytes = std::fs::read(&path).unwrap();
-        let at = bytes
-            .windows(frame.len())
-            .position(|window| window == frame)
-            .unwrap();
+        let at = position(&bytes, &frame).unwrap();
         let end = at + start + erased_bytes.min(body);
         bytes[at + start..end].fill(0);
         std::fs::write(&path, bytes).unwrap();
@@ -454,7 +445,7 @@ async fn what_was_put_aside_of_an_archive_holds_nothing_of_it() {
         let stored = std::fs::read(path).unwrap();
         zstd::decode_all(&stored[tallybook_events::archive::LEN..]).unwrap()
     };
-    let has = |bytes: &[u8]| bytes.windows(SECRET.len()).any(|window| window == SECRET);
+    let has = |bytes: &[u8]| position(bytes, SECRET).is_some();
     let source = packed.iter().find(|path| has(&unpacked(path))).unwrap();
     let kept = store.path().join("damaged-2");
     std::fs::create_dir(&kept).unwrap();

@@ -14,7 +14,7 @@ use tallybook_events::record::Record;
 use tallybook_events::segment;
 use tallybook_events::step::Captured;
 use tallybook_events::subject::Subject;
-use tallybook_testkit::files::copy_tree;
+use tallybook_testkit::files::{copy_tree, position};
 use tallybook_testkit::samples;
 use tallybook_testkit::story::Story;
 use tempfile::TempDir;
@@ -50,7 +50,7 @@ fn place(store: &Path, record: &Record) -> (PathBuf, usize) {
     let frame = bytes_of(record);
     let found = files(store).into_iter().find_map(|path| {
         let bytes = std::fs::read(&path).unwrap();
-        let at = bytes.windows(frame.len()).position(|here| here == frame)?;
+        let at = position(&bytes, &frame)?;
         Some((path, at))
     });
     found.unwrap()
@@ -354,7 +354,7 @@ proptest! {
         let all: Vec<Vec<u8>> = files(store.path()).iter().map(|path| std::fs::read(path).unwrap()).collect();
         for record in &records {
             let frame = bytes_of(record);
-            if !all.iter().any(|bytes| bytes.windows(frame.len()).any(|here| here == frame)) {
+            if !all.iter().any(|bytes| position(bytes, &frame).is_some()) {
                 touched.insert(record.header.seq.0);
             }
         }

@@ -16,6 +16,7 @@ use tallybook_events::record::Record;
 use tallybook_events::segment;
 use tallybook_events::step::Captured;
 use tallybook_events::subject::Subject;
+use tallybook_testkit::files::position;
 use tallybook_testkit::samples;
 use tallybook_testkit::story::Story;
 use tempfile::TempDir;
@@ -152,7 +153,7 @@ fn place(store: &Path, record: &Record) -> (PathBuf, usize) {
     let mut found = found.filter_map(|first| {
         let path = segment_path(&journal, first);
         let bytes = std::fs::read(&path).unwrap();
-        let at = bytes.windows(frame.len()).position(|here| here == frame)?;
+        let at = position(&bytes, &frame)?;
         Some((path, at))
     });
     found.next().unwrap()
@@ -509,7 +510,7 @@ fn what_was_put_there_meanwhile_is_kept_too() {
     // A copy that is damaged elsewhere.
     let frame = bytes_of(&records[11]);
     let mut copy = first.clone();
-    let at = copy.windows(frame.len()).position(|here| here == frame);
+    let at = position(&copy, &frame);
     copy[at.unwrap() + frame.len() - 33] ^= 1;
     std::fs::remove_file(&path).unwrap();
     std::fs::write(&path, copy).unwrap();

@@ -11,7 +11,7 @@ use tallybook_events::gap::Gap;
 use tallybook_events::ids::{Hash, Seq};
 use tallybook_events::record::Record;
 use tallybook_replay::state::State;
-use tallybook_testkit::files::copy_tree;
+use tallybook_testkit::files::{copy_tree, position};
 use tallybook_testkit::samples;
 use tallybook_testkit::story::Story;
 use tempfile::TempDir;
@@ -543,8 +543,7 @@ fn change_payload(store: &Path, record: &Record) {
     record.write_frame(&mut frame);
     for path in files(&store.join(JOURNAL)) {
         let mut bytes = std::fs::read(&path).unwrap();
-        let mut windows = bytes.windows(frame.len());
-        if let Some(at) = windows.position(|window| window == frame) {
+        if let Some(at) = position(&bytes, &frame) {
             bytes[at + frame.len() - 33] ^= 1;
             std::fs::write(&path, bytes).unwrap();
             return;

@@ -6,7 +6,7 @@ use tallybook_events::ids::{OperationId, Seq};
 use tallybook_events::name::{ContainerName, HostName, TemplateName};
 use tallybook_events::subject::Subject;
 
-use crate::store::{Terms, entry_terms, operation_term};
+use crate::store::{Terms, has_terms, operation_term};
 
 /// A choice of events. Everything that is given must hold.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -100,7 +100,7 @@ impl Filter {
 
     /// Whether an event is wanted.
     pub fn takes(&self, header: &Header) -> bool {
-        self.within(header) && self.terms().is_subset(&entry_terms(header))
+        self.within(header) && has_terms(header, self.terms())
     }
 
     /// Whether an event is within the bounds.

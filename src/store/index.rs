@@ -76,13 +76,14 @@ pub type Terms = BTreeSet<Vec<u8>>;
 /// The classes of terms, those that fewest events share first.
 const CLASSES: &[u8] = b"osctahk";
 
-/// The terms of an event's header.
-pub fn entry_terms(header: &Header) -> Terms {
-    let mut terms = Terms::new();
-    each_term(header, |term| {
-        terms.insert(term.to_vec());
-    });
-    terms
+/// Whether an event's header has all these terms.
+pub fn has_terms(header: &Header, mut wanted: Terms) -> bool {
+    if !wanted.is_empty() {
+        each_term(header, |term| {
+            wanted.remove(term);
+        });
+    }
+    wanted.is_empty()
 }
 
 /// The term of an operation. What people write of its id comes first, so that they find it by a part of that.

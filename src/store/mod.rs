@@ -18,7 +18,7 @@ use tallybook_replay::state::State;
 
 pub use index::{
     BLOCK_EVENTS, Block, Direction, End, Index, Located, Place, STRETCH_EVENTS, Sealed, Terms,
-    entry_terms, operation_term, view_terms,
+    has_terms, operation_term, view_terms,
 };
 pub use projection::{Ends, Projection, Staged, Stored};
 

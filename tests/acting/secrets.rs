@@ -4,6 +4,8 @@
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+use tallybook_testkit::files::position;
+
 use crate::ground::{Ground, Run};
 
 const VALUE: &str = "Tr0ub4dor&3 'n' \"co/ko\"";
@@ -87,8 +89,9 @@ fn assert_clean(place: &str, bytes: &[u8]) {
     }
     parts.extend([&b"5472307562"[..], b"Tr0ub4dor", b"b4dor%263", b"co%2Fko"]);
     for part in parts {
-        let found = bytes.windows(part.len()).position(|window| window == part);
-        let Some(at) = found else { continue };
+        let Some(at) = position(bytes, part) else {
+            continue;
+        };
         let around = &bytes[at.saturating_sub(60)..(at + 60).min(bytes.len())];
         panic!(
             "{:?} is in {place} at {at}: {:?}",

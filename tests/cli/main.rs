@@ -13,6 +13,7 @@ use std::process::Stdio;
 
 use fixture::{Fixture, INVENTORY};
 use tallybook::log::{Log, Open};
+use tallybook_testkit::files::position;
 
 fn snapshot(name: &str, fixture: &Fixture, commands: &[&[&str]]) {
     let transcripts: Vec<String> = commands
@@ -326,10 +327,7 @@ fn damage_is_named_and_nothing_is_mended() {
         .unwrap()
         .path();
     let mut bytes = std::fs::read(&segment).unwrap();
-    let at = bytes
-        .windows(12)
-        .position(|window| window == b"10.5.0.0/24\"")
-        .unwrap();
+    let at = position(&bytes, b"10.5.0.0/24\"").unwrap();
     bytes[at] ^= 1;
     std::fs::write(&segment, &bytes).unwrap();
     let run = fixture.run(&["verify"]);

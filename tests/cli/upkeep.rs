@@ -4,6 +4,7 @@
 use tallybook::journal::{self, Journal, Limits, segment_path};
 use tallybook_events::ids::Seq;
 use tallybook_events::record::Record;
+use tallybook_testkit::files::position;
 use tallybook_testkit::samples;
 use tallybook_testkit::story::Story;
 
@@ -34,7 +35,7 @@ fn harm(fixture: &Fixture, record: &Record) {
     for first in journal::own_segments(&journal).unwrap() {
         let path = segment_path(&journal, first);
         let mut bytes = std::fs::read(&path).unwrap();
-        if let Some(at) = bytes.windows(frame.len()).position(|here| here == frame) {
+        if let Some(at) = position(&bytes, &frame) {
             bytes[at + 40] ^= 1;
             return std::fs::write(&path, bytes).unwrap();
         }

@@ -19,3 +19,7 @@ mod operations;
 mod seeds;
 mod stage;
 mod world;
+
+/// The program's; a database that is opened anew also costs less with it.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;

@@ -19,3 +19,9 @@ pub fn copy_tree(from: &Path, to: &Path) {
         }
     }
 }
+
+/// Where a part begins in the bytes of a file, at its first place.
+#[must_use]
+pub fn position(bytes: &[u8], part: &[u8]) -> Option<usize> {
+    memchr::memmem::find(bytes, part)
+}
