@@ -26,17 +26,20 @@ if [ $with_lab = no ] && [ "${CI:-}" = true ]; then
 fi
 
 LABS=2 # side by side
+use_lab 1
 export CARGO_TERM_COLOR=never NEXTEST_COLOR=never NEXTEST_SHOW_PROGRESS=none
 passed=0 failed=0 failures=() lab_raised=no
 work=$(mktemp -d)
-memory=$work/memory
+memory=$(mktemp -d)
+chmod 1777 "$memory" # as /tmp: tests have other users look into it
 
 finish() {
     local status=$?
-    trap - EXIT INT TERM HUP
+    trap - EXIT
+    trap '' INT TERM HUP # half of this would be worse than waiting for it
     [ $lab_raised = no ] || lab_down || status=1
     ! mountpoint -q "$memory" || umount "$memory" || umount --lazy "$memory"
-    rm -rf "$work"
+    rm -rf "$work" "$memory"
     exit "$status"
 }
 trap finish EXIT
@@ -97,6 +100,14 @@ of_cases() { awk '/^cases: / { p = $2; f = $4 } END { print p + 0, f + 0 }' "$1"
 
 shell_scripts() { git ls-files -z | xargs -0 awk 'FNR == 1 && /^#!.*sh$|^# shellcheck shell=/ { print FILENAME } { nextfile }'; }
 check_shell() { shell_scripts | xargs shellcheck -x -P .:SCRIPTDIR; }
+# The tests sync many thousands of small files, and none of them is about this machine's disk. They need attributes of the kind
+# that a file system in memory has since Linux 6.6.
+mount_memory() {
+    [ "$(awk '/^MemAvailable:/ { print int($2 / 1048576) }' /proc/meminfo)" -ge 8 ] || return 1
+    mount -t tmpfs -o size=4g,mode=1777 tallybook-tests "$memory" || return 1
+    touch "$memory/probe"
+    setfattr -n user.probe -v 1 "$memory/probe" 2>/dev/null || { umount "$memory"; return 1; }
+}
 check_docs() { RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --quiet; }
 
 test_crates() {
@@ -112,9 +123,7 @@ test_crates() {
     check "lints" cargo clippy --locked --workspace --all-targets --quiet -- -D warnings
     check "documentation" check_docs
     check "shell scripts" check_shell
-    # The tests sync many thousands of small files, and none of them is about this machine's disk.
-    mkdir "$memory"
-    mount -t tmpfs -o size=6g tallybook-tests "$memory" || echo "no file system in memory: the tests take the disk, and longer"
+    mount_memory || echo "no file system in memory, or too little of it: the tests take the disk, and longer"
     local -x TMPDIR=$memory
     if cargo nextest --version >/dev/null 2>&1; then
         tests "tests" of_nextest cargo nextest run --locked --workspace --no-fail-fast --status-level fail --final-status-level slow

@@ -7,5 +7,5 @@ FIRST_LAB=("${LAB_DIR:-/var/tmp/tallybook-tests}" "${LAB_BRIDGE:-labt}" "${LAB_N
 use_lab() {
     export LAB_DIR=${FIRST_LAB[0]} LAB_BRIDGE=${FIRST_LAB[1]} LAB_NET=${FIRST_LAB[2]}
     [ "$1" != 1 ] || return 0
-    LAB_DIR=$LAB_DIR-$1 LAB_BRIDGE=$LAB_BRIDGE$1 LAB_NET=${LAB_NET%.*}.$((${LAB_NET##*.} + $1 - 1))
+    LAB_DIR=$LAB_DIR-$1 LAB_BRIDGE=$LAB_BRIDGE$1 LAB_NET=${LAB_NET%.*}.$(((10#${LAB_NET##*.} + $1 - 1) % 256))
 }

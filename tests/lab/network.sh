@@ -8,6 +8,7 @@
 FAULT_TABLE=tallybook_${LAB_BRIDGE}_faults
 NAT_TABLE=tallybook_${LAB_BRIDGE}_nat
 FORWARD_RECORD=/run/tallybook-lab-ip_forward # what the machine's setting was before the first lab
+NETWORK_LOCK=/run/lock/tallybook-lab-network.lock # every lab on this machine changes what they share under it
 
 BRIDGE_OWNER="lab in $LAB_DIR" # written on the bridge: another program's, or another lab's, is never touched
 
@@ -28,8 +29,9 @@ network_up() {
     faults_render
 }
 
-network_way_out() { # UPLINK: hosts may ask names and fetch packages, nothing else
+network_way_out() ( # UPLINK: hosts may ask names and fetch packages, nothing else
     local uplink=$1
+    flock 6
     [ -f "$FORWARD_RECORD" ] || cat /proc/sys/net/ipv4/ip_forward >"$FORWARD_RECORD"
     echo 1 >/proc/sys/net/ipv4/ip_forward
     nft -f - <<RULES
@@ -49,18 +51,18 @@ table ip $NAT_TABLE {
 RULES
     # Where another program made FORWARD drop by default, the lab's frames must be let through there as well.
     if iptables -S FORWARD 2>/dev/null | grep -q -- '-P FORWARD DROP'; then
-        iptables -C FORWARD -i "$LAB_BRIDGE" -j ACCEPT 2>/dev/null || iptables -I FORWARD -i "$LAB_BRIDGE" -j ACCEPT
-        iptables -C FORWARD -o "$LAB_BRIDGE" -j ACCEPT 2>/dev/null || iptables -I FORWARD -o "$LAB_BRIDGE" -j ACCEPT
+        iptables -w -C FORWARD -i "$LAB_BRIDGE" -j ACCEPT 2>/dev/null || iptables -w -I FORWARD -i "$LAB_BRIDGE" -j ACCEPT
+        iptables -w -C FORWARD -o "$LAB_BRIDGE" -j ACCEPT 2>/dev/null || iptables -w -I FORWARD -o "$LAB_BRIDGE" -j ACCEPT
     fi
-}
+) 6>"$NETWORK_LOCK"
 
 network_down() {
     local stranger
     [ ! -e "/sys/class/net/$LAB_BRIDGE" ] || bridge_is_ours || return 0
     nft delete table bridge "$FAULT_TABLE" 2>/dev/null || true
     nft delete table ip "$NAT_TABLE" 2>/dev/null || true
-    iptables -D FORWARD -i "$LAB_BRIDGE" -j ACCEPT 2>/dev/null || true
-    iptables -D FORWARD -o "$LAB_BRIDGE" -j ACCEPT 2>/dev/null || true
+    iptables -w -D FORWARD -i "$LAB_BRIDGE" -j ACCEPT 2>/dev/null || true
+    iptables -w -D FORWARD -o "$LAB_BRIDGE" -j ACCEPT 2>/dev/null || true
     if [ -e "/sys/class/net/$LAB_BRIDGE" ]; then
         stranger=$(find "/sys/class/net/$LAB_BRIDGE/brif/" -mindepth 1 -printf '%f\n' | grep -v "^$LAB_BRIDGE-p[0-9]*$" | xargs) || true
         if [ -n "$stranger" ]; then # left in place, and told as left over
@@ -70,10 +72,13 @@ network_down() {
         fi
     fi
     # Forwarding goes back to what it was, unless someone else still relies on it.
-    if [ -f "$FORWARD_RECORD" ] && ! nft list ruleset | grep -q masquerade; then
-        cat "$FORWARD_RECORD" >/proc/sys/net/ipv4/ip_forward
-        rm -f "$FORWARD_RECORD"
-    fi
+    (
+        flock 6
+        if [ -f "$FORWARD_RECORD" ] && ! nft list ruleset | grep -q masquerade; then
+            cat "$FORWARD_RECORD" >/proc/sys/net/ipv4/ip_forward
+            rm -f "$FORWARD_RECORD"
+        fi
+    ) 6>"$NETWORK_LOCK"
 }
 
 # --- faults -----------------------------------------------------------------------------------------------------------
