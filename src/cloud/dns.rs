@@ -6,7 +6,8 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
-use serde::Serialize;
+use serde::ser::SerializeStruct;
+use serde::{Serialize, Serializer};
 use tallybook_events::name::HostName;
 
 use super::network::Subnet;
@@ -26,7 +27,9 @@ pub enum Error {
         form: &'static str,
     },
     /// Text that could end a line, or a record, of a zone's file.
-    #[error("a record has no control characters, and parentheses only between quotation marks")]
+    #[error(
+        "a record has no control characters, parentheses and semicolons only between quotation marks, and those in pairs"
+    )]
     Text,
     /// Longer than a message can be.
     #[error("a record has at most {RECORD_LEN_MAX} bytes")]
@@ -93,6 +96,17 @@ impl DomainName {
         self.0.starts_with("*.")
     }
 
+    /// Whether it is a wildcard, and a name is in its place.
+    pub fn stands_for(&self, name: &DomainName) -> bool {
+        let above = self.0.strip_prefix('*');
+        above.is_some_and(|above| name.0.ends_with(above))
+    }
+
+    /// Whether hosts can have that name, or those that it stands for (RFC 1123, 2.1): it has no `_`.
+    pub fn is_host_name(&self) -> bool {
+        !self.0.contains('_')
+    }
+
     /// The name by which an address is asked for (RFC 1035, 3.5; RFC 3596, 2.5).
     pub fn of_address(address: IpAddr) -> Self {
         match address {
@@ -147,9 +161,36 @@ impl View {
     }
 }
 
-/// What a record says (RFC 1035, 3.3; RFC 3596; RFC 2782).
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "lowercase")]
+/// A host that a record leads to; or `.`: that there is none (RFC 7505; RFC 2782), or for a service that it is the record's own
+/// name (RFC 9460, 2.5).
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Target(Option<DomainName>);
+
+impl Target {
+    /// The host; none where it is `.`.
+    pub const fn host(&self) -> Option<&DomainName> {
+        self.0.as_ref()
+    }
+
+    fn within(text: &str, zone: &DomainName) -> Result<Self, Error> {
+        Ok(Target(match text {
+            "." => None,
+            _ => Some(DomainName::within(text, zone)?),
+        }))
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            Some(host) => write!(f, "{host}."),
+            None => f.write_str("."),
+        }
+    }
+}
+
+/// What a record says (RFC 1035, 3.3; RFC 3596; RFC 2782; RFC 6672; RFC 9460). As JSON it has a `type` and a `value`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Data {
     /// An IPv4 address.
     A(Ipv4Addr),
@@ -157,28 +198,36 @@ pub enum Data {
     Aaaa(Ipv6Addr),
     /// Another name for it.
     Cname(DomainName),
+    /// Another name for all that is below it.
+    Dname(DomainName),
     /// Who receives its mail; the lowest priority first.
-    Mx(u16, DomainName),
+    Mx(u16, Target),
     /// A server of its zone.
     Ns(DomainName),
     /// The name of an address.
     Ptr(DomainName),
     /// Where a service is: priority, weight, port and host.
-    Srv(u16, u16, u16, DomainName),
+    Srv(u16, u16, u16, Target),
+    /// How a service is reached, `HTTPS` or `SVCB`: priority, host, and parameters as they stand in a zone's file.
+    Svcb(&'static str, u16, Target, String),
     /// Text.
     Txt(String),
     /// One of another kind: the kind, and its value as it stands in a zone's file. The server's own checker judges it.
     Other(&'static str, String),
 }
 
+/// Kinds that say how a service is reached.
+const SERVICE: [&str; 2] = ["HTTPS", "SVCB"];
 /// Kinds that are taken as they are written: none has a name in it, which would mean another one in another zone.
 const OTHER: [&str; 5] = ["CAA", "DS", "LOC", "SSHFP", "TLSA"];
 
 impl Data {
     /// Every kind that may be given.
     pub fn kinds() -> impl Iterator<Item = &'static str> {
-        let own = ["A", "AAAA", "CNAME", "MX", "NS", "PTR", "SRV", "TXT"];
-        own.into_iter().chain(OTHER)
+        let own = [
+            "A", "AAAA", "CNAME", "DNAME", "MX", "NS", "PTR", "SRV", "TXT",
+        ];
+        own.into_iter().chain(SERVICE).chain(OTHER)
     }
 
     /// Reads a value of a kind, in a zone. `None` for a kind that there is not.
@@ -204,6 +253,7 @@ impl Data {
                 .map(Data::Aaaa)
                 .map_err(|_| form("AAAA", "as an IPv6 address")),
             "CNAME" => name(value).map(Data::Cname),
+            "DNAME" => name(value).map(Data::Dname),
             "NS" => name(value).map(Data::Ns),
             "PTR" => name(value).map(Data::Ptr),
             "TXT" => Ok(Data::Txt(value.to_owned())),
@@ -213,11 +263,15 @@ impl Data {
                     [priority, host] => priority
                         .parse()
                         .map_err(|_| wrong())
-                        .and_then(|priority| Ok(Data::Mx(priority, name(host)?))),
+                        .and_then(|priority| Ok(Data::Mx(priority, Target::within(host, zone)?))),
                     _ => Err(wrong()),
                 }
             }
             "SRV" => srv(&words, zone),
+            kind if SERVICE.contains(&kind) => {
+                let kind = *SERVICE.iter().find(|known| **known == kind)?;
+                svcb(kind, value, zone)
+            }
             kind => {
                 let kind = *OTHER.iter().find(|known| **known == kind)?;
                 let value = value.trim();
@@ -229,19 +283,58 @@ impl Data {
         })
     }
 
+    /// Whether it is an address.
+    pub const fn is_address(&self) -> bool {
+        matches!(self, Data::A(_) | Data::Aaaa(_))
+    }
+
+    /// Whether, in a zone, this record of `owner` sends who asks for a name elsewhere: to other servers, or to another name.
+    pub fn takes_away(&self, owner: &DomainName, zone: &DomainName, name: &DomainName) -> bool {
+        match self {
+            Data::Ns(_) => owner != zone && name.is_within(owner),
+            Data::Dname(_) => owner != name && name.is_within(owner),
+            _ => false,
+        }
+    }
+
+    /// The host that it leads to.
+    pub const fn leads_to(&self) -> Option<&DomainName> {
+        match self {
+            Data::Ns(host) | Data::Ptr(host) => Some(host),
+            Data::Mx(_, target) | Data::Srv(_, _, _, target) => target.host(),
+            Data::A(_)
+            | Data::Aaaa(_)
+            | Data::Cname(_)
+            | Data::Dname(_)
+            | Data::Svcb(..)
+            | Data::Txt(_)
+            | Data::Other(..) => None,
+        }
+    }
+
     /// Its kind.
     pub const fn kind(&self) -> &'static str {
         match self {
             Data::A(_) => "A",
             Data::Aaaa(_) => "AAAA",
             Data::Cname(_) => "CNAME",
+            Data::Dname(_) => "DNAME",
             Data::Mx(..) => "MX",
             Data::Ns(_) => "NS",
             Data::Ptr(_) => "PTR",
             Data::Srv(..) => "SRV",
             Data::Txt(_) => "TXT",
-            Data::Other(kind, _) => kind,
+            Data::Svcb(kind, ..) | Data::Other(kind, _) => kind,
         }
+    }
+}
+
+impl Serialize for Data {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut shown = serializer.serialize_struct("Data", 2)?;
+        shown.serialize_field("type", self.kind())?;
+        shown.serialize_field("value", &self.to_string())?;
+        shown.end()
     }
 }
 
@@ -251,10 +344,19 @@ impl fmt::Display for Data {
         match self {
             Data::A(address) => write!(f, "{address}"),
             Data::Aaaa(address) => write!(f, "{address}"),
-            Data::Cname(name) | Data::Ns(name) | Data::Ptr(name) => write!(f, "{name}."),
-            Data::Mx(priority, host) => write!(f, "{priority} {host}."),
+            Data::Cname(name) | Data::Dname(name) | Data::Ns(name) | Data::Ptr(name) => {
+                write!(f, "{name}.")
+            }
+            Data::Mx(priority, host) => write!(f, "{priority} {host}"),
             Data::Srv(priority, weight, port, host) => {
-                write!(f, "{priority} {weight} {port} {host}.")
+                write!(f, "{priority} {weight} {port} {host}")
+            }
+            Data::Svcb(_, priority, host, parameters) => {
+                write!(f, "{priority} {host}")?;
+                match parameters.is_empty() {
+                    true => Ok(()),
+                    false => write!(f, " {parameters}"),
+                }
             }
             Data::Txt(text) => {
                 let strings: Vec<String> = strings(text).map(quoted).collect();
@@ -278,7 +380,31 @@ fn srv(words: &[&str], zone: &DomainName) -> Result<Data, Error> {
         number(priority)?,
         number(weight)?,
         number(port)?,
-        DomainName::within(host, zone)?,
+        Target::within(host, zone)?,
+    ))
+}
+
+/// `PRIORITY HOST PARAMETER...`.
+fn svcb(kind: &'static str, value: &str, zone: &DomainName) -> Result<Data, Error> {
+    let form = "PRIORITY HOST PARAMETERS, such as 1 . alpn=h2";
+    let wrong = || Error::Form { kind, form };
+    let (priority, rest) = value.trim().split_once(' ').ok_or_else(wrong)?;
+    let rest = rest.trim_start();
+    let (host, parameters) = rest.split_once(' ').unwrap_or((rest, ""));
+    let parameters = parameters.trim();
+    let priority: u16 = priority.parse().map_err(|_| wrong())?;
+    if priority == 0 && !parameters.is_empty() {
+        let form = "without parameters where the priority is 0, which stands for another name";
+        return Err(Error::Form { kind, form });
+    }
+    if !stays_on_its_line(parameters) {
+        return Err(Error::Text);
+    }
+    Ok(Data::Svcb(
+        kind,
+        priority,
+        Target::within(host, zone)?,
+        parameters.to_owned(),
     ))
 }
 
@@ -394,6 +520,7 @@ pub struct Record {
     /// Who sees it; everybody unless given.
     pub view: Option<View>,
     /// What it says.
+    #[serde(flatten)]
     pub data: Data,
 }
 
@@ -460,7 +587,16 @@ mod tests {
             ("AAAA", "2001:DB8::1", "2001:db8::1"),
             ("CNAME", "www", "www.example.net."),
             ("MX", "10  mx1.example.org.", "10 mx1.example.org."),
+            ("MX", "0 .", "0 ."),
             ("SRV", "1 2 5060 sip", "1 2 5060 sip.example.net."),
+            ("SRV", "0 0 0 .", "0 0 0 ."),
+            ("DNAME", "new.example.org", "new.example.org."),
+            (
+                "HTTPS",
+                "1  .  alpn=h2,h3 port=8443",
+                "1 . alpn=h2,h3 port=8443",
+            ),
+            ("SVCB", "0 www", "0 www.example.net."),
             ("TXT", "v=spf1 \"-all\" \\", "\"v=spf1 \\\"-all\\\" \\\\\""),
             ("TXT", "é", "\"\\195\\169\""),
             (
@@ -486,6 +622,11 @@ mod tests {
             ("MX", "mx1"),
             ("MX", "70000 mx1"),
             ("SRV", "1 2 sip"),
+            ("CNAME", "."),
+            ("HTTPS", "1"),
+            ("HTTPS", "one ."),
+            ("HTTPS", "0 www alpn=h2"),
+            ("HTTPS", "1 . alpn=\"h2"),
             ("CAA", "0 issue ("),
             ("CAA", "0 issue \"open"),
             ("TLSA", "3 1 1 ab ; cd"),

@@ -11,7 +11,7 @@ use serde::Serialize;
 use tallybook_agent::secret::SecretName;
 use tallybook_events::name::{ContainerName, HostName, TemplateName};
 
-use super::dns::{Dns, DomainName, Zone};
+use super::dns::{Dns, DomainName, View, Zone};
 use super::key::PublicKey;
 use super::network::{Mac, MacPrefix, PortRange, Protocol, Subnet};
 
@@ -153,8 +153,8 @@ pub struct Host {
     pub package_cache: Option<String>,
     /// Addresses by which others than hosts and containers reach it.
     pub public: BTreeSet<IpAddr>,
-    /// DNS names that lead to it.
-    pub domains: BTreeSet<DomainName>,
+    /// DNS names that lead to it; its address has the first one.
+    pub domains: Vec<DomainName>,
     /// The groups it is in, also through other groups.
     pub groups: BTreeSet<Label>,
     /// Its bridge, and what it does for the containers behind it.
@@ -162,24 +162,53 @@ pub struct Host {
 }
 
 impl Host {
-    /// Where others than hosts and containers reach it: what is said of that, or else its address, where that is one that can be
-    /// reached from elsewhere.
-    pub fn seen_from_outside(&self) -> BTreeSet<IpAddr> {
+    /// By which addresses it is reached: what is said of that, or else its own address, from outside only where that is one that can
+    /// be reached from everywhere.
+    pub fn seen_from(&self, view: View) -> BTreeSet<IpAddr> {
         if !self.public.is_empty() {
             return self.public.clone();
         }
         let address: Option<IpAddr> = self.address.parse().ok();
         let is_public = |address: &IpAddr| match address {
             IpAddr::V4(address) => {
-                !address.is_private() && !address.is_loopback() && !address.is_link_local()
+                let [first, second, ..] = address.octets();
+                // Behind the translation of a provider (RFC 6598), or for measurements (RFC 2544).
+                let is_shared = first == 100 && second & 0xc0 == 64;
+                let is_measured = first == 198 && second & 0xfe == 18;
+                let is_of_a_machine = (1..224).contains(&first);
+                is_of_a_machine
+                    && !address.is_private()
+                    && !address.is_loopback()
+                    && !address.is_link_local()
+                    && !is_shared
+                    && !is_measured
             }
             IpAddr::V6(address) => {
                 !address.is_loopback()
                     && !address.is_unique_local()
                     && !address.is_unicast_link_local()
+                    && !address.is_unspecified()
+                    && !address.is_multicast()
             }
         };
-        address.filter(is_public).into_iter().collect()
+        let is_seen = |address: &IpAddr| match view {
+            View::Inside => !address.is_loopback() && !address.is_unspecified(),
+            View::Outside => is_public(address),
+        };
+        let address = address.map(|address| address.to_canonical());
+        address.filter(is_seen).into_iter().collect()
+    }
+
+    /// The name that a container here has in DNS without anybody saying so: its own, where that has a dot, else its own in the
+    /// host's domain.
+    pub fn own_domain(&self, container: &ContainerName) -> Option<DomainName> {
+        match container.as_str().contains('.') {
+            true => DomainName::new(container.as_str()).ok(),
+            false => {
+                let domain = self.network.domain.as_ref()?;
+                DomainName::new(&format!("{container}.{domain}")).ok()
+            }
+        }
     }
 
     /// The port of its SSH daemon, as far as the inventory knows it.
@@ -284,8 +313,8 @@ pub struct Container {
     pub keys: BTreeSet<Label>,
     /// What is run inside, in this order, once it has an address.
     pub provision: Vec<Provision>,
-    /// DNS names that lead to it.
-    pub domains: BTreeSet<DomainName>,
+    /// DNS names that lead to it; its address has the first one.
+    pub domains: Vec<DomainName>,
 }
 
 /// A port of a container that is reachable on its host.

@@ -8,9 +8,10 @@ use std::net::IpAddr;
 
 use serde::Serialize;
 use tallybook_events::allocation::Allocation;
+use tallybook_events::name::ContainerName;
 
 use super::allocate::Key;
-use super::dns::{Data, DomainName, View, Zone};
+use super::dns::{Data, DomainName, Record, View, Zone};
 use super::inventory::{Container, Inventory};
 
 /// A record of a zone.
@@ -19,6 +20,7 @@ pub struct Line {
     /// Whose it is.
     pub name: DomainName,
     /// What it says.
+    #[serde(flatten)]
     pub data: Data,
     /// How long it counts, in seconds; as its zone says unless given.
     pub ttl_s: Option<u32>,
@@ -29,43 +31,103 @@ pub type Contents = BTreeMap<View, BTreeSet<Line>>;
 
 /// Every zone, with its records.
 ///
-/// A name that is in no zone has no record; [`unpublished`] finds those.
+/// A domain that can't have one has none; [`untold`] finds those.
 pub fn zones(
     inventory: &Inventory,
     allocations: &BTreeMap<Key, Allocation>,
 ) -> BTreeMap<DomainName, Contents> {
     let follows = follows(inventory, allocations);
-    let own = inventory
-        .zones
-        .iter()
-        .filter(|(_, zone)| zone.alias.is_none());
-    let mut zones: BTreeMap<DomainName, Contents> = own
-        .map(|(name, zone)| (name.clone(), contents(inventory, name, zone, &follows)))
+    let answers = |name: &DomainName, zone: &Zone| -> Contents {
+        let views = View::ALL.into_iter();
+        views
+            .map(|view| (view, answers(inventory, name, zone, &follows, view)))
+            .collect()
+    };
+    let all = inventory.zones.iter();
+    let all: BTreeMap<DomainName, Contents> = all
+        .map(|(name, zone)| (name.clone(), answers(name, zone)))
         .collect();
+    let mut zones = all.clone();
     for (name, zone) in &inventory.zones {
-        let Some(original) = zone.alias.as_ref() else {
+        let Some(around) = parent_of(inventory, name).and_then(|it| zones.get_mut(it)) else {
             continue;
         };
-        let mut contents = contents(inventory, name, zone, &follows);
-        for (view, lines) in zones.get(original).into_iter().flatten() {
-            let renamed = lines
-                .iter()
-                .filter_map(|line| renamed(line, original, name));
-            contents.entry(*view).or_default().extend(renamed);
+        for (view, lines) in around {
+            lines.extend(delegation(inventory, &all, name, zone, *view));
         }
-        zones.insert(name.clone(), contents);
     }
     zones
 }
 
-/// Domains of hosts and containers that are in no zone.
-pub fn unpublished(inventory: &Inventory) -> BTreeSet<&DomainName> {
-    let of_hosts = inventory.hosts.values().flat_map(|host| &host.domains);
-    let containers = inventory.containers.values();
-    let of_containers = containers.flat_map(|container| &container.domains);
-    let all = of_hosts.chain(of_containers);
-    all.filter(|domain| zone_of(inventory, domain).is_none())
+/// Domains of hosts and containers that nobody is told an address of, and why that is so.
+pub fn untold(
+    inventory: &Inventory,
+    zones: &BTreeMap<DomainName, Contents>,
+) -> BTreeMap<DomainName, &'static str> {
+    let of_hosts = inventory.hosts.values();
+    let of_hosts = of_hosts.flat_map(|host| host.domains.iter().cloned());
+    let of_containers = inventory.containers.iter().flat_map(|(name, container)| {
+        let host = inventory.hosts.get(&container.host);
+        let own = host.and_then(|host| host.own_domain(name));
+        // Its host's own server has that name; here it is missed only where there is a zone for it.
+        let own = own.filter(|own| zone_of(inventory, own).is_some());
+        names(name, container).into_iter().chain(own)
+    });
+    let is_told = |domain: &DomainName| {
+        let views = zones.values().flat_map(BTreeMap::values);
+        views.flatten().any(|line| line.name == *domain)
+    };
+    let domains = of_hosts.chain(of_containers);
+    let domains = domains.filter(|domain| !is_told(domain));
+    domains
+        .map(|domain| {
+            let why = why_untold(inventory, &domain);
+            (domain, why)
+        })
         .collect()
+}
+
+fn why_untold(inventory: &Inventory, domain: &DomainName) -> &'static str {
+    let Some((of, zone)) =
+        zone_of(inventory, domain).and_then(|it| inventory.zones.get_key_value(it))
+    else {
+        return "no zone answers for it";
+    };
+    if !domain.is_host_name() {
+        return "no host can have that name, for an underscore is in it";
+    }
+    let is_elsewhere = |view| {
+        let given = given(inventory, of, zone, view);
+        given.iter().any(|line| takes_away(line, of, domain))
+    };
+    match View::ALL.into_iter().any(is_elsewhere) {
+        true => "it is below a delegation of its zone",
+        false => "nothing can reach it: it has no address, or none that is public",
+    }
+}
+
+/// Servers that have their name in the zone, or below it, and no address there; with the view where that is so.
+pub fn without_address(
+    zones: &BTreeMap<DomainName, Contents>,
+) -> BTreeSet<(&DomainName, View, &DomainName)> {
+    let mut wrong = BTreeSet::new();
+    for (zone, contents) in zones {
+        for (view, lines) in contents {
+            let has_address = |name: &DomainName| {
+                let addresses = lines.iter().filter(|line| line.data.is_address());
+                addresses
+                    .into_iter()
+                    .any(|line| line.name == *name || line.name.stands_for(name))
+            };
+            let servers = lines.iter().filter_map(|line| match &line.data {
+                Data::Ns(server) if server.is_within(zone) => Some(server),
+                _ => None,
+            });
+            let servers = servers.filter(|server| !has_address(server));
+            wrong.extend(servers.map(|server| (zone, *view, server)));
+        }
+    }
+    wrong
 }
 
 /// A zone's file for a view. `serial` is its version.
@@ -91,51 +153,104 @@ fn zone_of<'a>(inventory: &'a Inventory, name: &DomainName) -> Option<&'a Domain
     zones.max_by_key(|zone| zone.as_str().len())
 }
 
-fn contents(
+/// What a zone answers by itself.
+fn answers(
     inventory: &Inventory,
     name: &DomainName,
     zone: &Zone,
     follows: &BTreeSet<(View, Line)>,
-) -> Contents {
-    let mut contents = Contents::new();
-    for view in View::ALL {
-        let lines = contents.entry(view).or_default();
-        let servers = zone.nameservers.iter().map(|server| (name, server));
-        let below = inventory
-            .zones
+    view: View,
+) -> BTreeSet<Line> {
+    let of = |zone: &DomainName| -> Vec<Line> {
+        let lines = follows
             .iter()
-            .filter(|(other, _)| *other != name && parent_of(inventory, other) == Some(name));
-        // Who asks for what is below is sent on to its servers.
-        let below =
-            below.flat_map(|(below, zone)| zone.nameservers.iter().map(move |it| (below, it)));
-        lines.extend(servers.chain(below).map(|(of, server)| Line {
-            name: of.clone(),
-            data: Data::Ns(server.clone()),
-            ttl_s: None,
+            .filter(|(seen, line)| *seen == view && zone_of(inventory, &line.name) == Some(zone));
+        lines.map(|(_, line)| line.clone()).collect()
+    };
+    let mut following = of(name);
+    if let Some(original) = &zone.alias {
+        let own: BTreeSet<DomainName> = following.iter().map(|line| line.name.clone()).collect();
+        let there = of(original);
+        let there = there.iter().filter_map(|it| renamed(it, original, name));
+        following.extend(there.filter(|line| {
+            zone_of(inventory, &line.name) == Some(name) && !own.contains(&line.name)
         }));
-        let given = zone.records.iter();
-        let given = given.filter(|record| record.view.is_none_or(|of| of == view));
-        lines.extend(given.map(|record| Line {
+    }
+    let given = given(inventory, name, zone, view);
+    let is_server =
+        |name: &DomainName| given.iter().any(|line| line.data == Data::Ns(name.clone()));
+    // The addresses of servers are told with them.
+    let is_hidden = |line: &Line| {
+        let is_away = given.iter().any(|by| takes_away(by, name, &line.name));
+        is_away && !(line.data.is_address() && is_server(&line.name))
+    };
+    following.retain(|line| {
+        let is_given = |by: &Line| by.name == line.name && leads_somewhere(&by.data);
+        !given.iter().any(is_given) && !is_hidden(line)
+    });
+    let servers = zone.nameservers.iter().map(|server| Line {
+        name: name.clone(),
+        data: Data::Ns(server.clone()),
+        ttl_s: None,
+    });
+    let servers: BTreeSet<Line> = servers.collect();
+    servers.into_iter().chain(given).chain(following).collect()
+}
+
+/// The records that the inventory gives for a zone; those of the other one, if it is an alias.
+fn given(inventory: &Inventory, name: &DomainName, zone: &Zone, view: View) -> Vec<Line> {
+    let of = |zone: &Zone| -> Vec<Line> {
+        let records = zone.records.iter();
+        let records = records.filter(|record| record.view.is_none_or(|of| of == view));
+        let line = |record: &Record| Line {
             name: record.name.clone(),
             data: record.data.clone(),
             ttl_s: record.ttl_s,
-        }));
-        let is_given: BTreeSet<&DomainName> = zone
-            .records
-            .iter()
-            .filter(|record| {
-                record.view.is_none_or(|of| of == view) && leads_somewhere(&record.data)
-            })
-            .map(|record| &record.name)
-            .collect();
-        let follows = follows.iter().filter(|(of, line)| {
-            *of == view
-                && zone_of(inventory, &line.name) == Some(name)
-                && !is_given.contains(&line.name)
+        };
+        records.map(line).collect()
+    };
+    let Some(original) = &zone.alias else {
+        return of(zone);
+    };
+    let there = inventory.zones.get(original).map(of).unwrap_or_default();
+    // What is said of the zones below that one: they are not below this one.
+    let is_of_below = |line: &Line| {
+        matches!(line.data, Data::Other("DS", _)) && inventory.zones.contains_key(&line.name)
+    };
+    let there = there.iter().filter(|line| !is_of_below(line));
+    let there = there.filter_map(|it| renamed(it, original, name));
+    there
+        .filter(|line| zone_of(inventory, &line.name) == Some(name))
+        .collect()
+}
+
+/// Whether a record of a zone sends who asks for a name elsewhere: to other servers, or to another name.
+fn takes_away(by: &Line, zone: &DomainName, name: &DomainName) -> bool {
+    by.data.takes_away(&by.name, zone, name)
+}
+
+/// What the zone around a zone says of it: its servers, and where those are that only it knows.
+fn delegation(
+    inventory: &Inventory,
+    all: &BTreeMap<DomainName, Contents>,
+    name: &DomainName,
+    zone: &Zone,
+    view: View,
+) -> Vec<Line> {
+    let mut lines = Vec::new();
+    for server in &zone.nameservers {
+        lines.push(Line {
+            name: name.clone(),
+            data: Data::Ns(server.clone()),
+            ttl_s: None,
         });
-        lines.extend(follows.map(|(_, line)| line.clone()));
+        let there = zone_of(inventory, server).filter(|_| server.is_within(name));
+        let there = there.and_then(|of| all.get(of)?.get(&view));
+        let addresses = there.into_iter().flatten();
+        let addresses = addresses.filter(|line| line.name == *server && line.data.is_address());
+        lines.extend(addresses.cloned());
     }
-    contents
+    lines
 }
 
 /// The zone around a zone.
@@ -153,16 +268,18 @@ const fn leads_somewhere(data: &Data) -> bool {
     )
 }
 
-/// The same under another name; servers are each zone's own.
+/// The same under another name.
 fn renamed(line: &Line, original: &DomainName, name: &DomainName) -> Option<Line> {
-    if matches!(line.data, Data::Ns(_)) {
-        return None;
-    }
-    let before = line.name.as_str().strip_suffix(original.as_str())?;
     Some(Line {
-        name: DomainName::new(&format!("{before}{name}")).ok()?,
+        name: moved(&line.name, original, name)?,
         ..line.clone()
     })
+}
+
+/// A name of one zone, in another one.
+fn moved(name: &DomainName, from: &DomainName, to: &DomainName) -> Option<DomainName> {
+    let before = name.as_str().strip_suffix(from.as_str())?;
+    DomainName::new(&format!("{before}{to}")).ok()
 }
 
 /// What follows from hosts and containers, whatever zone it is in.
@@ -172,8 +289,8 @@ fn follows(
 ) -> BTreeSet<(View, Line)> {
     let mut lines = BTreeSet::new();
     for host in inventory.hosts.values() {
-        let seen = host.seen_from_outside();
         for view in View::ALL {
+            let seen = host.seen_from(view);
             lines.extend(addresses(view, &host.domains, &seen));
             lines.extend(
                 seen.iter()
@@ -190,31 +307,24 @@ fn follows(
         };
         let inside = BTreeSet::from([IpAddr::V4(allocation.address)]);
         let names = names(&key.1, container);
-        // A name with a dot is whole already.
-        let is_short = !key.1.as_str().contains('.');
-        let in_domain = host.network.domain.as_ref().filter(|_| is_short);
-        let in_domain =
-            in_domain.and_then(|domain| DomainName::new(&format!("{}.{domain}", key.1)).ok());
-        lines.extend(addresses(
-            View::Inside,
-            names.iter().chain(&in_domain),
-            &inside,
-        ));
-        let first = names.iter().chain(&in_domain);
-        lines.extend(reverse(View::Inside, IpAddr::V4(allocation.address), first));
+        let own = host.own_domain(&key.1);
+        let own = own.filter(|own| !names.contains(own));
+        let of_inside = || names.iter().chain(&own);
+        lines.extend(addresses(View::Inside, of_inside(), &inside));
+        let address = IpAddr::V4(allocation.address);
+        lines.extend(reverse(View::Inside, address, of_inside()));
         // From elsewhere, it is its host that is reached.
-        lines.extend(addresses(View::Outside, &names, &host.seen_from_outside()));
+        let seen = host.seen_from(View::Outside);
+        lines.extend(addresses(View::Outside, &names, &seen));
     }
     lines
 }
 
-/// The names of a container: its domains, and its own name where that is one.
-fn names(
-    name: &tallybook_events::name::ContainerName,
-    container: &Container,
-) -> BTreeSet<DomainName> {
+/// The names by which all may ask for a container: its domains in order, and its own name where that is one.
+fn names(name: &ContainerName, container: &Container) -> Vec<DomainName> {
     let own = Some(name.as_str()).filter(|name| name.contains('.'));
     let own = own.and_then(|name| DomainName::new(name).ok());
+    let own = own.filter(|own| !container.domains.contains(own));
     container.domains.iter().cloned().chain(own).collect()
 }
 
@@ -233,7 +343,8 @@ fn addresses<'a>(
         ttl_s: None,
     };
     let of = |name: &'a DomainName| addresses.iter().map(move |it| (view, line(name, it)));
-    names.into_iter().flat_map(of).collect()
+    let names = names.into_iter().filter(|name| name.is_host_name());
+    names.flat_map(of).collect()
 }
 
 /// The name of an address: the first that is one.
@@ -242,7 +353,7 @@ fn reverse<'a>(
     address: IpAddr,
     mut names: impl Iterator<Item = &'a DomainName>,
 ) -> Option<(View, Line)> {
-    let name = names.find(|name| !name.is_wildcard())?;
+    let name = names.find(|name| name.is_host_name() && !name.is_wildcard())?;
     let line = Line {
         name: DomainName::of_address(address),
         data: Data::Ptr(name.clone()),

@@ -52,16 +52,7 @@ struct Shown<'a> {
     zone: &'a DomainName,
     #[serde(flatten)]
     about: &'a Zone,
-    views: BTreeMap<View, Vec<Record<'a>>>,
-}
-
-/// A record, as JSON.
-#[derive(Debug, Serialize)]
-struct Record<'a> {
-    name: &'a DomainName,
-    r#type: &'static str,
-    value: String,
-    ttl_s: u32,
+    views: BTreeMap<View, Vec<Line>>,
 }
 
 impl Args {
@@ -86,8 +77,16 @@ impl Args {
             Format::Table if self.file => files(inventory, &zones, out)?,
             Format::Table => {
                 table(inventory, &zones, out)?;
-                for domain in zones::unpublished(inventory) {
-                    out.line(format!("{domain} is in no zone"))?;
+                for (zone, view, server) in zones::without_address(&zones) {
+                    let view = view.label();
+                    out.line(format!(
+                        "{server} is a server of {zone} and has no address, seen from {view}"
+                    ))?;
+                }
+                if self.zone.is_none() {
+                    for (domain, why) in zones::untold(inventory, &zones) {
+                        out.line(format!("{domain} has no record: {why}"))?;
+                    }
                 }
             }
         }
@@ -114,14 +113,12 @@ type Zones = BTreeMap<DomainName, Contents>;
 fn shown<'a>(inventory: &'a Inventory, zones: &'a Zones) -> Vec<Shown<'a>> {
     let zone = |(name, contents): (&'a DomainName, &'a Contents)| {
         let about = inventory.zones.get(name)?;
-        let record = |line: &'a Line| Record {
-            name: &line.name,
-            r#type: line.data.kind(),
-            value: line.data.to_string(),
-            ttl_s: line.ttl_s.unwrap_or(about.times.ttl_s),
+        let line = |line: &Line| Line {
+            ttl_s: line.ttl_s.or(Some(about.times.ttl_s)),
+            ..line.clone()
         };
         let views = contents.iter();
-        let views = views.map(|(view, lines)| (*view, lines.iter().map(record).collect()));
+        let views = views.map(|(view, lines)| (*view, lines.iter().map(line).collect()));
         Some(Shown {
             zone: name,
             about,

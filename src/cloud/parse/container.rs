@@ -161,7 +161,8 @@ pub(super) fn read_all(
                 &mut taken,
             );
         }
-        let domains = domains(&section, &name, hosts, &mut taken);
+        let own_domain = on_host.and_then(|(_, host)| host.own_domain(&name));
+        let domains = domains(&section, &name, own_domain, hosts, &mut taken);
         let provision = provision::read_all(&section, names);
         section.finish(&LATER, &[("password", PASSWORD), ("secrets", SECRETS)]);
         let (Some(host), Some(source)) = (host, source) else {
@@ -412,15 +413,22 @@ fn take_ports(
     }
 }
 
+/// The domains that are said to be its, of which none is another's; nor is `own`, the one that it has by its name.
 fn domains(
     section: &Section<'_>,
     name: &ContainerName,
+    own: Option<DomainName>,
     hosts: &BTreeMap<HostName, Host>,
     taken: &mut Taken,
-) -> BTreeSet<DomainName> {
+) -> Vec<DomainName> {
     let report = section.report();
     let domains = super::domains(section);
-    for domain in &domains {
+    let own = own.map(|value| At {
+        value,
+        at: section.at(),
+    });
+    let own = own.filter(|own| domains.iter().all(|domain| domain.value != own.value));
+    for domain in domains.iter().chain(&own) {
         let of_host = hosts
             .iter()
             .find(|(_, host)| host.domains.contains(&domain.value));

@@ -76,13 +76,15 @@ pub(super) fn read_all(root: &Section<'_>, names: &Names<'_>) -> (Dns, BTreeMap<
     let (dns, general) = read(root.section("dns", "[dns]"), names);
     let mut zones: BTreeMap<DomainName, Zone> = BTreeMap::new();
     let mut aliases = Vec::new();
+    let mut given = Vec::new();
     for (name, section) in named_sections::<DomainName>(root, "zones", "zone") {
         let (at, line) = (section.at, root.report().line(section.at));
         if name.is_wildcard() {
             let message = format!("zone {:?} can't be a wildcard", name.as_str());
             root.report().error(section.at, message);
         }
-        let (zone, alias) = read_zone(section.value, &name, line, names, &general);
+        let (zone, alias, records) = read_zone(section.value, &name, line, names, &general);
+        given.extend(records.into_iter().map(|record| (name.clone(), record)));
         if let Some(other) = zones.get(&name) {
             let message = format!("zone {:?} is defined twice", name.as_str());
             root.report()
@@ -92,6 +94,7 @@ pub(super) fn read_all(root: &Section<'_>, names: &Names<'_>) -> (Dns, BTreeMap<
         zones.extend(zone.map(|zone| (name, zone)));
     }
     refuse_wrong_aliases(root.report(), &zones, aliases);
+    refuse_other_zones_names(root.report(), &zones, given);
     (dns, zones)
 }
 
@@ -125,7 +128,7 @@ fn read_zone<'a>(
     line: usize,
     names: &Names<'_>,
     general: &Settings,
-) -> (Option<Zone>, Option<At<DomainName>>) {
+) -> (Option<Zone>, Option<At<DomainName>>, Vec<At<Record>>) {
     let report = section.report();
     let own = Settings::read(&section, names);
     let nameservers = section.texts("nameservers").unwrap_or_default();
@@ -133,6 +136,14 @@ fn read_zone<'a>(
     let nameservers: Vec<DomainName> = nameservers
         .into_iter()
         .filter_map(|text| within(report, text, name))
+        .filter(|server| {
+            let is_right = server.value.is_host_name() && !server.value.is_wildcard();
+            if !is_right {
+                let message = format!("nameserver {} is not a host's name", server.value);
+                report.error(server.at, message);
+            }
+            is_right
+        })
         .map(|name| name.value)
         .collect();
     let transfer = section.texts("transfer").unwrap_or_default();
@@ -147,6 +158,7 @@ fn read_zone<'a>(
         super::name::<DomainName>(report, text).map(|value| At { value, at: text.at })
     });
     let records = records(&section, name);
+    let given = records.clone();
     if let Some(at) = section.position("records").filter(|_| alias.is_some()) {
         let message = format!(
             "{} is an alias and can't have records of its own",
@@ -177,9 +189,32 @@ fn read_zone<'a>(
         times: own.times(general),
         transfer,
         alias: alias.as_ref().map(|alias| alias.value.clone()),
-        records,
+        records: records.into_iter().map(|record| record.value).collect(),
     });
-    (zone, alias)
+    (zone, alias, given)
+}
+
+/// A zone that is defined is where its names are given, and not in the one around it; but for what that one says of it.
+fn refuse_other_zones_names(
+    report: &Report<'_>,
+    zones: &BTreeMap<DomainName, Zone>,
+    given: Vec<(DomainName, At<Record>)>,
+) {
+    for (of, record) in given {
+        let Record { name, data, .. } = &record.value;
+        let is_of_parent = |zone: &DomainName| zone == name && matches!(data, Data::Other("DS", _));
+        let nearer = zones.iter().find(|(zone, _)| {
+            **zone != of && zone.is_within(&of) && name.is_within(zone) && !is_of_parent(zone)
+        });
+        if let Some((zone, about)) = nearer {
+            let message = format!(
+                "{:?} is in zone {:?}: give its records there",
+                name.as_str(),
+                zone.as_str()
+            );
+            report.error_related(record.at, message, about.line, "that zone");
+        }
+    }
 }
 
 /// A zone has the records of one that has its own.
@@ -232,8 +267,7 @@ fn contact(section: &Section<'_>) -> Option<DomainName> {
     let text = section.text("contact")?;
     let name = match text.value.split_once('@') {
         Some((local, domain)) if !local.contains('.') => format!("{local}.{domain}"),
-        Some(_) => String::new(),
-        None => text.value.to_owned(),
+        Some(_) | None => String::new(),
     };
     let contact = DomainName::new(&name);
     if contact.is_err() {
@@ -247,7 +281,8 @@ fn duration(section: &Section<'_>, key: &'static str) -> Option<u32> {
     let text = section.text(key)?;
     let seconds = seconds(text.value);
     if seconds.is_none() {
-        let message = format!("{key} must be a duration such as \"5m\", at most 68 years");
+        let message =
+            format!("{key} must be a duration of whole seconds such as \"5m\", at most 68 years");
         section.report().error(text.at, message);
     }
     seconds
@@ -255,7 +290,8 @@ fn duration(section: &Section<'_>, key: &'static str) -> Option<u32> {
 
 fn seconds(text: &str) -> Option<u32> {
     let duration = humantime::parse_duration(text).ok()?;
-    let seconds = Some(duration.as_secs()).filter(|seconds| *seconds <= TTL_S_MAX)?;
+    let seconds = (duration.subsec_nanos() == 0).then_some(duration.as_secs());
+    let seconds = seconds.filter(|seconds| *seconds <= TTL_S_MAX)?;
     u32::try_from(seconds).ok()
 }
 
@@ -269,7 +305,7 @@ fn within(report: &Report<'_>, text: At<&str>, zone: &DomainName) -> Option<At<D
     }
 }
 
-fn records(section: &Section<'_>, zone: &DomainName) -> Vec<Record> {
+fn records(section: &Section<'_>, zone: &DomainName) -> Vec<At<Record>> {
     let report = section.report();
     let mut records: Vec<At<Record>> = Vec::new();
     for item in section.array("records").unwrap_or_default() {
@@ -282,27 +318,24 @@ fn records(section: &Section<'_>, zone: &DomainName) -> Vec<Record> {
                 value,
                 at: table.at,
             };
-            refuse_contradiction(report, &records, &record, zone);
+            refuse_misplaced(report, &record, zone);
+            refuse_contradiction(report, &records, &record);
             records.push(record);
         }
     }
-    records.into_iter().map(|record| record.value).collect()
+    refuse_hidden(report, &records, zone);
+    records
 }
 
 /// A name that stands for another one has nothing of its own (RFC 1034, 3.6.2), and what is said in several records counts for
 /// one time (RFC 2181, 5.2).
-fn refuse_contradiction(
-    report: &Report<'_>,
-    earlier: &[At<Record>],
-    record: &At<Record>,
-    zone: &DomainName,
-) {
+fn refuse_contradiction(report: &Report<'_>, earlier: &[At<Record>], record: &At<Record>) {
     let (at, record) = (record.at, &record.value);
     let is_cname = |record: &Record| matches!(record.data, Data::Cname(_));
-    if is_cname(record) && record.name == *zone {
-        let message = "a zone's own name can't be a CNAME: it has SOA and NS records";
-        report.error(at, message);
-    }
+    let is_dname = |record: &Record| matches!(record.data, Data::Dname(_));
+    let is_null =
+        |record: &Record| matches!(&record.data, Data::Mx(_, target) if target.host().is_none());
+    let is_mx = |record: &Record| matches!(record.data, Data::Mx(..));
     let meets = |other: &&Record| {
         let seen_by_one = [record.view, other.view].contains(&None) || record.view == other.view;
         seen_by_one && other.name == record.name
@@ -316,6 +349,17 @@ fn refuse_contradiction(
             );
             return report.error_related(at, message, other.line, "the other record");
         }
+        if is_dname(record) && is_dname(other) {
+            let message = format!("{:?} has two DNAMEs", record.name.as_str());
+            return report.error_related(at, message, other.line, "the other record");
+        }
+        if is_mx(record) && is_mx(other) && (is_null(record) || is_null(other)) {
+            let message = format!(
+                "an MX record says that {:?} has no mail, and another one who receives it",
+                record.name.as_str()
+            );
+            return report.error_related(at, message, other.line, "the other record");
+        }
         if other.data.kind() == record.data.kind() && other.ttl_s != record.ttl_s {
             let kind = record.data.kind();
             let message = format!(
@@ -324,6 +368,84 @@ fn refuse_contradiction(
             );
             return report.error_related(at, message, other.line, "the other record");
         }
+    }
+}
+
+/// What no record of a zone can be, whatever the others are.
+fn refuse_misplaced(report: &Report<'_>, record: &At<Record>, zone: &DomainName) {
+    let (at, Record { name, data, .. }) = (record.at, &record.value);
+    let is_own = name == zone;
+    match data {
+        Data::Cname(_) if is_own => {
+            report.error(
+                at,
+                "a zone's own name can't be a CNAME: it has SOA and NS records",
+            );
+        }
+        Data::Ns(_) if is_own => {
+            let message = "the servers of the zone itself are not given as records";
+            report.error_help(at, message, "name them in nameservers of the zone");
+        }
+        Data::Other("DS", _) if is_own => {
+            report.error(
+                at,
+                "DS records of a zone's own name are in the zone around it",
+            );
+        }
+        Data::Ns(_) if name.is_wildcard() => {
+            report.error(at, "a wildcard can't have servers of its own");
+        }
+        _ => {}
+    }
+    // Servers refuse the whole zone for it (check-names).
+    let of_hosts = data.is_address() || matches!(data, Data::Mx(..));
+    let owner = Some(name).filter(|name| of_hosts && !name.is_host_name());
+    let host = data.leads_to();
+    let host = host.filter(|host| !host.is_host_name() || host.is_wildcard());
+    if let Some(wrong) = owner.or(host) {
+        let message = format!(
+            "{:?} in a record of type {} is not a host's name",
+            wrong.as_str(),
+            data.kind()
+        );
+        let help = "those have letters, digits, hyphens and dots";
+        report.error_help(at, message, help);
+    }
+}
+
+/// Records that nobody would be told, for another one sends who asks for them elsewhere. The addresses of the servers that it
+/// names may stand there.
+fn refuse_hidden(report: &Report<'_>, records: &[At<Record>], zone: &DomainName) {
+    for record in records {
+        let Record { name, data, .. } = &record.value;
+        let by = records.iter().map(|by| &by.value).find(|by| {
+            // One that only one view has leaves the record to be told in the other.
+            let is_seen = by.view.is_none() || by.view == record.value.view;
+            is_seen && by.data.takes_away(&by.name, zone, name)
+        });
+        let Some(by) = by else { continue };
+        let is_server = || {
+            records
+                .iter()
+                .any(|it| it.value.data == Data::Ns(name.clone()))
+        };
+        let is_delegated = matches!(by.data, Data::Ns(_));
+        let may_stand = match data {
+            Data::A(_) | Data::Aaaa(_) => is_delegated && is_server(),
+            Data::Ns(_) | Data::Other("DS", _) => is_delegated && *name == by.name,
+            _ => false,
+        };
+        if may_stand {
+            continue;
+        }
+        let message = format!(
+            "{:?} is answered elsewhere, for {:?} has a {} record: its {} record would never be told",
+            name.as_str(),
+            by.name.as_str(),
+            by.data.kind(),
+            data.kind()
+        );
+        report.error_related(record.at, message, by.line, "the other record");
     }
 }
 

@@ -295,18 +295,20 @@ fn label_references(
     Some(labels.collect())
 }
 
-/// The DNS names that lead to a thing.
+/// The DNS names that lead to a thing, each once.
 fn domains(section: &Section<'_>) -> Vec<At<DomainName>> {
     let report = section.report();
-    let domain = |text: At<&str>| match DomainName::new(text.value) {
-        Ok(value) => Some(At { value, at: text.at }),
-        Err(error) => {
-            report.error(text.at, format_args!("domain {error}"));
-            None
+    let mut domains: Vec<At<DomainName>> = Vec::new();
+    for text in section.texts("domains").unwrap_or_default() {
+        match DomainName::new(text.value) {
+            Ok(value) if domains.iter().any(|other| other.value == value) => {
+                report.error(text.at, format_args!("domain {value} is named twice"));
+            }
+            Ok(value) => domains.push(At { value, at: text.at }),
+            Err(error) => report.error(text.at, format_args!("domain {error}")),
         }
-    };
-    let texts = section.texts("domains").unwrap_or_default();
-    texts.into_iter().filter_map(domain).collect()
+    }
+    domains
 }
 
 fn host_reference(

@@ -157,7 +157,7 @@ cloud.toml:6:12: domain h.example.net is host "h"'s
 cloud.toml:8:17: host "h" is named twice
 cloud.toml:8:22: unknown host "i"; did you mean "h"?
 cloud.toml:9:11: contact must be an address such as "hostmaster@example.net", without a dot before the @
-cloud.toml:10:7: ttl must be a duration such as "5m", at most 68 years
+cloud.toml:10:7: ttl must be a duration of whole seconds such as "5m", at most 68 years
 cloud.toml:11:11: inside: 10.0.0.1/8 is an address inside the subnet 10.0.0.0/8, not the subnet
 cloud.toml:12:1: "records" can't be set in [dns]; each zone has its own: set it in [zones.NAME]
 cloud.toml:14:9: unknown zone "example.org"; did you mean "example.com"?
@@ -184,6 +184,89 @@ cloud.toml:33:11: zone "example.com" is an alias and can't have records of its o
 cloud.toml:34:1: zone "Example.com" has no nameservers; give the names that its NS records have: nameservers = ["ns1"]
 cloud.toml:34:8: zone "example.com" is defined twice
   cloud.toml:30: the first one
+"##,
+    ),
+    (
+        r##"[network]
+domain = "lan"
+[hosts.h]
+domains = ["h.example.net", "H.example.net"]
+[containers."a.example.net"]
+host = "h"
+[containers.b]
+host = "h"
+domains = ["a.example.net", "c.lan"]
+[containers.c]
+host = "h"
+[containers."h.example.net"]
+host = "h"
+[dns]
+servers = ["h"]
+contact = "hostmaster.example.net"
+refresh = "500ms"
+[zones."example.net"]
+nameservers = ["*.example.net"]
+records = [
+    { type = "NS", value = "ns1" },
+    { name = "there", type = "NS", value = "ns.there.example.net" },
+    { name = "ns.there.example.net", type = "A", value = "192.0.2.1" },
+    { name = "there", type = "DS", value = "1 13 2 00" },
+    { name = "below", type = "DS", value = "1 13 2 00" },
+    { name = "there", type = "A", value = "192.0.2.1" },
+    { name = "x.there.example.net", type = "TXT", value = "never told" },
+    { name = "y.below.example.net", type = "A", value = "192.0.2.1" },
+    { name = "z.far.example.net", type = "MX", value = "0 ." },
+    { name = "far", type = "NS", value = "ns.example.org" },
+    { name = "near", type = "NS", value = "ns.example.org", view = "inside" },
+    { name = "a.near.example.net", type = "MX", value = "0 .", view = "outside" },
+    { name = "b.near.example.net", type = "MX", value = "0 ." },
+    { name = "c.near.example.net", type = "MX", value = "0 .", view = "inside" },
+    { type = "DS", value = "1 13 2 00" },
+    { name = "*", type = "NS", value = "ns.example.org" },
+    { name = "w", type = "MX", value = "10 *.example.org" },
+    { name = "a_b", type = "A", value = "192.0.2.1" },
+    { name = "_sip._udp.example.net", type = "SRV", value = "1 1 5060 sip_1" },
+    { name = "old", type = "DNAME", value = "example.org" },
+    { name = "old", type = "DNAME", value = "example.com" },
+    { name = "old", type = "A", value = "192.0.2.1" },
+    { name = "www.old.example.net", type = "A", value = "192.0.2.1" },
+    { name = "w", type = "MX", value = "0 ." },
+]
+[zones."below.example.net"]
+nameservers = ["ns.example.org"]
+"##,
+        r##"cloud.toml:4:29: domain h.example.net is named twice
+cloud.toml:9:12: domain a.example.net is used by container "a.example.net" too
+  cloud.toml:5: first used here
+cloud.toml:10:1: domain c.lan is used by container "b" too
+  cloud.toml:9: first used here
+cloud.toml:12:1: domain h.example.net is host "h"'s
+  cloud.toml:3: that host
+cloud.toml:16:11: contact must be an address such as "hostmaster@example.net", without a dot before the @
+cloud.toml:17:11: refresh must be a duration of whole seconds such as "5m", at most 68 years
+cloud.toml:19:16: nameserver *.example.net is not a host's name
+cloud.toml:21:5: the servers of the zone itself are not given as records; name them in nameservers of the zone
+cloud.toml:26:5: "there.example.net" is answered elsewhere, for "there.example.net" has a NS record: its A record would never be told
+  cloud.toml:22: the other record
+cloud.toml:27:5: "x.there.example.net" is answered elsewhere, for "there.example.net" has a NS record: its TXT record would never be told
+  cloud.toml:22: the other record
+cloud.toml:28:5: "y.below.example.net" is in zone "below.example.net": give its records there
+  cloud.toml:46: that zone
+cloud.toml:29:5: "z.far.example.net" is answered elsewhere, for "far.example.net" has a NS record: its MX record would never be told
+  cloud.toml:30: the other record
+cloud.toml:34:5: "c.near.example.net" is answered elsewhere, for "near.example.net" has a NS record: its MX record would never be told
+  cloud.toml:31: the other record
+cloud.toml:35:5: DS records of a zone's own name are in the zone around it
+cloud.toml:36:5: a wildcard can't have servers of its own
+cloud.toml:37:5: "*.example.org" in a record of type MX is not a host's name; those have letters, digits, hyphens and dots
+cloud.toml:38:5: "a_b.example.net" in a record of type A is not a host's name; those have letters, digits, hyphens and dots
+cloud.toml:39:5: "sip_1.example.net" in a record of type SRV is not a host's name; those have letters, digits, hyphens and dots
+cloud.toml:41:5: "old.example.net" has two DNAMEs
+  cloud.toml:40: the other record
+cloud.toml:43:5: "www.old.example.net" is answered elsewhere, for "old.example.net" has a DNAME record: its A record would never be told
+  cloud.toml:40: the other record
+cloud.toml:44:5: an MX record says that "w.example.net" has no mail, and another one who receives it
+  cloud.toml:37: the other record
 "##,
     ),
     (

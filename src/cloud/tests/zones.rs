@@ -8,11 +8,10 @@ use super::example::example;
 use super::good;
 use crate::cloud::dns::{DomainName, View};
 use crate::cloud::inventory::Inventory;
-use crate::cloud::zones::{file, unpublished, zones};
+use crate::cloud::zones::{Contents, file, untold, without_address, zones};
 use crate::cloud::{Selection, compile};
 
-/// The lines of a zone's file but the first two, without what each has in common.
-fn lines(inventory: &Inventory, zone: &str, view: View) -> Vec<String> {
+fn all(inventory: &Inventory) -> BTreeMap<DomainName, Contents> {
     let seed = LogId::from_bytes([0; 16]);
     let selection = Selection::everything(inventory);
     let compiled = compile(
@@ -26,8 +25,13 @@ fn lines(inventory: &Inventory, zone: &str, view: View) -> Vec<String> {
     let allocations = entries
         .map(|(key, entry)| (key, entry.allocation))
         .collect();
+    zones(inventory, &allocations)
+}
+
+/// The lines of a zone's file but the first two, without what each has in common.
+fn lines(inventory: &Inventory, zone: &str, view: View) -> Vec<String> {
     let name: DomainName = zone.parse().unwrap();
-    let contents = &zones(inventory, &allocations)[&name];
+    let contents = &all(inventory)[&name];
     let text = file(&name, &inventory.zones[&name], &contents[&view], 7);
     text.lines().skip(2).map(str::to_owned).collect()
 }
@@ -139,7 +143,8 @@ fn addresses_have_their_names_where_there_is_a_zone_for_them() {
     assert_eq!(
         lines(&inventory, "5.10.in-addr.arpa", View::Inside),
         [
-            "20.0.5.10.in-addr.arpa. IN PTR old.example.net.",
+            // The first of its domains.
+            "20.0.5.10.in-addr.arpa. IN PTR shop.example.net.",
             "21.0.5.10.in-addr.arpa. IN PTR d.sub.example.net.",
             "5.10.in-addr.arpa. IN NS ns1.example.net.",
         ]
@@ -151,15 +156,215 @@ fn addresses_have_their_names_where_there_is_a_zone_for_them() {
 }
 
 #[test]
-fn a_domain_in_no_zone_is_told() {
-    let inventory = good(example());
-    assert!(unpublished(&inventory).is_empty());
-    let inventory = good("[hosts.h]\ndomains = ['h.example.com']");
-    let told: Vec<&str> = unpublished(&inventory)
-        .iter()
-        .map(|it| it.as_str())
+fn a_domain_that_nobody_is_told_is_named() {
+    assert_eq!(told(&good(example())), [""; 0]);
+    let inventory = good(
+        r#"
+[hosts.h]
+domains = ["h.example.com", "h.example.net", "h.far.example.net", "a_b.example.net"]
+[containers.some_thing]
+host = "h"
+[containers.more]
+host = "h"
+[network]
+domain = "example.net"
+[dns]
+servers = ["h"]
+[zones."example.net"]
+nameservers = ["ns.example.org"]
+records = [{ name = "far", type = "NS", value = "ns.example.org" }]
+"#,
+    );
+    assert_eq!(
+        told(&inventory),
+        [
+            "a_b.example.net: no host can have that name, for an underscore is in it",
+            "h.example.com: no zone answers for it",
+            // Its address is a name.
+            "h.example.net: nothing can reach it: it has no address, or none that is public",
+            "h.far.example.net: it is below a delegation of its zone",
+            "some_thing.example.net: no host can have that name, for an underscore is in it",
+        ]
+    );
+}
+
+fn told(inventory: &Inventory) -> Vec<String> {
+    let untold = untold(inventory, &all(inventory)).into_iter();
+    untold
+        .map(|(domain, why)| format!("{domain}: {why}"))
+        .collect()
+}
+
+const DELEGATIONS: &str = r#"
+[hosts.cn1]
+address = "203.0.113.11"
+domains = ["ns.sub.example.net", "h.far.example.net"]
+[containers."c.example.com"]
+host = "cn1"
+[dns]
+servers = ["cn1"]
+[zones."example.net"]
+nameservers = ["ns1", "ns2"]
+records = [
+    { name = "ns1", type = "A", value = "203.0.113.11", view = "outside" },
+    { name = "far", type = "NS", value = "ns.far.example.net" },
+    { name = "ns.far.example.net", type = "AAAA", value = "2001:db8::1" },
+]
+[zones."sub.example.net"]
+nameservers = ["ns", "ns1.example.net"]
+[zones."alias.example.net"]
+nameservers = ["ns"]
+alias = "sub.example.net"
+[zones."example.org"]
+nameservers = ["ns1.example.net"]
+alias = "example.net"
+"#;
+
+#[test]
+fn who_is_sent_on_is_told_where_the_servers_are_that_only_those_know() {
+    let inventory = good(DELEGATIONS);
+    let given_away = [
+        "far.DOMAIN. IN NS ns.far.example.net.",
+        "ns.far.DOMAIN. IN AAAA 2001:db8::1",
+    ];
+    let given_away = |domain: &str| given_away.map(|line| line.replace("DOMAIN", domain));
+    assert_eq!(
+        lines(&inventory, "example.net", View::Outside),
+        [
+            &[
+                "alias.example.net. IN NS ns.alias.example.net.",
+                "example.net. IN NS ns1.example.net.",
+                "example.net. IN NS ns2.example.net."
+            ]
+            .map(str::to_owned)[..],
+            &given_away("example.net")[..1],
+            &["ns.alias.example.net. IN A 203.0.113.11"].map(str::to_owned),
+            &given_away("example.net")[1..],
+            &[
+                "ns.sub.example.net. IN A 203.0.113.11",
+                "ns1.example.net. IN A 203.0.113.11",
+                "sub.example.net. IN NS ns.sub.example.net.",
+                "sub.example.net. IN NS ns1.example.net."
+            ]
+            .map(str::to_owned),
+        ]
+        .concat()
+    );
+    // Other people's servers answer for what is below them also there, ours do not.
+    assert_eq!(
+        lines(&inventory, "example.org", View::Inside),
+        [
+            &["example.org. IN NS ns1.example.net.".to_owned()][..],
+            &given_away("example.org"),
+        ]
+        .concat()
+    );
+}
+
+#[test]
+fn a_server_in_its_own_zone_has_an_address_in_each_view() {
+    let inventory = good(DELEGATIONS);
+    let zones = all(&inventory);
+    let wrong = without_address(&zones).into_iter();
+    let wrong: Vec<String> = wrong
+        .map(|(zone, view, server)| format!("{zone} {} {server}", view.label()))
         .collect();
-    assert_eq!(told, ["h.example.com"]);
+    assert_eq!(
+        wrong,
+        [
+            "example.net inside ns1.example.net",
+            "example.net inside ns2.example.net",
+            "example.net outside ns2.example.net",
+        ]
+    );
+}
+
+#[test]
+fn what_others_answer_for_is_not_in_the_zone_but_for_where_they_are() {
+    let inventory = good(
+        r#"
+[hosts.h]
+address = "203.0.113.11"
+domains = ["ns.far.example.net", "www.far.example.net", "www.old.example.net", "old.example.net"]
+[dns]
+servers = ["h"]
+[zones."example.net"]
+nameservers = ["ns.example.org"]
+records = [
+    { name = "far", type = "NS", value = "ns.far.example.net" },
+    { name = "old", type = "DNAME", value = "example.org" },
+]
+"#,
+    );
+    assert_eq!(
+        lines(&inventory, "example.net", View::Outside),
+        [
+            "example.net. IN NS ns.example.org.",
+            "far.example.net. IN NS ns.far.example.net.",
+            "ns.far.example.net. IN A 203.0.113.11",
+            "old.example.net. IN A 203.0.113.11",
+            "old.example.net. IN DNAME example.org.",
+        ]
+    );
+}
+
+#[test]
+fn what_is_said_of_an_alias_itself_goes_before_what_it_takes_over() {
+    let inventory = good(
+        r#"
+[hosts.h]
+address = "203.0.113.11"
+domains = ["both.example.net", "www.example.org", "both.example.org", "x.far.example.org"]
+[dns]
+servers = ["h"]
+[zones."example.net"]
+nameservers = ["ns.example.com"]
+records = [
+    { name = "www", type = "CNAME", value = "web.example.com" },
+    { name = "sub", type = "CNAME", value = "web.example.com" },
+    { name = "far", type = "NS", value = "ns.example.com" },
+    { name = "near", type = "DS", value = "1 13 2 00" },
+]
+[zones."near.example.net"]
+nameservers = ["ns.example.com"]
+[zones."example.org"]
+nameservers = ["ns.example.com"]
+alias = "example.net"
+[zones."sub.example.org"]
+nameservers = ["ns.example.com"]
+"#,
+    );
+    assert_eq!(
+        lines(&inventory, "example.org", View::Outside),
+        [
+            "both.example.org. IN A 203.0.113.11",
+            "example.org. IN NS ns.example.com.",
+            "far.example.org. IN NS ns.example.com.",
+            "sub.example.org. IN NS ns.example.com.",
+            "www.example.org. IN CNAME web.example.com.",
+        ]
+    );
+}
+
+#[test]
+fn only_what_can_be_reached_from_elsewhere_is_seen_there() {
+    for (address, inside, outside) in [
+        ("100.64.0.1", true, false),
+        ("100.128.0.1", true, true),
+        ("::ffff:10.0.0.1", true, false),
+        ("0.0.0.0", false, false),
+        ("127.0.0.1", false, false),
+        ("224.0.0.1", true, false),
+        ("198.51.100.7", true, true),
+        ("198.18.0.1", true, false),
+        ("fd00::1", true, false),
+        ("host.example.net", false, false),
+    ] {
+        let inventory = good(&format!("[hosts.h]\naddress = '{address}'"));
+        let host = inventory.hosts.values().next().unwrap();
+        let seen = View::ALL.map(|view| !host.seen_from(view).is_empty());
+        assert_eq!(seen, [inside, outside], "{address}");
+    }
 }
 
 #[test]
