@@ -5,6 +5,7 @@ mod example;
 mod limits;
 mod mistakes;
 mod properties;
+mod zone_mistakes;
 mod zones;
 
 use super::inventory::Inventory;
