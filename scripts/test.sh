@@ -139,7 +139,7 @@ test_crates() {
         cat "$work/said"
         count 0 1 "examples in the documentation"
     fi
-    tests "fuzz targets" of_fuzz scripts/fuzz.sh --seconds 4
+    tests "fuzz targets" of_fuzz scripts/fuzz.sh --seconds 8
     grep -rn --include='*.rs' '#\[ignore' . --exclude-dir=target | sed 's/^\.\//not run, but by hand: /'
     return 0
 }

@@ -293,7 +293,15 @@ impl Data {
         match self {
             Data::Ns(_) => owner != zone && name.is_within(owner),
             Data::Dname(_) => owner != name && name.is_within(owner),
-            _ => false,
+            Data::A(_)
+            | Data::Aaaa(_)
+            | Data::Cname(_)
+            | Data::Mx(..)
+            | Data::Ptr(_)
+            | Data::Srv(..)
+            | Data::Svcb(..)
+            | Data::Txt(_)
+            | Data::Other(..) => false,
         }
     }
 

@@ -75,7 +75,8 @@ pub fn untold(
     });
     let is_told = |domain: &DomainName| {
         let views = zones.values().flat_map(BTreeMap::values);
-        views.flatten().any(|line| line.name == *domain)
+        let mut lines = views.flatten();
+        lines.any(|line| line.name == *domain && leads_somewhere(&line.data))
     };
     let domains = of_hosts.chain(of_containers);
     let domains = domains.filter(|domain| !is_told(domain));

@@ -61,6 +61,7 @@ network_down() {
     [ ! -e "/sys/class/net/$LAB_BRIDGE" ] || bridge_is_ours || return 0
     nft delete table bridge "$FAULT_TABLE" 2>/dev/null || true
     nft delete table ip "$NAT_TABLE" 2>/dev/null || true
+    # None of these is there where the machine lets everything through.
     iptables -w -D FORWARD -i "$LAB_BRIDGE" -j ACCEPT 2>/dev/null || true
     iptables -w -D FORWARD -o "$LAB_BRIDGE" -j ACCEPT 2>/dev/null || true
     if [ -e "/sys/class/net/$LAB_BRIDGE" ]; then

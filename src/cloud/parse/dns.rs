@@ -375,27 +375,20 @@ fn refuse_contradiction(report: &Report<'_>, earlier: &[At<Record>], record: &At
 fn refuse_misplaced(report: &Report<'_>, record: &At<Record>, zone: &DomainName) {
     let (at, Record { name, data, .. }) = (record.at, &record.value);
     let is_own = name == zone;
-    match data {
-        Data::Cname(_) if is_own => {
-            report.error(
-                at,
-                "a zone's own name can't be a CNAME: it has SOA and NS records",
-            );
-        }
-        Data::Ns(_) if is_own => {
-            let message = "the servers of the zone itself are not given as records";
-            report.error_help(at, message, "name them in nameservers of the zone");
-        }
-        Data::Other("DS", _) if is_own => {
-            report.error(
-                at,
-                "DS records of a zone's own name are in the zone around it",
-            );
-        }
-        Data::Ns(_) if name.is_wildcard() => {
-            report.error(at, "a wildcard can't have servers of its own");
-        }
-        _ => {}
+    if matches!(data, Data::Cname(_)) && is_own {
+        let message = "a zone's own name can't be a CNAME: it has SOA and NS records";
+        report.error(at, message);
+    }
+    if matches!(data, Data::Ns(_)) && is_own {
+        let message = "the servers of the zone itself are not given as records";
+        report.error_help(at, message, "name them in nameservers of the zone");
+    }
+    if matches!(data, Data::Ns(_)) && name.is_wildcard() {
+        report.error(at, "a wildcard can't have servers of its own");
+    }
+    if matches!(data, Data::Other("DS", _)) && is_own {
+        let message = "DS records of a zone's own name are in the zone around it";
+        report.error(at, message);
     }
     // Servers refuse the whole zone for it (check-names).
     let of_hosts = data.is_address() || matches!(data, Data::Mx(..));
@@ -430,11 +423,9 @@ fn refuse_hidden(report: &Report<'_>, records: &[At<Record>], zone: &DomainName)
                 .any(|it| it.value.data == Data::Ns(name.clone()))
         };
         let is_delegated = matches!(by.data, Data::Ns(_));
-        let may_stand = match data {
-            Data::A(_) | Data::Aaaa(_) => is_delegated && is_server(),
-            Data::Ns(_) | Data::Other("DS", _) => is_delegated && *name == by.name,
-            _ => false,
-        };
+        let is_of_delegation = matches!(data, Data::Ns(_) | Data::Other("DS", _));
+        let may_stand = is_delegated
+            && (is_of_delegation && *name == by.name || data.is_address() && is_server());
         if may_stand {
             continue;
         }
