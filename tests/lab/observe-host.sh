@@ -148,7 +148,31 @@ leases() { # name, address and MAC; the time a lease ends and the client's id sa
     done | sort
 }
 
+# The kernel says of a bridge whether it carries some time after it gained its first port or lost its last one: a second on
+# an idle machine, more where many networks come and go. An observation waits for that, and tells what is so after ten seconds.
+settle_bridges() {
+    tries=0
+    for bridge in /sys/class/net/*/bridge; do
+        link=${bridge%/bridge}
+        while carrier_lags "$link" && [ $tries -lt 100 ]; do
+            sleep 0.1
+            tries=$((tries + 1))
+        done
+    done
+}
+
+carrier_lags() { # LINK
+    [ -d "$1/bridge" ] || return 1
+    # 3 is a port that forwards; the lowest bit of the flags, that somebody wants the link up.
+    if [ $(($(cat "$1/flags") & 1)) = 1 ] && grep -sqx 3 "$1"/brif/*/state; then
+        [ "$(cat "$1/operstate")" = down ]
+    else
+        [ "$(cat "$1/operstate")" = up ]
+    fi
+}
+
 network() {
+    settle_bridges
     for link in /sys/class/net/*; do
         name=${link##*/}
         kind=plain
