@@ -11,6 +11,7 @@ mod boot;
 pub mod capture;
 mod changes;
 mod deadline;
+pub mod dns;
 pub mod durable;
 pub mod fence;
 mod frozen;

@@ -8,6 +8,7 @@
 //! `fault` says what can go wrong, `observer` what must be true in the end.
 
 mod agent;
+mod begun;
 mod controller;
 mod dice;
 mod fault;

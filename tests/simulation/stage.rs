@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
+use crate::begun;
 use crate::controller::{Controller, Recovery};
 use crate::fault::{Misfortune, Moment};
 use crate::observer;
@@ -52,6 +53,7 @@ impl Scene {
             .build()
             .unwrap();
         let place = place();
+        begun::put(&runtime, &place.path().join("store"));
         let world = runtime.block_on(async {
             World::new(place.path(), &HOSTS, self.seed, self.misfortune.clone())
         });

@@ -60,6 +60,12 @@ pub(crate) struct SimulatedLink {
     active: BTreeSet<String>,
     enabled: BTreeSet<String>,
     read_units: BTreeMap<String, String>,
+    /// A file of BIND's configuration that is not as its package has it.
+    pub(crate) bind_changed: Option<&'static str>,
+    /// What keys are made of.
+    pub(crate) secret: &'static str,
+    /// The generation that the DNS server read.
+    pub(crate) served: Option<PathBuf>,
 }
 
 impl Simulated {
@@ -81,6 +87,9 @@ impl Simulated {
             active: BTreeSet::new(),
             enabled: BTreeSet::new(),
             read_units: BTreeMap::new(),
+            bind_changed: None,
+            secret: "a secret",
+            served: None,
         };
         Simulated {
             _root: root,
@@ -131,6 +140,20 @@ impl Simulated {
         };
         sim.forward(201, &dnsmasq).unwrap();
         sim.forward(202, &nftables).unwrap();
+        sim
+    }
+
+    /// With BIND as its package installs it.
+    pub(crate) fn with_bind() -> Self {
+        let mut sim = Self::installed();
+        sim.put(
+            "etc/systemd/system/named.service",
+            "[Service]\nExecStart=/usr/sbin/named -f $OPTIONS\n",
+        );
+        sim.put("var/cache/bind/managed-keys.bind", "");
+        for set in [&mut sim.link.active, &mut sim.link.enabled] {
+            set.insert("named.service".to_owned());
+        }
         sim
     }
 
@@ -404,8 +427,37 @@ impl SimulatedLink {
         (0, String::new())
     }
 
+    /// The unit's file, and its drop-in.
     fn unit_text(&self, unit: &str) -> String {
-        fs::read_to_string(self.layout.unit(unit)).unwrap_or_default()
+        let path = self.layout.unit(unit);
+        let drop_in = path.with_file_name(format!("{unit}.d/tallybook.conf"));
+        let texts = [path, drop_in].map(|path| fs::read_to_string(path).unwrap_or_default());
+        texts.concat()
+    }
+
+    /// What the server answers for itself: the serials of the generation that it read.
+    fn dig(&self, questions: &[u8]) -> (i32, String) {
+        let mut said = String::new();
+        for question in std::str::from_utf8(questions).unwrap().lines() {
+            let words: Vec<&str> = question.split(' ').collect();
+            let view = match words[2] {
+                "127.0.0.1" => "inside",
+                _ => "outside",
+            };
+            let zone = words[3].trim_end_matches('.');
+            let Some(served) = &self.served else { continue };
+            let file = fs::read_to_string(served.join(format!("{view}/{zone}.zone")));
+            let Ok(file) = file else { continue };
+            let soa = file.lines().nth(1).unwrap().replacen(" IN ", " 330 IN ", 1);
+            said.push_str(&format!("{soa}\n"));
+        }
+        (0, said)
+    }
+
+    fn read_dns(&mut self) {
+        self.served = fs::read_link(self.layout.dns_live())
+            .ok()
+            .map(|live| self.layout.dns().join(live));
     }
 
     fn ip(&mut self, argv: &[&str]) -> (i32, String) {
@@ -466,6 +518,9 @@ impl SimulatedLink {
             .cloned()
             .unwrap_or_else(|| self.unit_text(unit));
         assert!(!text.is_empty(), "{unit} is started and not there");
+        let proc = self.layout.root.join("proc/42");
+        fs::create_dir_all(&proc).unwrap();
+        fs::write(proc.join("environ"), "A=b\0").unwrap();
         for line in text.lines() {
             if let Some(line) = line.strip_prefix("ExecStart=") {
                 let argv: Vec<&str> = line.trim_start_matches('-').split(' ').collect();
@@ -475,12 +530,15 @@ impl SimulatedLink {
                     }
                     "/usr/sbin/nft" => self.load(&fs::read_to_string(argv[2]).unwrap()),
                     "/usr/sbin/dnsmasq" => {}
+                    "/usr/sbin/named" => match argv.get(2) {
+                        Some(&"-c") => self.read_dns(),
+                        Some(_) | None => self.served = None,
+                    },
+                    "" => {}
                     other => panic!("{unit} runs {other}"),
                 }
             }
             if let Some(assignment) = line.strip_prefix("Environment=") {
-                let proc = self.layout.root.join("proc/42");
-                fs::create_dir_all(&proc).unwrap();
                 fs::write(proc.join("environ"), format!("A=b\0{assignment}\0")).unwrap();
             }
         }
@@ -492,8 +550,8 @@ impl SimulatedLink {
         match argv {
             ["show", _, unit] => {
                 let there = self.layout.unit(unit).exists();
+                let text = self.unit_text(unit);
                 let read = self.read_units.entry((*unit).to_owned());
-                let text = fs::read_to_string(self.layout.unit(unit)).unwrap_or_default();
                 let stale = *read.or_insert_with(|| text.clone()) != text;
                 let active = if self.active.contains(*unit) {
                     "active"
@@ -518,7 +576,14 @@ impl SimulatedLink {
                 self.enabled.remove(*unit);
                 self.active.remove(*unit);
             }
+            ["--quiet", "disable", unit] => {
+                self.enabled.remove(*unit);
+            }
+            ["stop", unit] => {
+                self.active.remove(*unit);
+            }
             ["start" | "restart", unit] => self.start(unit),
+            ["reload", "named.service"] => self.read_dns(),
             ["kill", "--signal=HUP", "--kill-who=main", unit] => {
                 assert!(self.active.contains(*unit))
             }
@@ -598,6 +663,20 @@ impl Link for SimulatedLink {
                 "dnsmasq" | "dpkg" | "journalctl" => (0, String::new()),
                 "dhcp_release" => self.dhcp_release(argv[2], argv[3]),
                 "lxc-start" => (0, "5.0.2\n".to_owned()),
+                "dpkg-query" if argv[2].contains("Conffiles") => {
+                    (0, " /etc/bind/named.conf.local 0123\n".to_owned())
+                }
+                "md5sum" => match self.bind_changed {
+                    Some(path) => (1, format!("{path}: FAILED\n")),
+                    None => (0, String::new()),
+                },
+                "date" => (0, "20261128 12 01\n".to_owned()),
+                "named-checkconf" => (0, String::new()),
+                "dig" => self.dig(&program.stdin),
+                "sh" => {
+                    fs::write(argv[4], self.secret).unwrap();
+                    (0, String::new())
+                }
                 "dpkg-query" => {
                     let known = argv[3..].iter().filter(|p| self.installed.contains(**p));
                     (0, known.map(|p| format!("{p} installed 1.0-1\n")).collect())
@@ -605,7 +684,7 @@ impl Link for SimulatedLink {
                 other => panic!("{other} is run"),
             }
         };
-        let (stdout, stderr) = if exit == 0 {
+        let (stdout, stderr) = if exit == 0 || argv[0] == "md5sum" {
             (said, String::new())
         } else {
             (String::new(), said)

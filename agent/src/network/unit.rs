@@ -1,6 +1,6 @@
-//! The tool's own units of systemd: looked at by `systemctl show`, changed by `systemctl` and nothing else.
+//! Units of systemd: looked at by `systemctl show`, changed by `systemctl` and nothing else.
 //!
-//! It must never name a unit that is not the tool's.
+//! It must never name a unit that is not the tool's, but the one of the DNS server, for which the tool has a drop-in.
 
 use std::fs;
 

@@ -58,7 +58,7 @@ fn look(path: &Path, mode: u32) -> Result<There, StepFailure> {
 }
 
 /// Makes one of the tool's directories, or sets its mode; says whether it was different.
-pub(super) fn make(path: &Path, mode: u32) -> Result<bool, StepFailure> {
+pub(crate) fn make(path: &Path, mode: u32) -> Result<bool, StepFailure> {
     match look(path, mode)? {
         There::Right => return Ok(false),
         There::No => DirBuilder::new()

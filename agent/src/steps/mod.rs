@@ -12,6 +12,8 @@ pub mod container_start;
 pub mod container_stop;
 pub mod dhcp_release;
 pub mod dhcp_reserve;
+pub mod dns_follow;
+pub mod dns_serve;
 pub mod forward_close;
 pub mod forward_open;
 pub mod host_bridge;
@@ -51,6 +53,8 @@ pub const TABLE: &[StepKind] = &[
     StepKind::of::<container_stop::ContainerStop>(),
     StepKind::of::<dhcp_release::DhcpRelease>(),
     StepKind::of::<dhcp_reserve::DhcpReserve>(),
+    StepKind::of::<dns_follow::DnsFollow>(),
+    StepKind::of::<dns_serve::DnsServe>(),
     StepKind::of::<forward_close::ForwardClose>(),
     StepKind::of::<forward_open::ForwardOpen>(),
     StepKind::of::<host_bridge::HostBridge>(),
