@@ -11,6 +11,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use tallybook_agent::base::Base;
+use tallybook_agent::dns::{AsOf, Entry, Record, Role, Service, Soa, View, Zone};
 use tallybook_agent::network::managed::{Replaced, Taken};
 use tallybook_agent::step::{OutputOf, Step};
 use tallybook_agent::steps::base_bootstrap::{BaseBootstrap, Bootstrapped};
@@ -31,6 +32,8 @@ use tallybook_agent::steps::container_start::{ContainerStart, Started};
 use tallybook_agent::steps::container_stop::{ContainerStop, Stopped};
 use tallybook_agent::steps::dhcp_release::DhcpRelease;
 use tallybook_agent::steps::dhcp_reserve::DhcpReserve;
+use tallybook_agent::steps::dns_follow::DnsFollow;
+use tallybook_agent::steps::dns_serve::{DnsServe, Served};
 use tallybook_agent::steps::forward_close::ForwardClose;
 use tallybook_agent::steps::forward_open::ForwardOpen;
 use tallybook_agent::steps::host_bridge::HostBridge;
@@ -56,7 +59,7 @@ use tallybook_agent::transfer::receive::Received;
 use tallybook_events::allocation::{Allocation, Forward, Protocol};
 use tallybook_events::codec;
 use tallybook_events::fact::{Backing, Origin};
-use tallybook_events::ids::{Blob, Generation, Hash, OperationId, StepIndex};
+use tallybook_events::ids::{Blob, Epoch, Generation, Hash, OperationId, Seq, StepIndex};
 
 /// A kind's golden bytes, and how what is read from them is written again.
 struct Sample {
@@ -449,6 +452,86 @@ fn network() -> Vec<Sample> {
     ]
 }
 
+fn dns() -> Vec<Sample> {
+    let soa = Soa {
+        server: name("ns1.example.net"),
+        contact: name("hostmaster.example.net"),
+        ttl_s: 330,
+        refresh_s: 300,
+        retry_s: 301,
+        expire_s: 2_419_200,
+        minimum_s: 299,
+    };
+    let record = |view, container: Option<&str>| Entry {
+        record: Record {
+            zone: name("example.net"),
+            view,
+            name: name("*.web.example.net"),
+            ttl_s: container.map(|_| 60),
+            kind: name("A"),
+            value: name("10.5.0.2"),
+        },
+        container: container.map(name),
+    };
+    let service = Service {
+        as_of: AsOf {
+            epoch: Epoch(1),
+            seq: Seq(2),
+        },
+        inside: vec![name("10.5.0.0/16")],
+        not_at: vec![[10, 5, 0, 1].into()],
+        forwarders: vec![name("2001:db8::53")],
+        zones: vec![
+            Zone {
+                name: name("example.net"),
+                role: Role::Primary {
+                    soa,
+                    secondaries: vec![name("192.0.2.2")],
+                    others: vec![name("198.51.100.1")],
+                },
+            },
+            Zone {
+                name: name("example.org"),
+                role: Role::Secondary {
+                    primary: name("192.0.2.2"),
+                },
+            },
+        ],
+        records: vec![
+            record(View::Inside, Some("web")),
+            record(View::Outside, None),
+        ],
+    };
+    let serials = BTreeMap::from([(View::Inside, 2_026_112_800), (View::Outside, 1)]);
+    let served = |replaced| Served {
+        replaced,
+        serials: BTreeMap::from([(name("example.net"), serials.clone())]),
+    };
+    vec![
+        sample(
+            vec![
+                DnsServe {
+                    service: service.clone(),
+                    key: None,
+                },
+                DnsServe {
+                    service,
+                    key: Some(name("dns")),
+                },
+            ],
+            replaced().into_iter().map(served).collect(),
+        ),
+        sample(
+            vec![DnsFollow {
+                primary: name("cn1"),
+                served: OutputOf::step(StepIndex(3)),
+                zones: vec![name("example.net")],
+            }],
+            vec![()],
+        ),
+    ]
+}
+
 fn trees() -> Vec<Sample> {
     let receive = |expect| TreeReceive {
         expect,
@@ -554,7 +637,7 @@ fn trees() -> Vec<Sample> {
 }
 
 fn samples() -> Vec<Sample> {
-    let all = [hosts(), made(), running(), network(), trees()];
+    let all = [hosts(), made(), running(), network(), dns(), trees()];
     all.into_iter().flatten().collect()
 }
 

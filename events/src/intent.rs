@@ -39,6 +39,11 @@ pub enum Intent {
         /// The hosts.
         hosts: Vec<HostName>,
     },
+    /// Have the servers answer for the cloud's zones.
+    DnsApply {
+        /// The hosts that are servers.
+        hosts: Vec<HostName>,
+    },
     /// Make a container.
     ContainerCreate {
         /// Its name.
@@ -158,6 +163,7 @@ impl Intent {
             Intent::RollbackTo { operations, .. } => operations,
             Intent::HostInstall { .. }
             | Intent::HostPrepare { .. }
+            | Intent::DnsApply { .. }
             | Intent::ContainerCreate { .. }
             | Intent::ContainerStart { .. }
             | Intent::ContainerStop { .. }
@@ -194,6 +200,7 @@ impl Intent {
         match self {
             Intent::HostInstall { hosts } => format!("host install {}", list(hosts)),
             Intent::HostPrepare { hosts } => format!("host prepare {}", list(hosts)),
+            Intent::DnsApply { hosts } => format!("dns apply on {}", list(hosts)),
             Intent::ContainerCreate {
                 container,
                 host,

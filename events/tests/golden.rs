@@ -274,6 +274,7 @@ fn intent_name(intent: &Intent) -> &'static str {
     match intent {
         Intent::HostInstall { .. } => "HostInstall",
         Intent::HostPrepare { .. } => "HostPrepare",
+        Intent::DnsApply { .. } => "DnsApply",
         Intent::ContainerCreate { .. } => "ContainerCreate",
         Intent::ContainerStart { .. } => "ContainerStart",
         Intent::ContainerStop { .. } => "ContainerStop",

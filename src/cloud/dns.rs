@@ -4,10 +4,11 @@
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::str::FromStr;
 
 use serde::ser::SerializeStruct;
 use serde::{Serialize, Serializer};
+pub use tallybook_agent::dns::{DomainName, View};
+use tallybook_agent::secret::SecretName;
 use tallybook_events::name::HostName;
 
 use super::network::Subnet;
@@ -16,8 +17,8 @@ use super::network::Subnet;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
     /// Not a DNS name.
-    #[error("{0:?} is not a DNS name")]
-    Name(String),
+    #[error(transparent)]
+    Name(#[from] tallybook_agent::dns::Error),
     /// Not of this kind.
     #[error("{kind} records are written {form}")]
     Form {
@@ -40,126 +41,6 @@ pub enum Error {
 const RECORD_LEN_MAX: usize = 4096;
 /// The longest string inside a TXT record, in bytes (RFC 1035, 3.3.14).
 const STRING_LEN_MAX: usize = 255;
-
-/// A DNS name in lower case, without the dot at its end (RFC 1035 with RFC 1123; `_` too, as SRV and TXT owners have it). Its first
-/// label may be `*`.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
-#[serde(transparent)]
-pub struct DomainName(String);
-
-impl DomainName {
-    /// Checks and takes a name; a dot at its end is taken off.
-    ///
-    /// # Errors
-    /// When a label is empty, too long or has other than letters, digits, `_` and inner hyphens.
-    pub fn new(text: &str) -> Result<Self, Error> {
-        let name = text.strip_suffix('.').unwrap_or(text);
-        let is_label = |label: &str| {
-            let edge = !label.starts_with('-') && !label.ends_with('-');
-            let inner = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
-            (1..=63).contains(&label.len()) && edge && label.bytes().all(inner)
-        };
-        let labels = name.strip_prefix("*.").unwrap_or(name);
-        if name.len() <= 253 && labels.split('.').all(is_label) {
-            return Ok(Self(name.to_ascii_lowercase()));
-        }
-        Err(Error::Name(text.to_owned()))
-    }
-
-    /// The name that a value means inside a zone: `@` is the zone, a name without a dot is inside it, any other stands for
-    /// itself.
-    ///
-    /// # Errors
-    /// As [`DomainName::new`].
-    pub fn within(text: &str, zone: &DomainName) -> Result<Self, Error> {
-        match text {
-            "@" => Ok(zone.clone()),
-            "*" => DomainName::new(&format!("*.{zone}")),
-            _ if text.contains('.') => DomainName::new(text),
-            _ => DomainName::new(&format!("{text}.{zone}")),
-        }
-    }
-
-    /// The name.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-
-    /// Whether it is that name, or lies below it.
-    pub fn is_within(&self, zone: &DomainName) -> bool {
-        let rest = self.0.strip_suffix(zone.as_str());
-        rest.is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
-    }
-
-    /// Whether it stands for all names in its place.
-    pub fn is_wildcard(&self) -> bool {
-        self.0.starts_with("*.")
-    }
-
-    /// Whether it is a wildcard, and a name is in its place.
-    pub fn stands_for(&self, name: &DomainName) -> bool {
-        let above = self.0.strip_prefix('*');
-        above.is_some_and(|above| name.0.ends_with(above))
-    }
-
-    /// Whether hosts can have that name, or those that it stands for (RFC 1123, 2.1): it has no `_`.
-    pub fn is_host_name(&self) -> bool {
-        !self.0.contains('_')
-    }
-
-    /// The name by which an address is asked for (RFC 1035, 3.5; RFC 3596, 2.5).
-    pub fn of_address(address: IpAddr) -> Self {
-        match address {
-            IpAddr::V4(address) => {
-                let [a, b, c, d] = address.octets();
-                Self(format!("{d}.{c}.{b}.{a}.in-addr.arpa"))
-            }
-            IpAddr::V6(address) => {
-                let bytes = address.octets();
-                let digits = bytes.iter().rev().flat_map(|byte| [byte & 15, byte >> 4]);
-                let digits: Vec<String> = digits.map(|digit| format!("{digit:x}")).collect();
-                Self(format!("{}.ip6.arpa", digits.join(".")))
-            }
-        }
-    }
-}
-
-impl fmt::Display for DomainName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(&self.0)
-    }
-}
-
-impl FromStr for DomainName {
-    type Err = Error;
-
-    fn from_str(text: &str) -> Result<Self, Error> {
-        DomainName::new(text)
-    }
-}
-
-/// From where names are asked for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum View {
-    /// From hosts and containers of the cloud, and from networks that are said to be inside.
-    Inside,
-    /// From everywhere else.
-    Outside,
-}
-
-impl View {
-    /// Both, in order.
-    pub const ALL: [View; 2] = [View::Inside, View::Outside];
-
-    /// What it is called.
-    pub const fn label(self) -> &'static str {
-        match self {
-            View::Inside => "inside",
-            View::Outside => "outside",
-        }
-    }
-}
 
 /// A host that a record leads to; or `.`: that there is none (RFC 7505; RFC 2782), or for a service that it is the record's own
 /// name (RFC 9460, 2.5).
@@ -235,7 +116,7 @@ impl Data {
     /// # Errors
     /// When it is not written as that kind is.
     pub fn read(kind: &str, value: &str, zone: &DomainName) -> Option<Result<Self, Error>> {
-        let name = |text: &str| DomainName::within(text, zone);
+        let name = |text: &str| DomainName::within(text, zone).map_err(Error::from);
         let words: Vec<&str> = value.split_ascii_whitespace().collect();
         let form = |kind, form| Error::Form { kind, form };
         let is_text = value.chars().all(|c| !c.is_control());
@@ -493,6 +374,8 @@ pub struct Dns {
     pub servers: Vec<HostName>,
     /// Networks from which names are asked for as from inside.
     pub inside: Vec<Subnet>,
+    /// The secret that the servers know each other by.
+    pub key: Option<SecretName>,
 }
 
 /// A zone.

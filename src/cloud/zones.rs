@@ -3,15 +3,15 @@
 //! Pure, and the same every time. What the inventory gives for a name goes before what follows from hosts and containers.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Write as _;
 use std::net::IpAddr;
 
 use serde::Serialize;
+use tallybook_agent::dns::{self, Record, Soa};
 use tallybook_events::allocation::Allocation;
 use tallybook_events::name::ContainerName;
 
 use super::allocate::Key;
-use super::dns::{Data, DomainName, Record, View, Zone};
+use super::dns::{Data, DomainName, View, Zone};
 use super::inventory::{Container, Inventory};
 
 /// A record of a zone.
@@ -131,21 +131,40 @@ pub fn without_address(
     wrong
 }
 
-/// A zone's file for a view. `serial` is its version.
-pub fn file(name: &DomainName, zone: &Zone, lines: &BTreeSet<Line>, serial: u32) -> String {
+/// What a zone's SOA says.
+pub fn soa(name: &DomainName, zone: &Zone) -> Soa {
     let times = &zone.times;
-    let primary = zone.nameservers.first().unwrap_or(name);
-    let mut text = format!(
-        "$TTL {}\n{name}. IN SOA {primary}. {}. {serial} {} {} {} {}\n",
-        times.ttl_s, zone.contact, times.refresh_s, times.retry_s, times.expire_s, times.minimum_s
-    );
-    for line in lines {
-        let ttl = line.ttl_s.map(|ttl| format!("{ttl} ")).unwrap_or_default();
-        let (name, kind) = (&line.name, line.data.kind());
-        // Writing to a text does not fail.
-        let _written = writeln!(text, "{name}. {ttl}IN {kind} {}", line.data);
+    Soa {
+        server: zone.nameservers.first().unwrap_or(name).clone(),
+        contact: zone.contact.clone(),
+        ttl_s: times.ttl_s,
+        refresh_s: times.refresh_s,
+        retry_s: times.retry_s,
+        expire_s: times.expire_s,
+        minimum_s: times.minimum_s,
     }
-    text
+}
+
+/// The records of a zone in a view, as a server has them.
+///
+/// # Errors
+/// When one can't be in a zone's file.
+pub fn records(
+    zone: &DomainName,
+    view: View,
+    lines: &BTreeSet<Line>,
+) -> Result<Vec<Record>, dns::Error> {
+    let record = |line: &Line| {
+        Ok(Record {
+            zone: zone.clone(),
+            view,
+            name: line.name.clone(),
+            ttl_s: line.ttl_s,
+            kind: line.data.kind().parse()?,
+            value: line.data.to_string().parse()?,
+        })
+    };
+    lines.iter().map(record).collect()
 }
 
 /// The zone that answers for a name: the nearest above it.
@@ -203,7 +222,7 @@ fn given(inventory: &Inventory, name: &DomainName, zone: &Zone, view: View) -> V
     let of = |zone: &Zone| -> Vec<Line> {
         let records = zone.records.iter();
         let records = records.filter(|record| record.view.is_none_or(|of| of == view));
-        let line = |record: &Record| Line {
+        let line = |record: &super::dns::Record| Line {
             name: record.name.clone(),
             data: record.data.clone(),
             ttl_s: record.ttl_s,

@@ -49,8 +49,8 @@ fn side(plan: &PlannedStep) -> Option<&str> {
         "dhcp.reserve" | "dhcp.release" => Some("address"),
         "forward.open" | "forward.close" => Some("ports"),
         "container.publish" | "container.retire" => Some("presence"),
-        kind @ ("host.bridge" | "host.directories" | "host.dnsmasq" | "host.forwarding"
-        | "host.nftables") => Some(kind),
+        kind @ ("dns.serve" | "host.bridge" | "host.directories" | "host.dnsmasq"
+        | "host.forwarding" | "host.nftables") => Some(kind),
         // Several of these are about one subject, each something else.
         "host.packages" | "template.publish" => Some(&plan.summary),
         _ => None,

@@ -45,6 +45,7 @@ impl Engine {
             }
             Intent::HostInstall { .. }
             | Intent::HostPrepare { .. }
+            | Intent::DnsApply { .. }
             | Intent::ContainerCreate { .. }
             | Intent::ContainerStart { .. }
             | Intent::ContainerStop { .. }
@@ -76,6 +77,7 @@ fn made_container(intent: &Intent) -> Option<Key> {
         Intent::ContainerCopy { to, copy, .. } => Some((to.clone(), copy.clone())),
         Intent::HostInstall { .. }
         | Intent::HostPrepare { .. }
+        | Intent::DnsApply { .. }
         | Intent::ContainerStart { .. }
         | Intent::ContainerStop { .. }
         | Intent::ContainerRestart { .. }

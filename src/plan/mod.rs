@@ -3,6 +3,7 @@
 //! A step is described by the agent's own code, so that a plan and what is carried out can't differ.
 
 pub mod container;
+pub mod dns;
 pub mod host;
 pub mod template;
 
@@ -85,6 +86,15 @@ pub enum Error {
         /// The value.
         value: String,
     },
+    /// A server of zones can't be asked by the others.
+    #[error("host {0} has no IP address by which other DNS servers could reach it")]
+    NoAddress(HostName),
+    /// There is nothing to answer for.
+    #[error("the inventory has no DNS zone")]
+    NoZones,
+    /// A record can't be in a zone's file.
+    #[error("a DNS zone can't be written")]
+    Record(#[from] tallybook_agent::dns::Error),
     /// A step can't be encoded.
     #[error("a step can't be planned")]
     Encode(#[from] codec::Error),
@@ -117,7 +127,11 @@ impl Error {
             Error::TemplateNowhere { template, .. } => Some(format!(
                 "`tallybook template show {template}` shows its generations"
             )),
-            Error::Value { .. } | Error::Encode(_) => None,
+            Error::NoAddress(host) => Some(format!(
+                "give an IP address as `address` of [hosts.{host}], or one as `public`"
+            )),
+            Error::NoZones => Some("add [zones.\"example.net\"] to cloud.toml".to_owned()),
+            Error::Value { .. } | Error::Record(_) | Error::Encode(_) => None,
         }
     }
 }

@@ -272,6 +272,8 @@ table! {
     container_stop::ContainerStop,
     dhcp_release::DhcpRelease,
     dhcp_reserve::DhcpReserve,
+    dns_follow::DnsFollow,
+    dns_serve::DnsServe,
     forward_close::ForwardClose,
     forward_open::ForwardOpen,
     host_bridge::HostBridge,

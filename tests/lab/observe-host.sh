@@ -142,6 +142,9 @@ reservations() {
     done | sort
 }
 
+# Whatever a DNS server of the host was given to answer from; BIND's own keys of the root change by themselves.
+dns_files() { [ ! -d /var/lib/bind ] || texts /var/lib/bind ! -name 'managed-keys.bind*'; }
+
 leases() { # name, address and MAC; the time a lease ends and the client's id say nothing of the host's state
     { find /var/lib -xdev -path '/var/lib/*/rootfs' -prune -o -name '*.leases' -type f -print; find /run -xdev -name '*.leases' -type f -print; } | sort | while read -r file; do
         awk -v file="$file" 'NF >= 4 && $1 != "duid" { print file ": " $4 " " $3 " " $2 }' "$file"
@@ -268,6 +271,7 @@ section etc manifest /etc
 section nft firewall
 section reservations reservations
 section leases leases
+section dns dns_files
 section network network
 section mounts mounts
 section processes processes

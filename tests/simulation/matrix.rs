@@ -148,6 +148,7 @@ macro_rules! operations {
 operations! {
     install: Install,
     prepare: Prepare,
+    dns: Dns,
     create_from_scratch: CreateFromScratch,
     create_from_template: CreateFromTemplate,
     create_from_container: CreateFromContainer,

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use tallybook::cloud::inventory::Inventory;
 use tallybook::cloud::{self};
 use tallybook::plan::container::{self, Known, Place};
-use tallybook::plan::{host, template};
+use tallybook::plan::{dns, host, template};
 use tallybook::secrets::Declared;
 use tallybook_events::allocation::{Allocation, Forward, Protocol};
 use tallybook_events::fact::{Backing, Origin};
@@ -32,6 +32,14 @@ address = "192.0.2.2"
 address = "192.0.2.3"
 [secrets.token]
 file = "SECRET"
+[dns]
+servers = ["cn1", "cn2"]
+key = "token"
+[zones."example.net"]
+nameservers = ["ns"]
+[zones."example.org"]
+servers = ["cn2", "cn1"]
+nameservers = ["ns"]
 [containers.shop]
 host = "cn1"
 provision = [
@@ -68,6 +76,7 @@ pub(crate) struct Cloud {
 pub(crate) enum Asked {
     Install,
     Prepare,
+    Dns,
     CreateFromScratch,
     CreateFromTemplate,
     CreateFromContainer,
@@ -82,9 +91,10 @@ pub(crate) enum Asked {
 }
 
 /// Each of them.
-pub(crate) const ALL: [Asked; 13] = [
+pub(crate) const ALL: [Asked; 14] = [
     Asked::Install,
     Asked::Prepare,
+    Asked::Dns,
     Asked::CreateFromScratch,
     Asked::CreateFromTemplate,
     Asked::CreateFromContainer,
@@ -207,6 +217,13 @@ impl Cloud {
                     hosts: hosts.clone(),
                 },
                 hosts.iter().cloned().map(Subject::Host).collect(),
+            ),
+            Asked::Dns => (
+                dns::apply(&self.inventory, &self.state),
+                Intent::DnsApply {
+                    hosts: vec![cn1.clone(), cn2.clone()],
+                },
+                [&cn1, &cn2].map(|host| Subject::Host(host.clone())).into(),
             ),
             Asked::CreateFromScratch | Asked::CreateFromTemplate | Asked::CreateFromContainer => {
                 let source = match asked {

@@ -18,7 +18,7 @@ macro_rules! every_kind {
                 undo: |params, context, output| $undo(&steps::TABLE[N], params, context, output),
             }
         }
-        every_kind!(@row: 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25 26 27 28 29 30 31)
+        every_kind!(@row: 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25 26 27 28 29 30 31 32 33)
     }};
     (@$row:ident: $($number:literal)*) => { [$($row::<$number>()),*] };
 }

@@ -81,7 +81,10 @@ impl Text {
             let Record {
                 name, kind, value, ..
             } = record;
-            let ttl = record.ttl_s.map(|ttl| format!("{ttl} ")).unwrap_or_default();
+            let ttl = record
+                .ttl_s
+                .map(|ttl| format!("{ttl} "))
+                .unwrap_or_default();
             // Writing to a text does not fail.
             let _written = writeln!(behind, "{name}. {ttl}IN {kind} {value}");
         }
@@ -119,7 +122,8 @@ pub fn configuration(
     received: &Path,
     keys: Option<&Path>,
 ) -> String {
-    let statements = |all: &[String]| -> String { all.iter().map(|it| format!(" {it};")).collect() };
+    let statements =
+        |all: &[String]| -> String { all.iter().map(|it| format!(" {it};")).collect() };
     let mut text = String::new();
     let mut line = |line: String| {
         text.push_str(&line);
@@ -146,7 +150,12 @@ pub fn configuration(
         line(format!("view \"{label}\" {{"));
         let mut clients = Vec::new();
         if keys.is_some() {
-            clients.extend(View::ALL.iter().filter(|it| **it != view).map(|it| format!("!{}", key(*it))));
+            clients.extend(
+                View::ALL
+                    .iter()
+                    .filter(|it| **it != view)
+                    .map(|it| format!("!{}", key(*it))),
+            );
             clients.push(key(view));
         }
         match view {
@@ -156,7 +165,8 @@ pub fn configuration(
                 line("    recursion yes;".to_owned());
                 line("    allow-recursion { tallybook-inside; };".to_owned());
                 if !service.forwarders.is_empty() {
-                    let all: Vec<String> = service.forwarders.iter().map(ToString::to_string).collect();
+                    let all: Vec<String> =
+                        service.forwarders.iter().map(ToString::to_string).collect();
                     line(format!("    forwarders {{{} }};", statements(&all)));
                 }
             }
@@ -202,7 +212,11 @@ fn statement(zone: &Zone, view: View, generation: &Path, has_keys: bool) -> Stri
                 false => may.extend(secondaries.iter().map(plain)),
             }
             let may = if may.is_empty() { " none;" } else { &may };
-            let told: String = secondaries.iter().map(keyed).chain(others.iter().map(plain)).collect();
+            let told: String = secondaries
+                .iter()
+                .map(keyed)
+                .chain(others.iter().map(plain))
+                .collect();
             format!(
                 "    zone \"{}\" {{ type primary; file \"{}\"; allow-transfer {{{may} }}; notify explicit; also-notify {{{told} }}; }};",
                 zone.name,
@@ -315,13 +329,27 @@ mod tests {
             records,
         };
         let amended = BTreeMap::from([
-            ("web".parse().unwrap(), amendment(11, vec![record("web.example.net", "10.5.0.9")])),
+            (
+                "web".parse().unwrap(),
+                amendment(11, vec![record("web.example.net", "10.5.0.9")]),
+            ),
             ("db".parse().unwrap(), amendment(12, Vec::new())),
-            ("new".parse().unwrap(), amendment(13, vec![record("new.example.net", "10.5.0.4")])),
+            (
+                "new".parse().unwrap(),
+                amendment(13, vec![record("new.example.net", "10.5.0.4")]),
+            ),
         ]);
         let (new, moved) = (line("new", "10.5.0.4"), line("web", "10.5.0.9"));
         assert_eq!(inside(&amended), format!("{head}{new}{ns1}{moved}"));
-        let early = amended.into_iter().map(|(name, it)| (name, Amendment { as_of: as_of(10), ..it }));
+        let early = amended.into_iter().map(|(name, it)| {
+            (
+                name,
+                Amendment {
+                    as_of: as_of(10),
+                    ..it
+                },
+            )
+        });
         assert_eq!(inside(&early.collect()), format!("{head}{db}{ns1}{web}"));
     }
 
@@ -341,7 +369,12 @@ mod tests {
     #[test]
     fn the_configuration_keeps_views_and_their_transfers_apart() {
         let directory = Path::new("/g");
-        let text = configuration(&service(), directory, Path::new("/c"), Some(Path::new("/k")));
+        let text = configuration(
+            &service(),
+            directory,
+            Path::new("/c"),
+            Some(Path::new("/k")),
+        );
         for wanted in [
             "include \"/k\";",
             "acl tallybook-inside { !127.0.0.9; localhost; 127.0.0.0/8; 10.5.0.0/16; };",
@@ -352,10 +385,16 @@ mod tests {
             "    zone \"example.net\" { type primary; file \"/g/outside/example.net.zone\"; allow-transfer { 198.51.100.1; key tallybook-outside; }; notify explicit; also-notify { 192.0.2.2 key tallybook-outside; 198.51.100.1; }; };",
             "    zone \"example.org\" { type secondary; file \"tallybook-inside-example.org.zone\"; masterfile-format text; primaries { 192.0.2.2 key tallybook-inside; }; notify no; };",
         ] {
-            assert!(text.lines().any(|line| line == wanted), "{wanted} is missing in {text}");
+            assert!(
+                text.lines().any(|line| line == wanted),
+                "{wanted} is missing in {text}"
+            );
         }
         let text = configuration(&service(), directory, Path::new("/c"), None);
         assert!(!text.contains("key"), "{text}");
-        assert!(text.contains("allow-transfer { 198.51.100.1; 192.0.2.2; };"), "{text}");
+        assert!(
+            text.contains("allow-transfer { 198.51.100.1; 192.0.2.2; };"),
+            "{text}"
+        );
     }
 }

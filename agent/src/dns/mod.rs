@@ -363,7 +363,9 @@ mod tests {
 
     #[test]
     fn what_could_end_a_line_or_a_statement_is_refused() {
-        for text in ["a b", "a;", "a\"", "-a", "a..b", "", "*", "a/b", "..", "a\n"] {
+        for text in [
+            "a b", "a;", "a\"", "-a", "a..b", "", "*", "a/b", "..", "a\n",
+        ] {
             assert!(DomainName::new(text).is_err(), "{text:?} was taken");
         }
         for text in ["10.0.0.0", "10.0.0.0/33", "::/129", "a/8", "10.0.0.0/8;"] {
@@ -375,6 +377,9 @@ mod tests {
         for text in ["", "1\n2", "\t"] {
             assert!(text.parse::<Value>().is_err(), "{text:?} was taken");
         }
-        assert_eq!("2001:DB8::/32".parse::<Network>().unwrap().to_string(), "2001:db8::/32");
+        assert_eq!(
+            "2001:DB8::/32".parse::<Network>().unwrap().to_string(),
+            "2001:db8::/32"
+        );
     }
 }

@@ -211,7 +211,12 @@ pub fn look(context: &mut Context<'_>) -> Result<Before, StepFailure> {
 /// # Errors
 /// Says whose it is; or when that can't be told.
 pub fn refuse_others(context: &mut Context<'_>, service: &Service) -> Result<(), StepFailure> {
-    let asked = Program::new(["dpkg-query", "--show", "--showformat=${Conffiles}\\n", "bind9"]);
+    let asked = Program::new([
+        "dpkg-query",
+        "--show",
+        "--showformat=${Conffiles}\\n",
+        "bind9",
+    ]);
     let ended = context.run(&asked)?;
     let known = String::from_utf8_lossy(&ended.stdout);
     let sums = known.lines().filter_map(|line| {
@@ -226,7 +231,9 @@ pub fn refuse_others(context: &mut Context<'_>, service: &Service) -> Result<(),
     let said = String::from_utf8_lossy(&ended.stdout);
     let mut lines = said.lines();
     if let Some(path) = lines.find_map(|line| line.strip_suffix(": FAILED")) {
-        let message = format!("somebody else has configured BIND on this host: {path} is not as its package has it");
+        let message = format!(
+            "somebody else has configured BIND on this host: {path} is not as its package has it"
+        );
         let mut failure = fail(FailureClass::Exists, message);
         failure.hint = Some(format!(
             "move what it says into the inventory, then have it as the package has it: rm {path} && apt-get install --reinstall -o Dpkg::Options::=--force-confmiss bind9"
@@ -241,9 +248,14 @@ pub fn refuse_others(context: &mut Context<'_>, service: &Service) -> Result<(),
             }
             let holder = listener.holder(context.layout);
             if !holder.starts_with("named ") {
-                let message = format!("{holder} listens on {protocol} port 53 of {}", listener.address);
+                let message = format!(
+                    "{holder} listens on {protocol} port 53 of {}",
+                    listener.address
+                );
                 let mut failure = fail(FailureClass::Exists, message);
-                failure.hint = Some(format!("stop {holder}, or make it listen on other addresses only"));
+                failure.hint = Some(format!(
+                    "stop {holder}, or make it listen on other addresses only"
+                ));
                 return Err(failure);
             }
         }
@@ -264,9 +276,9 @@ pub fn write_keys(
     const SCRIPT: &str = r#"set -eu
 umask 077
 rm -f "$1"
-secret=$(printf %s "$(printenv "$2")" | base64 --wrap=0)
+text=$(printf %s "$(printenv "$2")" | base64 --wrap=0)
 for view in inside outside; do
-    printf 'key "tallybook-%s" { algorithm hmac-sha256; secret "%s"; };\n' "$view" "$secret"
+    printf 'key "tallybook-%s" { algorithm hmac-sha256; secret "%s"; };\n' "$view" "$text"
 done >"$1"
 chgrp bind "$1"
 chmod 640 "$1"
@@ -355,7 +367,10 @@ fn want(layout: &Layout, kept: Kept) -> Result<Wanted, StepFailure> {
     }
     for (key @ (view, zone), text) in &texts {
         let name = files::name(zone);
-        let Some(live) = live.as_ref().filter(|_| names.remove(&(*view, name.clone()))) else {
+        let Some(live) = live
+            .as_ref()
+            .filter(|_| names.remove(&(*view, name.clone())))
+        else {
             continue;
         };
         let path = live.join(view.label()).join(name);
@@ -369,7 +384,9 @@ fn want(layout: &Layout, kept: Kept) -> Result<Wanted, StepFailure> {
         let text = fs::read_to_string(live.join("named.conf")).unwrap_or_default();
         text == configuration(layout, &kept, live)
     };
-    let is_whole = texts.keys().all(|key| there.get(key).is_some_and(|(_, is_same)| *is_same));
+    let is_whole = texts
+        .keys()
+        .all(|key| there.get(key).is_some_and(|(_, is_same)| *is_same));
     let is_live = names.is_empty() && is_whole && live.as_ref().is_some_and(has_configuration);
     Ok(Wanted {
         kept,
@@ -389,7 +406,10 @@ fn configuration(layout: &Layout, kept: &Kept, generation: &Path) -> String {
 fn serial_now(context: &mut Context<'_>) -> Result<u32, StepFailure> {
     let ended = context.run(&Program::new(["date", "--utc", "+%Y%m%d %H %M"]))?;
     let said = String::from_utf8_lossy(&ended.stdout);
-    let numbers: Vec<u32> = said.split_whitespace().map_while(|word| word.parse().ok()).collect();
+    let numbers: Vec<u32> = said
+        .split_whitespace()
+        .map_while(|word| word.parse().ok())
+        .collect();
     let [day, hour, minute] = numbers[..] else {
         let message = format!("date says {:?}", said.trim());
         return Err(fail(FailureClass::Unknown, message));
@@ -420,7 +440,9 @@ pub fn stage(context: &mut Context<'_>, kept: &Kept) -> Result<Generation, StepF
     for path in others.iter().filter(|path| Some(*path) != live.as_ref()) {
         fs::remove_dir_all(path).map_err(|e| io_failure("removing", path, &e))?;
     }
-    let directory = layout.dns_generations().join((newest.unwrap_or(0) + 1).to_string());
+    let directory = layout
+        .dns_generations()
+        .join((newest.unwrap_or(0) + 1).to_string());
     let now = serial_now(context)?;
     for view in View::ALL {
         host_directories::make(&directory.join(view.label()), 0o755)?;
@@ -432,7 +454,10 @@ pub fn stage(context: &mut Context<'_>, kept: &Kept) -> Result<Generation, StepF
             Some((serial, false)) => serial.saturating_add(1).max(now),
             None => now,
         };
-        serials.entry(zone.clone()).or_default().insert(*view, serial);
+        serials
+            .entry(zone.clone())
+            .or_default()
+            .insert(*view, serial);
         let path = directory.join(view.label()).join(files::name(zone));
         durable::write(&path, 0o644, text.with_serial(serial).as_bytes())?;
     }
@@ -453,7 +478,11 @@ pub fn stage(context: &mut Context<'_>, kept: &Kept) -> Result<Generation, StepF
 
 /// Has BIND's own checker read a configuration and all of its zones.
 fn check(context: &mut Context<'_>, path: &Path) -> Result<(), StepFailure> {
-    let argv = ["named-checkconf".to_owned(), "-z".to_owned(), path.display().to_string()];
+    let argv = [
+        "named-checkconf".to_owned(),
+        "-z".to_owned(),
+        path.display().to_string(),
+    ];
     let ended = context.link.run(&Program::new(argv))?;
     if ended.exit == Some(0) {
         return Ok(());
@@ -532,7 +561,10 @@ pub fn is_followed(context: &mut Context<'_>, kept: &Kept) -> Result<Option<Seri
     let told = fs::read_to_string(layout.dns_told()).unwrap_or_default();
     let is_told = live(layout).is_some_and(|live| format!("{}\n", live.display()) == told);
     let runs = state.active && state.enabled && unit::started_with(context, state, ASSIGNMENT);
-    let has_keys = kept.keys.as_ref().is_none_or(|name| layout.dns_keys().join(name).exists());
+    let has_keys = kept
+        .keys
+        .as_ref()
+        .is_none_or(|name| layout.dns_keys().join(name).exists());
     if !(wanted.is_live && is_told && runs && has_keys && drop_in == Some(drop_in_body(layout))) {
         return Ok(None);
     }
@@ -556,7 +588,9 @@ fn ask(context: &mut Context<'_>, zones: &Serials) -> Result<Serials, StepFailur
         };
         let questions: String = zones.keys().map(question).collect();
         // Status 9 says that nobody answered, and shows in what is missing.
-        let ended = context.link.run(&Program::new(["dig", "-f", "-"]).stdin(questions))?;
+        let ended = context
+            .link
+            .run(&Program::new(["dig", "-f", "-"]).stdin(questions))?;
         let said = String::from_utf8_lossy(&ended.stdout);
         for line in said.lines() {
             let words: Vec<&str> = line.split_whitespace().collect();
@@ -589,7 +623,10 @@ impl std::fmt::Display for Lag {
             found,
         } = self;
         let view = view.label();
-        write!(f, "seen from {view}, {zone} must have the serial {wanted}, and the DNS server ")?;
+        write!(
+            f,
+            "seen from {view}, {zone} must have the serial {wanted}, and the DNS server "
+        )?;
         match found {
             Some(found) => write!(f, "answers with {found}"),
             None => f.write_str("does not answer for it"),
@@ -635,7 +672,9 @@ pub fn refresh(context: &mut Context<'_>, wanted: &Serials) -> Result<(), StepFa
     for lag in all_lags(context, wanted)? {
         let (zone, view) = (lag.zone.as_str(), lag.view.label());
         // One that is on its way, or was never there, is not refreshed: what comes of it is waited for all the same.
-        context.link.run(&Program::new(["rndc", "refresh", zone, "IN", view]))?;
+        context
+            .link
+            .run(&Program::new(["rndc", "refresh", zone, "IN", view]))?;
     }
     Ok(())
 }
@@ -653,7 +692,9 @@ pub fn await_serials(
     while let Some(lag) = lags(context, wanted)? {
         if begun.elapsed() >= ANSWER_TIMEOUT {
             let mut failure = fail(FailureClass::Host, lag.to_string());
-            let elsewhere = from.map(|from| format!("it has the zone from {from}: can it reach TCP port 53 there? "));
+            let elsewhere = from.map(|from| {
+                format!("it has the zone from {from}: can it reach TCP port 53 there? ")
+            });
             let elsewhere = elsewhere.unwrap_or_default();
             failure.hint = Some(format!("{elsewhere}journalctl --unit {UNIT} says more"));
             return Err(failure);
@@ -720,7 +761,12 @@ pub fn remove_rest(layout: &Layout) -> Result<(), StepFailure> {
 fn remove_empty(path: &Path) -> Result<(), StepFailure> {
     match fs::remove_dir(path) {
         Ok(()) => Ok(()),
-        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::DirectoryNotEmpty) => {
+        Err(error)
+            if matches!(
+                error.kind(),
+                ErrorKind::NotFound | ErrorKind::DirectoryNotEmpty
+            ) =>
+        {
             Ok(())
         }
         Err(error) => Err(io_failure("removing", path, &error)),

@@ -295,8 +295,14 @@ mod tests {
     #[test]
     fn a_server_that_was_off_is_off_again() {
         let mut sim = Simulated::with_bind();
-        for argv in [&["stop", "named.service"][..], &["--quiet", "disable", "named.service"]] {
-            let argv = ["systemctl"].iter().chain(argv).map(|word| (*word).to_owned());
+        for argv in [
+            &["stop", "named.service"][..],
+            &["--quiet", "disable", "named.service"],
+        ] {
+            let argv = ["systemctl"]
+                .iter()
+                .chain(argv)
+                .map(|word| (*word).to_owned());
             let program = crate::step::Program::new(argv);
             sim.with(1, |context| context.run(&program)).unwrap();
         }
@@ -329,7 +335,11 @@ mod tests {
         };
         let served = sim.link.served.clone().unwrap();
         let file = fs::read_to_string(served.join("inside/example.net.zone")).unwrap();
-        assert_eq!(crate::dns::files::serial(&file), Some(2_026_112_852), "{file}");
+        assert_eq!(
+            crate::dns::files::serial(&file),
+            Some(2_026_112_852),
+            "{file}"
+        );
         assert!(file.contains("192.0.2.1"), "{file}");
         assert_eq!(sim.link.count("systemctl restart"), 1);
     }

@@ -76,6 +76,7 @@ fn builds_something(intent: &Intent) -> bool {
         | Intent::TemplateSnapshot { .. } => true,
         Intent::HostInstall { .. }
         | Intent::HostPrepare { .. }
+        | Intent::DnsApply { .. }
         | Intent::ContainerStart { .. }
         | Intent::ContainerStop { .. }
         | Intent::ContainerRestart { .. }

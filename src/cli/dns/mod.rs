@@ -1,5 +1,6 @@
 //! `tallybook dns …`: the zones of the inventory.
 
+mod apply;
 mod show;
 
 use super::{Context, Error, Exit, commands};
@@ -20,4 +21,5 @@ impl Args {
 
 commands! {
     Show(show::Args),
+    Apply(apply::Args),
 }

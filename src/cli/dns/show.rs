@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde::Serialize;
+use tallybook_agent::dns::files::Text;
 
 use super::super::context::select;
 use super::super::{Context, Error, Exit, resolve};
@@ -10,6 +11,7 @@ use crate::cloud::dns::{DomainName, View, Zone};
 use crate::cloud::inventory::Inventory;
 use crate::cloud::zones::{self, Contents, Line};
 use crate::cloud_log;
+use crate::plan;
 use crate::render::{Cell, Column, Format, Output, Table, Written};
 
 /// Show the records of zones, as each view has them
@@ -128,13 +130,15 @@ fn shown<'a>(inventory: &'a Inventory, zones: &'a Zones) -> Vec<Shown<'a>> {
     zones.iter().filter_map(zone).collect()
 }
 
-fn files(inventory: &Inventory, zones: &Zones, out: &mut Output) -> Written {
+fn files(inventory: &Inventory, zones: &Zones, out: &mut Output) -> Result<(), Error> {
     for (name, contents) in zones {
         let Some(zone) = inventory.zones.get(name) else {
             continue;
         };
-        for lines in contents.values() {
-            out.line(zones::file(name, zone, lines, 1).trim_end())?;
+        for (view, lines) in contents {
+            let records = zones::records(name, *view, lines).map_err(plan::Error::from)?;
+            let text = Text::new(name, &zones::soa(name, zone), &records);
+            out.line(text.with_serial(1).trim_end())?;
         }
     }
     Ok(())

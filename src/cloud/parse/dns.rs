@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use tallybook_agent::secret::SecretName;
 use tallybook_events::name::HostName;
 
 use super::{Name, Names, named_sections};
@@ -31,6 +32,8 @@ impl Name for DomainName {
 /// What a zone has unless it says otherwise.
 #[derive(Debug, Clone, Default)]
 struct Settings {
+    /// Whether the servers have a key.
+    has_key: bool,
     servers: Option<Vec<HostName>>,
     contact: Option<DomainName>,
     ttl_s: Option<u32>,
@@ -43,6 +46,7 @@ struct Settings {
 impl Settings {
     fn read(section: &Section<'_>, names: &Names<'_>) -> Self {
         Settings {
+            has_key: section.position("key").is_some(),
             servers: servers(section, names),
             contact: contact(section),
             ttl_s: duration(section, "ttl"),
@@ -84,6 +88,15 @@ pub(super) fn read_all(root: &Section<'_>, names: &Names<'_>) -> (Dns, BTreeMap<
             root.report().error(section.at, message);
         }
         let (zone, alias, records) = read_zone(section.value, &name, line, names, &general);
+        let has_several = zone.as_ref().is_some_and(|zone| zone.servers.len() > 1);
+        if has_several && !general.has_key {
+            let message = format!(
+                "zone {:?} has several servers, and they have no key",
+                name.as_str()
+            );
+            let help = "name a secret by which they know each other: key = \"…\" in [dns]";
+            root.report().error_help(at, message, help);
+        }
         given.extend(records.into_iter().map(|record| (name.clone(), record)));
         if let Some(other) = zones.get(&name) {
             let message = format!("zone {:?} is defined twice", name.as_str());
@@ -112,9 +125,12 @@ fn read(section: Option<Section<'_>>, names: &Names<'_>) -> (Dns, Settings) {
         }
     };
     let inside = section.texts("inside").unwrap_or_default();
+    let key = section.text("key");
+    let key = key.filter(|name| names.secrets.resolve(report, *name));
     let dns = Dns {
         servers: settings.servers.clone().unwrap_or_default(),
         inside: inside.into_iter().filter_map(subnet).collect(),
+        key: key.and_then(|name| SecretName::new(name.value).ok()),
     };
     let each = "each zone has its own: set it in [zones.NAME]";
     let elsewhere = ["alias", "nameservers", "records", "transfer"];
@@ -180,7 +196,7 @@ fn read_zone<'a>(
     }
     let contact = own.contact.clone().or_else(|| general.contact.clone());
     let contact = contact.or_else(|| DomainName::new(&format!("hostmaster.{name}")).ok());
-    section.finish(&LATER, &[]);
+    section.finish(&LATER, &[("key", "all zones have one: set it in [dns]")]);
     let zone = contact.map(|contact| Zone {
         line,
         servers: servers.unwrap_or_default(),

@@ -84,6 +84,10 @@ fn the_documented_example_means_what_its_comments_say() {
     let file = SecretSource::File("/etc/tallybook/secrets/db_password".to_owned());
     assert_eq!(lives("db_password"), &file);
     assert_eq!(
+        inventory.dns.key.as_ref().map(|it| it.as_str()),
+        Some("dns_key")
+    );
+    assert_eq!(
         lives("api_token"),
         &SecretSource::Env("SHOP_API_TOKEN".to_owned())
     );

@@ -161,6 +161,32 @@ cloud.toml:44:5: an MX record says that "w.example.net" has no mail, and another
   cloud.toml:37: the other record
 "##,
     ),
+    (
+        r##"[hosts.h]
+[hosts.i]
+[dns]
+servers = ["h", "i"]
+[zones."example.net"]
+nameservers = ["ns"]
+[zones."example.org"]
+servers = ["h"]
+nameservers = ["ns"]
+key = "nosuch"
+"##,
+        r##"cloud.toml:5:8: zone "example.net" has several servers, and they have no key; name a secret by which they know each other: key = "…" in [dns]
+cloud.toml:10:1: "key" can't be set in zone "example.org"; all zones have one: set it in [dns]
+"##,
+    ),
+    (
+        r##"[hosts.h]
+[secrets.dns]
+file = "/secret"
+[dns]
+key = "dsn"
+"##,
+        r##"cloud.toml:5:7: unknown secret "dsn"; did you mean "dns"?
+"##,
+    ),
 ];
 
 #[test]

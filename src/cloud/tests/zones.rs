@@ -1,14 +1,15 @@
 //! Which records zones have.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
+use tallybook_agent::dns::files::Text;
 use tallybook_events::ids::LogId;
 
 use super::example::example;
 use super::good;
 use crate::cloud::dns::{DomainName, View};
 use crate::cloud::inventory::Inventory;
-use crate::cloud::zones::{Contents, file, untold, without_address, zones};
+use crate::cloud::zones::{Contents, Line, records, soa, untold, without_address, zones};
 use crate::cloud::{Selection, compile};
 
 fn all(inventory: &Inventory) -> BTreeMap<DomainName, Contents> {
@@ -28,11 +29,17 @@ fn all(inventory: &Inventory) -> BTreeMap<DomainName, Contents> {
     zones(inventory, &allocations)
 }
 
+/// A zone's file, with the serial 7.
+fn file(inventory: &Inventory, name: &DomainName, view: View, lines: &BTreeSet<Line>) -> String {
+    let records = records(name, view, lines).unwrap();
+    Text::new(name, &soa(name, &inventory.zones[name]), &records).with_serial(7)
+}
+
 /// The lines of a zone's file but the first two, without what each has in common.
 fn lines(inventory: &Inventory, zone: &str, view: View) -> Vec<String> {
     let name: DomainName = zone.parse().unwrap();
     let contents = &all(inventory)[&name];
-    let text = file(&name, &inventory.zones[&name], &contents[&view], 7);
+    let text = file(inventory, &name, view, &contents[&view]);
     text.lines().skip(2).map(str::to_owned).collect()
 }
 
@@ -362,7 +369,7 @@ fn only_what_can_be_reached_from_elsewhere_is_seen_there() {
 fn a_zones_file_begins_with_what_its_times_are() {
     let inventory = good(CLOUD);
     let name: DomainName = "example.net".parse().unwrap();
-    let text = file(&name, &inventory.zones[&name], &Default::default(), 7);
+    let text = file(&inventory, &name, View::Inside, &Default::default());
     assert_eq!(
         text,
         "$TTL 330\nexample.net. IN SOA ns1.example.net. hostmaster.example.net. 7 300 300 2419200 299\n"

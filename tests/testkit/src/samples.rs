@@ -501,6 +501,9 @@ pub fn intents() -> Vec<Intent> {
             to: Seq(17),
             operations: vec![operation(3), operation(2)],
         },
+        Intent::DnsApply {
+            hosts: vec![host("cn1")],
+        },
     ]
 }
 
