@@ -415,10 +415,7 @@ fn judge(run: &Run, outcome: &Outcome) -> Ended {
 fn succeeded_on_some(operation: &Operation) -> bool {
     let several = matches!(
         operation.intent,
-        Intent::HostInstall { .. }
-            | Intent::HostPrepare { .. }
-            | Intent::DnsApply { .. }
-            | Intent::TemplateSync { .. }
+        Intent::HostInstall { .. } | Intent::HostPrepare { .. } | Intent::TemplateSync { .. }
     );
     let done = |step: &Step| matches!(step.status, StepStatus::Succeeded { .. });
     let hosts: BTreeSet<_> = operation.steps.iter().map(|step| &step.plan.host).collect();
