@@ -462,16 +462,14 @@ fn dns() -> Vec<Sample> {
         expire_s: 2_419_200,
         minimum_s: 299,
     };
-    let record = |view, container: Option<&str>| Entry {
-        record: Record {
-            zone: name("example.net"),
-            view,
-            name: name("*.web.example.net"),
-            ttl_s: container.map(|_| 60),
-            kind: name("A"),
-            value: name("10.5.0.2"),
-        },
-        container: container.map(name),
+    let primary = Role::Primary {
+        soa,
+        secondaries: vec![name("192.0.2.2")],
+        others: vec![name("198.51.100.1")],
+    };
+    let zone = |zone: &str, role| Zone {
+        name: name(zone),
+        role,
     };
     let service = Service {
         as_of: AsOf {
@@ -482,43 +480,38 @@ fn dns() -> Vec<Sample> {
         not_at: vec![[10, 5, 0, 1].into()],
         forwarders: vec![name("2001:db8::53")],
         zones: vec![
-            Zone {
-                name: name("example.net"),
-                role: Role::Primary {
-                    soa,
-                    secondaries: vec![name("192.0.2.2")],
-                    others: vec![name("198.51.100.1")],
-                },
-            },
-            Zone {
-                name: name("example.org"),
-                role: Role::Secondary {
+            zone("example.net", primary),
+            zone(
+                "example.org",
+                Role::Secondary {
                     primary: name("192.0.2.2"),
                 },
+            ),
+        ],
+        records: vec![Entry {
+            record: Record {
+                zone: name("example.net"),
+                view: View::Inside,
+                name: name("*.web.example.net"),
+                ttl_s: Some(60),
+                kind: name("A"),
+                value: name("10.5.0.2"),
             },
-        ],
-        records: vec![
-            record(View::Inside, Some("web")),
-            record(View::Outside, None),
-        ],
+            container: Some(name("web")),
+        }],
     };
     let serials = BTreeMap::from([(View::Inside, 2_026_112_800), (View::Outside, 1)]);
     let served = |replaced| Served {
         replaced,
         serials: BTreeMap::from([(name("example.net"), serials.clone())]),
     };
+    let serve = |key| DnsServe {
+        service: service.clone(),
+        key,
+    };
     vec![
         sample(
-            vec![
-                DnsServe {
-                    service: service.clone(),
-                    key: None,
-                },
-                DnsServe {
-                    service,
-                    key: Some(name("dns")),
-                },
-            ],
+            vec![serve(None), serve(Some(name("dns")))],
             replaced().into_iter().map(served).collect(),
         ),
         sample(

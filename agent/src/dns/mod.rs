@@ -12,8 +12,11 @@ use serde::{Deserialize, Serialize};
 use tallybook_events::ids::{Epoch, Seq};
 use tallybook_events::name::ContainerName;
 
+pub mod answers;
 pub mod files;
 pub mod server;
+#[cfg(test)]
+mod simulated;
 
 /// A text that has no place in a server's files.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -9,16 +9,15 @@ use std::fs;
 use std::io::ErrorKind;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
-use std::thread;
-use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tallybook_events::allocation::Protocol;
 use tallybook_events::name::ContainerName;
 use tallybook_events::step::{FailureClass, StepFailure};
 
-use super::files::{self, ASKS_FROM_OUTSIDE, Key, RECEIVED};
-use super::{Amendment, DomainName, Service, View};
+use super::answers::{Serials, await_serials};
+use super::files::{self, Key, RECEIVED};
+use super::{Amendment, Service, View};
 use crate::durable;
 use crate::layout::Layout;
 use crate::network::{managed, ports, unit};
@@ -28,10 +27,6 @@ use crate::steps::host_directories;
 
 /// The unit of Debian's BIND.
 pub const UNIT: &str = "named.service";
-/// How long it may take until the server answers as it is told to.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
-/// How often it is asked.
-const POLL: Duration = Duration::from_millis(100);
 /// What a process carries that was started with the drop-in.
 const ASSIGNMENT: &str = "TALLYBOOK_NAMED=1";
 
@@ -101,9 +96,6 @@ pub struct Kept {
     /// How the unit was.
     pub before: Before,
 }
-
-/// The serial of each zone that the server is the primary of.
-pub type Serials = BTreeMap<DomainName, BTreeMap<View, u32>>;
 
 /// What the pieces come to.
 pub struct Generation {
@@ -573,135 +565,6 @@ pub fn is_followed(context: &mut Context<'_>, kept: &Kept) -> Result<Option<Seri
         serials.entry(zone).or_default().insert(view, serial);
     }
     Ok(Some(serials))
-}
-
-/// Asks the host's own server for the serial of each zone, as each view has it.
-fn ask(context: &mut Context<'_>, zones: &Serials) -> Result<Serials, StepFailure> {
-    let mut answers = Serials::new();
-    for view in View::ALL {
-        let from = match view {
-            View::Inside => "127.0.0.1",
-            View::Outside => ASKS_FROM_OUTSIDE,
-        };
-        let question = |zone: &DomainName| {
-            format!("@127.0.0.1 -b {from} {zone}. SOA +norecurse +noall +answer +tries=1 +time=2\n")
-        };
-        let questions: String = zones.keys().map(question).collect();
-        // Status 9 says that nobody answered, and shows in what is missing.
-        let ended = context
-            .link
-            .run(&Program::new(["dig", "-f", "-"]).stdin(questions))?;
-        let said = String::from_utf8_lossy(&ended.stdout);
-        for line in said.lines() {
-            let words: Vec<&str> = line.split_whitespace().collect();
-            let [zone, _, "IN", "SOA", _, _, serial, ..] = words[..] else {
-                continue;
-            };
-            if let (Ok(zone), Ok(serial)) = (zone.parse(), serial.parse()) {
-                answers.entry(zone).or_default().insert(view, serial);
-            }
-        }
-    }
-    Ok(answers)
-}
-
-/// A zone of which the server does not answer as it must.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Lag {
-    zone: DomainName,
-    view: View,
-    wanted: u32,
-    found: Option<u32>,
-}
-
-impl std::fmt::Display for Lag {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Lag {
-            zone,
-            view,
-            wanted,
-            found,
-        } = self;
-        let view = view.label();
-        write!(
-            f,
-            "seen from {view}, {zone} must have the serial {wanted}, and the DNS server "
-        )?;
-        match found {
-            Some(found) => write!(f, "answers with {found}"),
-            None => f.write_str("does not answer for it"),
-        }
-    }
-}
-
-/// The first zone of which the host's own server does not answer with these serials.
-///
-/// # Errors
-/// When it can't be asked.
-pub fn lags(context: &mut Context<'_>, wanted: &Serials) -> Result<Option<Lag>, StepFailure> {
-    Ok(all_lags(context, wanted)?.into_iter().next())
-}
-
-fn all_lags(context: &mut Context<'_>, wanted: &Serials) -> Result<Vec<Lag>, StepFailure> {
-    if wanted.is_empty() {
-        return Ok(Vec::new());
-    }
-    let answers = ask(context, wanted)?;
-    let mut lags = Vec::new();
-    for (zone, views) in wanted {
-        for (view, wanted) in views {
-            let found = answers.get(zone).and_then(|of| of.get(view)).copied();
-            if found != Some(*wanted) {
-                lags.push(Lag {
-                    zone: zone.clone(),
-                    view: *view,
-                    wanted: *wanted,
-                    found,
-                });
-            }
-        }
-    }
-    Ok(lags)
-}
-
-/// Has the server ask its primaries for what lags, and not when it would by itself.
-///
-/// # Errors
-/// When it can't be asked what lags.
-pub fn refresh(context: &mut Context<'_>, wanted: &Serials) -> Result<(), StepFailure> {
-    for lag in all_lags(context, wanted)? {
-        let (zone, view) = (lag.zone.as_str(), lag.view.label());
-        // One that is on its way, or was never there, is not refreshed: what comes of it is waited for all the same.
-        context
-            .link
-            .run(&Program::new(["rndc", "refresh", zone, "IN", view]))?;
-    }
-    Ok(())
-}
-
-/// Waits until the host's own server answers with these serials; `from` is where it has them from, if that is elsewhere.
-///
-/// # Errors
-/// When it does not in time: says for which zone, and what it answers.
-pub fn await_serials(
-    context: &mut Context<'_>,
-    wanted: &Serials,
-    from: Option<&str>,
-) -> Result<(), StepFailure> {
-    let begun = Instant::now();
-    while let Some(lag) = lags(context, wanted)? {
-        if begun.elapsed() >= ANSWER_TIMEOUT {
-            let mut failure = fail(FailureClass::Host, lag.to_string());
-            let elsewhere = from.map(|from| {
-                format!("it has the zone from {from}: can it reach TCP port 53 there? ")
-            });
-            let elsewhere = elsewhere.unwrap_or_default();
-            failure.hint = Some(format!("{elsewhere}journalctl --unit {UNIT} says more"));
-            return Err(failure);
-        }
-        thread::sleep(POLL);
-    }
-    Ok(())
 }
 
 /// Gives the server back to its host: it reads again what it did before, and of its zones nothing is left. The service, whose

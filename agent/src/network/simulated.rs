@@ -43,7 +43,7 @@ pub(crate) struct Simulated {
 
 /// The host's programs and what they changed.
 pub(crate) struct SimulatedLink {
-    layout: Layout,
+    pub(crate) layout: Layout,
     /// Every program that ran.
     pub(crate) ran: Vec<String>,
     /// Programs that begin so end with status 1.
@@ -57,8 +57,8 @@ pub(crate) struct SimulatedLink {
     pub(crate) available_after_update: BTreeSet<String>,
     /// What apt would do besides what it was asked for.
     pub(crate) harm: &'static str,
-    active: BTreeSet<String>,
-    enabled: BTreeSet<String>,
+    pub(crate) active: BTreeSet<String>,
+    pub(crate) enabled: BTreeSet<String>,
     read_units: BTreeMap<String, String>,
     /// A file of BIND's configuration that is not as its package has it.
     pub(crate) bind_changed: Option<&'static str>,
@@ -143,21 +143,7 @@ impl Simulated {
         sim
     }
 
-    /// With BIND as its package installs it.
-    pub(crate) fn with_bind() -> Self {
-        let mut sim = Self::installed();
-        sim.put(
-            "etc/systemd/system/named.service",
-            "[Service]\nExecStart=/usr/sbin/named -f $OPTIONS\n",
-        );
-        sim.put("var/cache/bind/managed-keys.bind", "");
-        for set in [&mut sim.link.active, &mut sim.link.enabled] {
-            set.insert("named.service".to_owned());
-        }
-        sim
-    }
-
-    fn put(&self, path: &str, text: &str) {
+    pub(crate) fn put(&self, path: &str, text: &str) {
         let path = self.layout.root.join(path);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path, text).unwrap();
@@ -435,31 +421,6 @@ impl SimulatedLink {
         texts.concat()
     }
 
-    /// What the server answers for itself: the serials of the generation that it read.
-    fn dig(&self, questions: &[u8]) -> (i32, String) {
-        let mut said = String::new();
-        for question in std::str::from_utf8(questions).unwrap().lines() {
-            let words: Vec<&str> = question.split(' ').collect();
-            let view = match words[2] {
-                "127.0.0.1" => "inside",
-                _ => "outside",
-            };
-            let zone = words[3].trim_end_matches('.');
-            let Some(served) = &self.served else { continue };
-            let file = fs::read_to_string(served.join(format!("{view}/{zone}.zone")));
-            let Ok(file) = file else { continue };
-            let soa = file.lines().nth(1).unwrap().replacen(" IN ", " 330 IN ", 1);
-            said.push_str(&format!("{soa}\n"));
-        }
-        (0, said)
-    }
-
-    fn read_dns(&mut self) {
-        self.served = fs::read_link(self.layout.dns_live())
-            .ok()
-            .map(|live| self.layout.dns().join(live));
-    }
-
     fn ip(&mut self, argv: &[&str]) -> (i32, String) {
         match argv {
             ["-json", "-family", "inet", "address", "show"] => {
@@ -663,20 +624,10 @@ impl Link for SimulatedLink {
                 "dnsmasq" | "dpkg" | "journalctl" => (0, String::new()),
                 "dhcp_release" => self.dhcp_release(argv[2], argv[3]),
                 "lxc-start" => (0, "5.0.2\n".to_owned()),
-                "dpkg-query" if argv[2].contains("Conffiles") => {
-                    (0, " /etc/bind/named.conf.local 0123\n".to_owned())
+                "md5sum" | "date" | "named-checkconf" | "dig" | "sh" => {
+                    self.of_dns(&argv, &program.stdin)
                 }
-                "md5sum" => match self.bind_changed {
-                    Some(path) => (1, format!("{path}: FAILED\n")),
-                    None => (0, String::new()),
-                },
-                "date" => (0, "20261128 12 01\n".to_owned()),
-                "named-checkconf" => (0, String::new()),
-                "dig" => self.dig(&program.stdin),
-                "sh" => {
-                    fs::write(argv[4], self.secret).unwrap();
-                    (0, String::new())
-                }
+                "dpkg-query" if argv[2].contains("Conffiles") => self.of_dns(&argv, &program.stdin),
                 "dpkg-query" => {
                     let known = argv[3..].iter().filter(|p| self.installed.contains(**p));
                     (0, known.map(|p| format!("{p} installed 1.0-1\n")).collect())

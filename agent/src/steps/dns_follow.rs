@@ -7,7 +7,7 @@ use tallybook_events::name::HostName;
 use tallybook_events::step::{Reversal, Seen, StepFailure};
 
 use crate::dns::DomainName;
-use crate::dns::server::{self, Serials};
+use crate::dns::answers::{self, Serials};
 use crate::step::{Context, Done, OutputOf, Step};
 use crate::steps::dns_serve::Served;
 
@@ -59,7 +59,7 @@ impl Step for DnsFollow {
 
     fn probe(&self, context: &mut Context<'_>) -> Result<Seen, StepFailure> {
         let wanted = self.wanted(context)?;
-        match server::lags(context, &wanted)? {
+        match answers::lags(context, &wanted)? {
             None => done().seen(),
             Some(lag) => Ok(Seen::Partial {
                 what: lag.to_string(),
@@ -69,8 +69,8 @@ impl Step for DnsFollow {
 
     fn forward(&self, context: &mut Context<'_>) -> Result<Done<()>, StepFailure> {
         let wanted = self.wanted(context)?;
-        server::refresh(context, &wanted)?;
-        server::await_serials(context, &wanted, Some(self.primary.as_str()))?;
+        answers::refresh(context, &wanted)?;
+        answers::await_serials(context, &wanted, Some(self.primary.as_str()))?;
         Ok(done())
     }
 

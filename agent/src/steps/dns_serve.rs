@@ -9,7 +9,8 @@ use serde::{Deserialize, Serialize};
 use tallybook_events::step::{Seen, StepFailure};
 
 use crate::dns::Service;
-use crate::dns::server::{self, Kept, Serials};
+use crate::dns::answers::Serials;
+use crate::dns::server::{self, Kept};
 use crate::layout::Layout;
 use crate::network::lock;
 use crate::network::managed::{self, Replaced, TakenBack};

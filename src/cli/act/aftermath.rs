@@ -73,10 +73,10 @@ fn builds_something(intent: &Intent) -> bool {
     match intent {
         Intent::ContainerCreate { .. }
         | Intent::ContainerCopy { .. }
+        | Intent::DnsApply { .. }
         | Intent::TemplateSnapshot { .. } => true,
         Intent::HostInstall { .. }
         | Intent::HostPrepare { .. }
-        | Intent::DnsApply { .. }
         | Intent::ContainerStart { .. }
         | Intent::ContainerStop { .. }
         | Intent::ContainerRestart { .. }
