@@ -375,9 +375,20 @@ async fn projections_of_another_version_are_folded_again() {
     log.close().await;
 }
 
+/// Opens a database whose holder has just closed it: its threads may not all be gone.
+fn open_database(path: &Path) -> sled::Db {
+    for _ in 0..500 {
+        if let Ok(database) = sled::open(path) {
+            return database;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    sled::open(path).unwrap()
+}
+
 /// Changes a tree of a database that nobody has open.
 fn change(store: &Path, database: &str, tree: &str, run: impl FnOnce(&sled::Tree)) {
-    let database = sled::open(store.join(database)).unwrap();
+    let database = open_database(&store.join(database));
     run(&database.open_tree(tree).unwrap());
     database.flush().unwrap();
 }
@@ -434,7 +445,7 @@ async fn a_lost_or_changed_entity_is_folded_again() {
     let expected = expected(&records, store.path());
     settle(store.path()).await;
     let classes: std::collections::BTreeSet<u8> = {
-        let database = sled::open(store.path().join(PROJECTION)).unwrap();
+        let database = open_database(&store.path().join(PROJECTION));
         let keys = database.iter().keys().map(|key| key.unwrap()[0]);
         keys.filter(|class| *class != 0).collect()
     };

@@ -635,7 +635,10 @@ fn plan_exit(error: &plan::Error) -> Exit {
         plan::Error::NotAllocated { .. }
         | plan::Error::NotInstalled(_)
         | plan::Error::NotPrepared(_) => Exit::Failed,
-        plan::Error::Value { .. } | plan::Error::NoAddress(_) | plan::Error::NoZones => Exit::Usage,
+        plan::Error::Value { .. }
+        | plan::Error::NoAddress(_)
+        | plan::Error::NoServerAddress { .. }
+        | plan::Error::NoZones => Exit::Usage,
         plan::Error::Encode(_) | plan::Error::Record(_) => Exit::Failed,
     }
 }

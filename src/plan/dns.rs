@@ -38,6 +38,13 @@ pub fn apply(inventory: &Inventory, state: &State) -> Result<Vec<PlannedStep>, E
         return Err(Error::NoZones);
     }
     let contents = zones::zones(inventory, &state.allocations);
+    if let Some((zone, view, server)) = zones::without_address(&contents).first() {
+        return Err(Error::NoServerAddress {
+            zone: (*zone).clone(),
+            view: view.label(),
+            server: (*server).clone(),
+        });
+    }
     let mut plan = Plan::default();
     let mut serving = BTreeMap::new();
     for name in &servers {
@@ -48,14 +55,23 @@ pub fn apply(inventory: &Inventory, state: &State) -> Result<Vec<PlannedStep>, E
         let subject = Subject::Host(name.clone());
         let packages = PACKAGES.iter().map(|name| value("package", name));
         let packages = packages.collect::<Result<_, _>>()?;
-        plan.then(name, &subject, &HostPackages { packages })?;
+        let packages = plan.then(name, &subject, &HostPackages { packages })?;
+        let packages = OutputOf::step(packages);
         let service = service(inventory, state, &contents, name, known)?;
         let is_known_to_others = service.zones.iter().any(|zone| match &zone.role {
             Role::Primary { secondaries, .. } => !secondaries.is_empty(),
             Role::Secondary { .. } => true,
         });
         let key = inventory.dns.key.clone().filter(|_| is_known_to_others);
-        let step = plan.then(name, &subject, &DnsServe { service, key })?;
+        let step = plan.then(
+            name,
+            &subject,
+            &DnsServe {
+                packages,
+                service,
+                key,
+            },
+        )?;
         serving.insert(name, step);
     }
     for name in &servers {
@@ -136,10 +152,23 @@ fn service(
         },
         inside: inside(inventory)?,
         not_at: vec![inventory.network.gateway],
-        forwarders: known.network.dns.clone(),
+        forwarders: forwarders(inventory, known),
         zones,
         records,
     })
+}
+
+/// Whom a server asks for what is in no zone: whom its host asks, but for the servers themselves, which would ask each other.
+fn forwarders(inventory: &Inventory, known: &inventory::Host) -> Vec<IpAddr> {
+    let servers = servers(inventory);
+    let own: BTreeSet<IpAddr> = servers
+        .iter()
+        .filter_map(|name| inventory.hosts.get(name))
+        .flat_map(|host| host.public.iter().copied().chain(host.address.parse().ok()))
+        .collect();
+    let all = known.network.dns.iter().copied();
+    all.filter(|server| !own.contains(server) && !server.is_loopback())
+        .collect()
 }
 
 /// Who is inside: containers, hosts, and whom the inventory says.
@@ -163,7 +192,8 @@ fn inside(inventory: &Inventory) -> Result<Vec<Network>, Error> {
 /// By which address other servers reach a host's.
 fn address(inventory: &Inventory, name: &HostName) -> Result<IpAddr, Error> {
     let host = host::host(inventory, name)?;
-    let own = host.address.parse().ok();
+    let own: Option<IpAddr> = host.address.parse().ok();
+    let own = own.filter(|own| !own.is_loopback() && !own.is_unspecified());
     let address = own.or_else(|| host.public.first().copied());
     address
         .map(|address: IpAddr| address.to_canonical())
@@ -180,6 +210,7 @@ mod tests {
 [hosts.a]
 address = "192.0.2.1"
 public = ["203.0.113.1"]
+dns = ["192.0.2.2", "203.0.113.1", "9.9.9.9"]
 [hosts.b]
 address = "b.example"
 public = ["192.0.2.2"]
@@ -192,13 +223,13 @@ servers = ["a", "b"]
 key = "dns"
 inside = ["198.51.100.0/24"]
 [zones."example.net"]
-nameservers = ["ns"]
+nameservers = ["ns.example.edu"]
 [zones."example.org"]
 servers = ["b", "a"]
-nameservers = ["ns"]
+nameservers = ["ns.example.edu"]
 [zones."example.com"]
 servers = ["c"]
-nameservers = ["ns"]
+nameservers = ["ns.example.edu"]
 "#;
 
     fn planned(text: &str) -> Result<Vec<PlannedStep>, Error> {
@@ -259,6 +290,15 @@ nameservers = ["ns"]
             ]
         );
         assert!(a.key.is_some());
+        let others: [IpAddr; 1] = [[9, 9, 9, 9].into()];
+        assert_eq!(
+            a.service.forwarders, others,
+            "servers do not ask each other"
+        );
+        let Role::Secondary { primary } = a.service.zones[1].role else {
+            panic!("{a:?}");
+        };
+        assert_eq!(primary, "192.0.2.2".parse::<IpAddr>().unwrap());
         assert!(serve(&steps, "c").key.is_none(), "it knows no other server");
         let follows = steps.iter().filter(|step| step.kind == "dns.follow");
         for step in follows {
@@ -277,6 +317,12 @@ nameservers = ["ns"]
         assert!(
             matches!(error, Error::NoAddress(ref name) if name.as_str() == "c"),
             "{error}"
+        );
+        let nowhere = CLOUD.replacen("ns.example.edu", "ns", 1);
+        let error = planned(&nowhere).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "ns.example.net is a server of the DNS zone example.net and has no address, seen from inside"
         );
         assert!(matches!(planned("[hosts.a]").unwrap_err(), Error::NoZones));
     }

@@ -89,6 +89,16 @@ pub enum Error {
     /// A server of zones can't be asked by the others.
     #[error("host {0} has no IP address by which other DNS servers could reach it")]
     NoAddress(HostName),
+    /// A server has its name in its own zone, and nobody could find it.
+    #[error("{server} is a server of the DNS zone {zone} and has no address, seen from {view}")]
+    NoServerAddress {
+        /// The zone.
+        zone: tallybook_agent::dns::DomainName,
+        /// From where.
+        view: &'static str,
+        /// The server's name.
+        server: tallybook_agent::dns::DomainName,
+    },
     /// There is nothing to answer for.
     #[error("the inventory has no DNS zone")]
     NoZones,
@@ -129,6 +139,9 @@ impl Error {
             )),
             Error::NoAddress(host) => Some(format!(
                 "give an IP address as `address` of [hosts.{host}], or one as `public`"
+            )),
+            Error::NoServerAddress { server, view, .. } => Some(format!(
+                "give {server} a record of type A or AAAA that is seen from {view}, or name a server elsewhere"
             )),
             Error::NoZones => Some("add [zones.\"example.net\"] to cloud.toml".to_owned()),
             Error::Value { .. } | Error::Record(_) | Error::Encode(_) => None,

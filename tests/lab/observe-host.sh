@@ -142,8 +142,11 @@ reservations() {
     done | sort
 }
 
-# Whatever a DNS server of the host was given to answer from; BIND's own keys of the root change by themselves.
-dns_files() { [ ! -d /var/lib/bind ] || texts /var/lib/bind ! -name 'managed-keys.bind*'; }
+# Whatever a DNS server of the host was given to answer from, and whether it was told of it.
+dns_files() {
+    [ ! -d /etc/bind/tallybook ] || texts /etc/bind/tallybook
+    [ ! -e /etc/bind/tallybook/live ] || echo "live is $(readlink -f /etc/bind/tallybook/live | cmp - /etc/bind/tallybook/told >/dev/null && echo told)"
+}
 
 leases() { # name, address and MAC; the time a lease ends and the client's id say nothing of the host's state
     { find /var/lib -xdev -path '/var/lib/*/rootfs' -prune -o -name '*.leases' -type f -print; find /run -xdev -name '*.leases' -type f -print; } | sort | while read -r file; do

@@ -36,10 +36,10 @@ file = "SECRET"
 servers = ["cn1", "cn2"]
 key = "token"
 [zones."example.net"]
-nameservers = ["ns"]
+nameservers = ["ns.example.edu"]
 [zones."example.org"]
 servers = ["cn2", "cn1"]
-nameservers = ["ns"]
+nameservers = ["ns.example.edu"]
 [containers.shop]
 host = "cn1"
 provision = [

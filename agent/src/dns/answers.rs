@@ -96,7 +96,7 @@ fn all_lags(context: &mut Context<'_>, wanted: &Serials) -> Result<Vec<Lag>, Ste
     for (zone, views) in wanted {
         for (view, wanted) in views {
             let found = answers.get(zone).and_then(|of| of.get(view)).copied();
-            if found != Some(*wanted) {
+            if found.is_none_or(|found| is_older(found, *wanted)) {
                 lags.push(Lag {
                     zone: zone.clone(),
                     view: *view,
@@ -107,6 +107,12 @@ fn all_lags(context: &mut Context<'_>, wanted: &Serials) -> Result<Vec<Lag>, Ste
         }
     }
     Ok(lags)
+}
+
+/// Whether a serial is before another one (RFC 1982, 3.2).
+const fn is_older(serial: u32, than: u32) -> bool {
+    let ahead = than.wrapping_sub(serial);
+    0 < ahead && ahead < 1 << 31
 }
 
 /// Has the server ask its primaries for what lags, and not when it would by itself.
@@ -147,4 +153,22 @@ pub fn await_serials(
         thread::sleep(POLL);
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_older;
+
+    #[test]
+    fn serials_are_compared_round_the_circle() {
+        for (serial, than, wanted) in [
+            (1, 2, true),
+            (2, 2, false),
+            (3, 2, false),
+            (u32::MAX, 0, true),
+            (0, u32::MAX, false),
+        ] {
+            assert_eq!(is_older(serial, than), wanted, "{serial} {than}");
+        }
+    }
 }

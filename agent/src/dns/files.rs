@@ -144,6 +144,17 @@ pub fn configuration(
     line("    listen-on-v6 { any; };".to_owned());
     line("    allow-transfer { none; };".to_owned());
     line("    dnssec-validation auto;".to_owned());
+    // Its defaults take minutes over some hundreds of zones.
+    for (setting, count) in [
+        ("serial-query-rate", 1000),
+        ("notify-rate", 1000),
+        ("startup-notify-rate", 1000),
+        ("transfers-in", 50),
+        ("transfers-per-ns", 50),
+        ("transfers-out", 50),
+    ] {
+        line(format!("    {setting} {count};"));
+    }
     line("};".to_owned());
     for view in View::ALL {
         let label = view.label();
@@ -178,7 +189,8 @@ pub fn configuration(
             }
         }
         for zone in &service.zones {
-            line(statement(zone, view, generation, keys.is_some()));
+            let forwards = view == View::Inside && !service.forwarders.is_empty();
+            line(statement(zone, view, generation, keys.is_some(), forwards));
         }
         line("};".to_owned());
     }
@@ -190,7 +202,18 @@ fn key(view: View) -> String {
 }
 
 /// A zone's statement in a view.
-fn statement(zone: &Zone, view: View, generation: &Path, has_keys: bool) -> String {
+fn statement(
+    zone: &Zone,
+    view: View,
+    generation: &Path,
+    has_keys: bool,
+    has_forwarders: bool,
+) -> String {
+    // What is delegated is asked for where it is.
+    let beyond = match has_forwarders {
+        true => " forwarders { };",
+        false => "",
+    };
     let label = view.label();
     let keyed = |address: &IpAddr| match has_keys {
         true => format!(" {address} {};", key(view)),
@@ -218,15 +241,19 @@ fn statement(zone: &Zone, view: View, generation: &Path, has_keys: bool) -> Stri
                 .chain(others.iter().map(plain))
                 .collect();
             format!(
-                "    zone \"{}\" {{ type primary; file \"{}\"; allow-transfer {{{may} }}; notify explicit; also-notify {{{told} }}; }};",
+                "    zone \"{}\" {{ type primary; file \"{}\"; allow-transfer {{{may} }}; notify explicit; also-notify {{{told} }};{beyond} }};",
                 zone.name,
                 path.display()
             )
         }
         Role::Secondary { primary } => {
             let from = keyed(primary);
+            let may_tell = match has_keys {
+                true => format!(" {primary}; {};", key(view)),
+                false => format!(" {primary};"),
+            };
             format!(
-                "    zone \"{}\" {{ type secondary; file \"{}\"; masterfile-format text; primaries {{{from} }}; notify no; }};",
+                "    zone \"{}\" {{ type secondary; file \"{}\"; masterfile-format text; primaries {{{from} }}; allow-notify {{{may_tell} }}; notify no;{beyond} }};",
                 zone.name,
                 received_name(view, &zone.name)
             )
@@ -383,7 +410,7 @@ mod tests {
             "    match-clients { !key tallybook-inside; key tallybook-outside; any; };",
             "    forwarders { 192.0.2.53; };",
             "    zone \"example.net\" { type primary; file \"/g/outside/example.net.zone\"; allow-transfer { 198.51.100.1; key tallybook-outside; }; notify explicit; also-notify { 192.0.2.2 key tallybook-outside; 198.51.100.1; }; };",
-            "    zone \"example.org\" { type secondary; file \"tallybook-inside-example.org.zone\"; masterfile-format text; primaries { 192.0.2.2 key tallybook-inside; }; notify no; };",
+            "    zone \"example.org\" { type secondary; file \"tallybook-inside-example.org.zone\"; masterfile-format text; primaries { 192.0.2.2 key tallybook-inside; }; allow-notify { 192.0.2.2; key tallybook-inside; }; notify no; forwarders { }; };",
         ] {
             assert!(
                 text.lines().any(|line| line == wanted),

@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::ErrorKind;
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
@@ -30,11 +31,11 @@ pub const UNIT: &str = "named.service";
 /// What a process carries that was started with the drop-in.
 const ASSIGNMENT: &str = "TALLYBOOK_NAMED=1";
 
-/// Where the server's files are. BIND may read nothing outside of these two, by its profile of AppArmor.
+/// Where the server's files are. BIND may read here, by its profile of AppArmor, and only root may write.
 impl Layout {
     /// All that is the tool's own.
     pub fn dns(&self) -> PathBuf {
-        self.root.join("var/lib/bind/tallybook")
+        self.root.join("etc/bind/tallybook")
     }
 
     /// The service.
@@ -198,6 +199,21 @@ pub fn look(context: &mut Context<'_>) -> Result<Before, StepFailure> {
     })
 }
 
+/// Stops the server, also for the next boot.
+///
+/// # Errors
+/// When systemd can't be had to.
+pub fn switch_off(context: &mut Context<'_>) -> Result<(), StepFailure> {
+    context.run(&Program::new([
+        "systemctl",
+        "--quiet",
+        "disable",
+        "--now",
+        UNIT,
+    ]))?;
+    Ok(())
+}
+
 /// Refuses where somebody else has configured the server, or another program has its port.
 ///
 /// # Errors
@@ -234,8 +250,11 @@ pub fn refuse_others(context: &mut Context<'_>, service: &Service) -> Result<(),
     }
     for protocol in [Protocol::Udp, Protocol::Tcp] {
         for listener in ports::listeners(context.layout, protocol)? {
-            let is_known = matches!(listener.address, std::net::IpAddr::V4(at) if service.not_at.contains(&at));
-            if listener.port != 53 || is_known || !listener.meets(None) {
+            let at = listener.address;
+            let is_known = matches!(at, IpAddr::V4(at) if service.not_at.contains(&at));
+            // The server is asked there, once it runs.
+            let is_in_the_way = at == IpAddr::V4(Ipv4Addr::LOCALHOST) || listener.meets(None);
+            if listener.port != 53 || is_known || !is_in_the_way {
                 continue;
             }
             let holder = listener.holder(context.layout);
@@ -246,7 +265,7 @@ pub fn refuse_others(context: &mut Context<'_>, service: &Service) -> Result<(),
                 );
                 let mut failure = fail(FailureClass::Exists, message);
                 failure.hint = Some(format!(
-                    "stop {holder}, or make it listen on other addresses only"
+                    "stop {holder}: BIND answers on every address of the host but the bridge's"
                 ));
                 return Err(failure);
             }
@@ -494,6 +513,8 @@ fn check(context: &mut Context<'_>, path: &Path) -> Result<(), StepFailure> {
 pub fn go_live(context: &mut Context<'_>, generation: &Generation) -> Result<bool, StepFailure> {
     let layout = context.layout;
     if let Some(directory) = &generation.fresh {
+        // Whatever number it has, the server was not told of it.
+        durable::remove(&layout.dns_told())?;
         let name = directory.file_name().unwrap_or_default();
         let beside = layout.dns().join(".live");
         durable::remove(&beside)?;
@@ -575,14 +596,16 @@ pub fn is_followed(context: &mut Context<'_>, kept: &Kept) -> Result<Option<Seri
 pub fn retire(context: &mut Context<'_>, before: Before) -> Result<(), StepFailure> {
     let layout = context.layout;
     let drop_in = layout.dns_unit();
-    if managed::remove_ours(&drop_in)? {
-        if let Some(directory) = drop_in.parent() {
-            remove_empty(directory)?;
-        }
-        context.run(&Program::new(["systemctl", "daemon-reload"]))?;
+    let removed = managed::remove_ours(&drop_in)?;
+    if let Some(directory) = drop_in.parent() {
+        remove_empty(directory)?;
     }
-    // Crash boundary: a repeat finds the unit started with what is gone.
-    let state = unit::look(context, UNIT)?;
+    // Crash boundary: a repeat finds that systemd has read what is gone, and that the unit was started with it.
+    let mut state = unit::look(context, UNIT)?;
+    if removed || state.stale {
+        context.run(&Program::new(["systemctl", "daemon-reload"]))?;
+        state = unit::look(context, UNIT)?;
+    }
     if state.active && !before.active {
         context.run(&Program::new(["systemctl", "stop", UNIT]))?;
     } else if before.active && (!state.active || unit::started_with(context, state, ASSIGNMENT)) {
@@ -598,6 +621,23 @@ pub fn retire(context: &mut Context<'_>, before: Before) -> Result<(), StepFailu
         if name.starts_with(RECEIVED) {
             durable::remove(&received.join(name))?;
         }
+    }
+    Ok(())
+}
+
+/// As [`retire`], where the service is gone and a drop-in of the tool's still has the server read what went with it.
+///
+/// # Errors
+/// As [`retire`].
+pub fn retire_orphan(context: &mut Context<'_>) -> Result<(), StepFailure> {
+    let drop_in = managed::read(&context.layout.dns_unit())?;
+    if matches!(drop_in, managed::Found::Ours { .. }) {
+        // Nobody knows how it was; as its package has it, it runs.
+        let before = Before {
+            enabled: true,
+            active: true,
+        };
+        retire(context, before)?;
     }
     Ok(())
 }

@@ -2,7 +2,11 @@
 
 use std::fs;
 
+use tallybook_events::codec;
+use tallybook_events::ids::{Blob, StepIndex};
+
 use crate::network::simulated::{Simulated, SimulatedLink};
+use crate::steps::host_packages::Installed;
 
 impl Simulated {
     /// With BIND as its package installs it.
@@ -16,7 +20,18 @@ impl Simulated {
         for set in [&mut sim.link.active, &mut sim.link.enabled] {
             set.insert("named.service".to_owned());
         }
+        sim.tell_installed(&[]);
         sim
+    }
+
+    /// With these packages as what an earlier step installed.
+    pub(crate) fn tell_installed(&mut self, packages: &[&str]) {
+        let version = |name: &&str| ((*name).to_owned(), "1".to_owned());
+        let installed = Installed {
+            installed: packages.iter().map(version).collect(),
+        };
+        let output = Blob(codec::encode(&installed).unwrap());
+        self.outputs.insert(StepIndex(0), output);
     }
 }
 

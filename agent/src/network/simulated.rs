@@ -7,7 +7,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use tallybook_events::allocation::{Allocation, Forward, Protocol};
-use tallybook_events::ids::{Attempt, LogId, OperationId, StepIndex};
+use tallybook_events::ids::{Attempt, Blob, LogId, OperationId, StepIndex};
 use tallybook_events::name::HostName;
 use tallybook_events::step::{Captured, FailureClass, Seen, StepFailure, StepKey};
 use tempfile::TempDir;
@@ -38,6 +38,7 @@ pub(crate) struct Simulated {
     _root: TempDir,
     pub(crate) layout: Layout,
     pub(crate) host: HostName,
+    pub(crate) outputs: BTreeMap<StepIndex, Blob>,
     pub(crate) link: SimulatedLink,
 }
 
@@ -95,6 +96,7 @@ impl Simulated {
             _root: root,
             layout,
             host: HostName::new("h1").unwrap(),
+            outputs: BTreeMap::new(),
             link,
         }
     }
@@ -167,7 +169,7 @@ impl Simulated {
                 attempt: Attempt(1),
             },
             origin,
-            outputs: &BTreeMap::new(),
+            outputs: &self.outputs,
             link: &mut self.link,
         })
     }

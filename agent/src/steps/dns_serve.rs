@@ -15,11 +15,14 @@ use crate::layout::Layout;
 use crate::network::lock;
 use crate::network::managed::{self, Replaced, TakenBack};
 use crate::secret::SecretName;
-use crate::step::{Context, Done, Step};
+use crate::step::{Context, Done, OutputOf, Step};
+use crate::steps::host_packages::Installed;
 
 /// Has the host's server answer as a service says.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct DnsServe {
+    /// What was installed for it: a server that was not there before runs only while it has a service.
+    pub packages: OutputOf<Installed>,
     /// What it answers.
     pub service: Service,
     /// What the keys are made of by which the cloud's servers know each other.
@@ -92,7 +95,7 @@ impl Step for DnsServe {
         }
         Ok(Seen::Partial {
             what: format!(
-                "{} is there, and the server does not answer with what is wanted",
+                "{} is there, and the server's files or its unit are not as they must be",
                 path.display()
             ),
         })
@@ -105,6 +108,11 @@ impl Step for DnsServe {
         let before = match &there {
             Some(there) => there.before,
             None => {
+                let packages = context.output(&self.packages)?;
+                if packages.installed.contains_key("bind9") {
+                    // Its package started it, for all who ask and on every address.
+                    server::switch_off(context)?;
+                }
                 server::refuse_others(context, &self.service)?;
                 server::look(context)?
             }
@@ -150,7 +158,8 @@ impl Step for DnsServe {
         let _lock = lock(context.layout)?;
         let path = context.layout.dns_service();
         let Some(kept) = server::kept(context.layout)? else {
-            // Nothing was written but what is nobody's without it.
+            // Nothing was written but what is nobody's without it; or somebody else removed it.
+            server::retire_orphan(context)?;
             server::remove_keys(context)?;
             server::remove_rest(context.layout)?;
             return Ok(done(false, ()));
@@ -196,7 +205,7 @@ fn remove_own_keys(context: &Context<'_>, kept: &Kept) -> Result<(), StepFailure
 mod tests {
     use std::fs;
 
-    use tallybook_events::ids::{Epoch, Seq};
+    use tallybook_events::ids::{Epoch, Seq, StepIndex};
     use tallybook_events::step::FailureClass;
 
     use super::*;
@@ -240,6 +249,7 @@ mod tests {
 
     fn step(seq: u64, records: Vec<Entry>) -> DnsServe {
         DnsServe {
+            packages: OutputOf::step(StepIndex(0)),
             service: Service {
                 as_of: AsOf {
                     epoch: Epoch(1),
@@ -279,7 +289,7 @@ mod tests {
             }
         }
         let mut all = Vec::new();
-        walk(sim.layout.root.join("var/lib/bind"), &mut all);
+        walk(sim.layout.root.join("etc/bind"), &mut all);
         walk(sim.layout.units.join("named.service.d"), &mut all);
         all
     }
@@ -291,6 +301,24 @@ mod tests {
         assert_eq!(left(&sim), [] as [PathBuf; 0]);
         assert_eq!(sim.link.served, None, "it reads its own configuration");
         sim.survives_cuts(Simulated::with_bind, &first());
+    }
+
+    #[test]
+    fn a_server_that_was_installed_for_it_is_off_without_it() {
+        let mut sim = Simulated::with_bind();
+        sim.tell_installed(&["bind9"]);
+        sim.link.refuse = Some("named-checkconf");
+        sim.forward(1, &first()).unwrap_err();
+        let is_off = |sim: &mut Simulated| {
+            let before = sim.with(1, server::look).unwrap();
+            assert!(!before.active && !before.enabled, "{before:?}");
+        };
+        is_off(&mut sim);
+        sim.link.refuse = None;
+        let done = sim.forward(1, &first()).unwrap();
+        assert!(matches!(sim.probe(1, &first()), Seen::Done(_)));
+        sim.undo(1, &first(), Some(done.output)).unwrap();
+        is_off(&mut sim);
     }
 
     #[test]
@@ -392,6 +420,16 @@ mod tests {
         assert_eq!(left(&sim), [] as [PathBuf; 0]);
 
         Simulated::sets_aside(Simulated::with_bind, &first(), Layout::dns_unit);
+    }
+
+    #[test]
+    fn a_service_that_somebody_removed_leaves_no_server_behind_that_reads_it() {
+        let mut sim = Simulated::with_bind();
+        let done = sim.forward(1, &first()).unwrap();
+        fs::remove_file(sim.layout.dns_service()).unwrap();
+        sim.undo(1, &first(), Some(done.output)).unwrap();
+        assert_eq!(left(&sim), [] as [PathBuf; 0]);
+        assert_eq!(sim.link.served, None, "it reads its own configuration");
     }
 
     #[test]
