@@ -478,7 +478,7 @@ fn dns() -> Vec<Sample> {
         },
         inside: vec![name("10.5.0.0/16")],
         not_at: vec![[10, 5, 0, 1].into()],
-        forwarders: Vec::new(),
+        forwarders: vec![name("2001:db8::53")],
         zones: vec![
             zone("example.net", primary),
             zone(
@@ -501,10 +501,7 @@ fn dns() -> Vec<Sample> {
         }],
     };
     let serials = BTreeMap::from([(View::Inside, 2_026_112_800), (View::Outside, 1)]);
-    let served = |replaced| Served {
-        replaced,
-        serials: BTreeMap::from([(name("example.net"), serials.clone())]),
-    };
+    let serials = BTreeMap::from([(name("example.net"), serials)]);
     let serve = |key| DnsServe {
         packages: OutputOf::step(StepIndex(0)),
         service: service.clone(),
@@ -513,7 +510,10 @@ fn dns() -> Vec<Sample> {
     vec![
         sample(
             vec![serve(None), serve(Some(name("dns")))],
-            replaced().into_iter().map(served).collect(),
+            vec![Served {
+                replaced: replaced().remove(1),
+                serials,
+            }],
         ),
         sample(
             vec![DnsFollow {

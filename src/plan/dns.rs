@@ -210,6 +210,7 @@ mod tests {
 [hosts.a]
 address = "192.0.2.1"
 public = ["203.0.113.1"]
+[hosts.a.network]
 dns = ["192.0.2.2", "203.0.113.1", "9.9.9.9"]
 [hosts.b]
 address = "b.example"
