@@ -501,7 +501,6 @@ fn dns() -> Vec<Sample> {
         }],
     };
     let serials = BTreeMap::from([(View::Inside, 2_026_112_800), (View::Outside, 1)]);
-    let serials = BTreeMap::from([(name("example.net"), serials)]);
     let serve = |key| DnsServe {
         packages: OutputOf::step(StepIndex(0)),
         service: service.clone(),
@@ -512,7 +511,7 @@ fn dns() -> Vec<Sample> {
             vec![serve(None), serve(Some(name("dns")))],
             vec![Served {
                 replaced: replaced().remove(1),
-                serials,
+                serials: BTreeMap::from([(name("example.net"), serials)]),
             }],
         ),
         sample(
