@@ -43,5 +43,6 @@ pub mod step;
 pub mod steps;
 pub mod template;
 mod terminal;
+mod text;
 pub mod transfer;
 pub mod tree;

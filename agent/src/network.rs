@@ -18,6 +18,7 @@ use tallybook_events::step::{FailureClass, StepFailure};
 use crate::durable;
 use crate::layout::Layout;
 use crate::step::{fail, io_failure};
+use crate::text::{shown_as_text, stored_as_text};
 
 pub mod managed;
 pub mod ports;
@@ -207,36 +208,8 @@ impl FromStr for Domain {
     }
 }
 
-macro_rules! as_text {
-    ($name:ident) => {
-        impl fmt::Display for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.pad(&self.0)
-            }
-        }
-        as_stored_text!($name);
-    };
-}
-macro_rules! as_stored_text {
-    ($name:ident) => {
-        impl TryFrom<String> for $name {
-            type Error = Error;
-
-            fn try_from(text: String) -> Result<Self, Error> {
-                text.parse()
-            }
-        }
-
-        impl From<$name> for String {
-            fn from(value: $name) -> String {
-                value.to_string()
-            }
-        }
-    };
-}
-as_text!(Bridge);
-as_text!(Domain);
-as_stored_text!(Gateway);
+shown_as_text!(Bridge, Domain);
+stored_as_text!(Bridge, Domain, Gateway);
 
 /// Where the network's files are.
 impl Layout {

@@ -12,6 +12,8 @@ use serde::{Deserialize, Serialize};
 use tallybook_events::ids::{Epoch, Seq};
 use tallybook_events::name::ContainerName;
 
+use crate::text::{shown_as_text, stored_as_text};
+
 pub mod answers;
 pub mod files;
 pub mod server;
@@ -221,35 +223,8 @@ impl FromStr for Value {
     }
 }
 
-macro_rules! as_text {
-    ($($name:ident),*) => {$(
-        impl TryFrom<String> for $name {
-            type Error = Error;
-
-            fn try_from(text: String) -> Result<Self, Error> {
-                text.parse()
-            }
-        }
-
-        impl From<$name> for String {
-            fn from(value: $name) -> String {
-                value.to_string()
-            }
-        }
-    )*};
-}
-
-macro_rules! shown {
-    ($($name:ident),*) => {$(
-        impl fmt::Display for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.pad(&self.0)
-            }
-        }
-    )*};
-}
-as_text!(DomainName, Network, Kind, Value);
-shown!(DomainName, Kind, Value);
+shown_as_text!(DomainName, Kind, Value);
+stored_as_text!(DomainName, Network, Kind, Value);
 
 /// A record of a zone, as one of its views has it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]

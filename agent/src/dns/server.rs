@@ -1,8 +1,9 @@
 //! The server of a host: Debian's BIND, which reads one *generation* of files that is made of the pieces.
 //!
 //! A generation is a directory with the server's configuration and all of its zones. It is checked where it lies, by BIND's own
-//! checker, before a rename of one link makes it the live one; and nothing in it is changed afterwards. The one before it stays
-//! until the next. The host's own configuration of BIND is never touched: a drop-in of the unit names another one.
+//! checker, before a rename of one link makes it the live one; and nothing in it is changed afterwards. The one before it goes
+//! once the server answers from the new one: what an undo needs is in the pieces. The host's own configuration of BIND is never
+//! touched: a drop-in of the unit names another one.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -24,7 +25,7 @@ use crate::layout::Layout;
 use crate::network::{managed, ports, unit};
 use crate::secret::SecretName;
 use crate::step::{Context, Program, fail, failure, io_failure};
-use crate::steps::host_directories;
+use crate::steps::host_directories::{self, remove_empty};
 
 /// The unit of Debian's BIND.
 pub const UNIT: &str = "named.service";
@@ -433,7 +434,7 @@ fn serial_now(context: &mut Context<'_>) -> Result<u32, StepFailure> {
 /// live changes.
 ///
 /// # Errors
-/// When it can't be written, or BIND would not take it: then nothing of it is left.
+/// When it can't be written, or BIND would not take it: of that nothing is left.
 pub fn stage(context: &mut Context<'_>, kept: &Kept) -> Result<Generation, StepFailure> {
     let layout = context.layout;
     let wanted = want(layout, kept.clone())?;
@@ -445,12 +446,11 @@ pub fn stage(context: &mut Context<'_>, kept: &Kept) -> Result<Generation, StepF
         let fresh = None;
         return Ok(Generation { fresh, serials });
     }
-    let live = live(layout);
-    let others = generations(layout)?;
-    let newest = others.iter().filter_map(|path| number(path)).max();
-    for path in others.iter().filter(|path| Some(*path) != live.as_ref()) {
-        fs::remove_dir_all(path).map_err(|e| io_failure("removing", path, &e))?;
-    }
+    // Another one that was cut while it was written is left as it is, and goes once this one is live.
+    let newest = generations(layout)?
+        .iter()
+        .filter_map(|path| number(path))
+        .max();
     let directory = layout
         .dns_generations()
         .join((newest.unwrap_or(0) + 1).to_string());
@@ -540,6 +540,7 @@ pub fn go_live(context: &mut Context<'_>, generation: &Generation) -> Result<boo
     }
     await_serials(context, &generation.serials, None)?;
     durable::write(&layout.dns_told(), 0o644, wanted.as_bytes())?;
+    remove_generations(layout, live(layout).as_deref())?;
     Ok(generation.fresh.is_some() || written || enabled || !runs || told != wanted)
 }
 
@@ -642,14 +643,22 @@ pub fn retire_orphan(context: &mut Context<'_>) -> Result<(), StepFailure> {
     Ok(())
 }
 
+/// Removes all generations but one, and what was cut while it was written.
+fn remove_generations(layout: &Layout, kept: Option<&Path>) -> Result<(), StepFailure> {
+    for path in generations(layout)? {
+        if Some(path.as_path()) != kept {
+            fs::remove_dir_all(&path).map_err(|e| io_failure("removing", &path, &e))?;
+        }
+    }
+    Ok(())
+}
+
 /// Removes what was staged, once there is no service, and the directories that nothing is left in.
 ///
 /// # Errors
 /// When something can't be removed.
 pub fn remove_rest(layout: &Layout) -> Result<(), StepFailure> {
-    for path in generations(layout)? {
-        fs::remove_dir_all(&path).map_err(|e| io_failure("removing", &path, &e))?;
-    }
+    remove_generations(layout, None)?;
     for path in [
         layout.dns_generations(),
         layout.dns_keys(),
@@ -659,19 +668,4 @@ pub fn remove_rest(layout: &Layout) -> Result<(), StepFailure> {
         remove_empty(&path)?;
     }
     Ok(())
-}
-
-fn remove_empty(path: &Path) -> Result<(), StepFailure> {
-    match fs::remove_dir(path) {
-        Ok(()) => Ok(()),
-        Err(error)
-            if matches!(
-                error.kind(),
-                ErrorKind::NotFound | ErrorKind::DirectoryNotEmpty
-            ) =>
-        {
-            Ok(())
-        }
-        Err(error) => Err(io_failure("removing", path, &error)),
-    }
 }

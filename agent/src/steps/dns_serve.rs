@@ -401,6 +401,11 @@ mod tests {
         sim.link.refuse = None;
         assert!(matches!(sim.probe(1, &first()), Seen::Done(_)));
         assert_eq!(left(&sim), before);
+        // One that was cut while it was written goes with the next that is live, or with the undo.
+        let cut = sim.layout.dns().join("generations/7/inside");
+        fs::create_dir_all(&cut).unwrap();
+        assert!(!sim.undo(2, &second(), None).unwrap().changed);
+        assert_eq!(left(&sim), before);
         assert!(!sim.undo(2, &second(), None).unwrap().changed);
     }
 

@@ -184,7 +184,8 @@ impl Step for HostDirectories {
     }
 }
 
-fn remove_empty(path: &Path) -> Result<(), StepFailure> {
+/// Removes a directory that is there and has nothing in it.
+pub(crate) fn remove_empty(path: &Path) -> Result<(), StepFailure> {
     match fs::remove_dir(path) {
         Ok(()) => Ok(()),
         Err(error)

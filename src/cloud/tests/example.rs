@@ -14,6 +14,27 @@ pub(super) fn example() -> &'static str {
 }
 
 #[test]
+fn the_documented_zones_can_be_applied() {
+    let inventory = good(example());
+    let host = tallybook_replay::state::Host {
+        installed: true,
+        ..Default::default()
+    };
+    let hosts = inventory
+        .hosts
+        .keys()
+        .map(|name| (name.clone(), host.clone()));
+    let state = tallybook_replay::state::State {
+        hosts: hosts.collect(),
+        ..Default::default()
+    };
+    let steps = crate::plan::dns::apply(&inventory, &state).unwrap();
+    let serving = steps.iter().filter(|step| step.kind == "dns.serve");
+    let serving: Vec<&str> = serving.map(|step| step.host.as_str()).collect();
+    assert_eq!(serving, ["cn1", "cn2"]);
+}
+
+#[test]
 fn the_documented_example_means_what_its_comments_say() {
     let inventory = good(example());
     assert_eq!(inventory.name.as_deref(), Some("example"));
